@@ -2,21 +2,21 @@
 //! with the `services` feature tonic writes the stubs. No `protoc` is needed.
 
 use std::error::Error;
-
-/// Imports pull in the rest.
-const FILES: [&str; 6] = [
-    "etcd/rpc.proto",
-    "etcd/v3lock.proto",
-    "etcd/v3election.proto",
-    "etcd/health.proto",
-    "metastore/peer.proto",
-    "metastore/admin.proto",
-];
+use std::path::PathBuf;
 
 #[allow(clippy::print_stdout, reason = "how a build script talks to cargo")]
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed=etcd");
-    println!("cargo::rerun-if-changed=metastore");
+    let mut files: Vec<PathBuf> = Vec::new();
+    for folder in ["etcd", "metastore"] {
+        println!("cargo::rerun-if-changed={folder}");
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|it| it == "proto") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
 
     let services = std::env::var_os("CARGO_FEATURE_SERVICES").is_some();
     tonic_prost_build::configure()
@@ -24,6 +24,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(services)
         .bytes(".")
         .btree_map(".")
-        .compile_fds(protox::compile(FILES, ["."])?)?;
+        .compile_fds(protox::compile(files, ["."])?)?;
     Ok(())
 }
