@@ -1,0 +1,321 @@
+//! What a user can write, and what it means.
+
+use super::*;
+
+fn start(words: &[&str], variables: &[(&str, &str)]) -> Result<Start, String> {
+    let args: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+    let variables =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    load(&args, &variables).map_err(|error| error.to_string())
+}
+
+fn config_env(words: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+    match start(words, variables)? {
+        Start::Serve(config) => Ok(*config),
+        Start::Print(text) => Err(format!("printed {text}")),
+    }
+}
+
+fn config(words: &[&str]) -> Result<Config, String> {
+    config_env(words, &[])
+}
+
+#[test]
+fn no_flags_at_all_make_a_single_member_on_localhost() {
+    let config = config(&[]).expect("defaults");
+    assert_eq!(config.name, "default");
+    assert_eq!(config.data_dir, PathBuf::from("default.metastore"));
+    assert_eq!(texts(&config.listen_client_urls), ["http://localhost:2379"]);
+    assert_eq!(texts(&config.advertise_client_urls), ["http://localhost:2379"]);
+    assert_eq!(config.initial_cluster, "default=http://localhost:2380");
+    assert_eq!(config.quota_bytes, Some(QUOTA_BYTES_DEFAULT));
+    assert_eq!(config.request_timeout(), Duration::from_secs(7));
+    assert_eq!(config.snapshot_count, None);
+    assert!(config.warnings.is_empty());
+    assert_eq!(config.initial_members().expect("members").len(), 1);
+}
+
+#[test]
+fn flags_are_read_as_go_reads_them() {
+    let one =
+        config(&["-name", "a", "--data-dir=/x", "--batch-proposals=false", "--force-new-cluster"])
+            .expect("good flags");
+    assert_eq!((one.name.as_str(), one.data_dir), ("a", PathBuf::from("/x")));
+    assert!(!one.batch_proposals && one.force_new_cluster);
+    assert_eq!(one.initial_cluster, "a=http://localhost:2380");
+    let last = config(&["--name", "a", "--name=b=c", "--name", "d"]).expect("the last one wins");
+    assert_eq!(last.name, "d");
+    assert_eq!(config(&["--name", "m1"]).expect("good").data_dir, PathBuf::from("m1.metastore"));
+}
+
+#[test]
+fn each_bad_flag_is_one_exact_line() {
+    let table: &[(&[&str], &str)] = &[
+        (&["--nope"], "flag provided but not defined: -nope"),
+        (&["--nope=3"], "flag provided but not defined: -nope"),
+        (&["-nope", "x"], "flag provided but not defined: -nope"),
+        (&["--name"], "flag needs an argument: -name"),
+        (&["--config-file"], "flag needs an argument: -config-file"),
+        (&["extra"], "\"extra\" is not a valid flag"),
+        (&["--", "extra"], "\"extra\" is not a valid flag"),
+        (&["-"], "\"-\" is not a valid flag"),
+        (&["--=x"], "\"--=x\" is not a valid flag"),
+        (&["---name"], "\"---name\" is not a valid flag"),
+        (
+            &["--heartbeat-interval", "abc"],
+            "invalid value \"abc\" for flag -heartbeat-interval: parse error",
+        ),
+        (
+            &["--heartbeat-interval="],
+            "invalid value \"\" for flag -heartbeat-interval: parse error",
+        ),
+        (
+            &["--heartbeat-interval=-5"],
+            "invalid value \"-5\" for flag -heartbeat-interval: parse error",
+        ),
+        (
+            &["--max-txn-ops=4294967296"],
+            "invalid value \"4294967296\" for flag -max-txn-ops: value out of range",
+        ),
+        (
+            &["--strict-reconfig-check=yes"],
+            "invalid value \"yes\" for flag -strict-reconfig-check: parse error",
+        ),
+        (
+            &["--warning-apply-duration=5"],
+            "invalid value \"5\" for flag -warning-apply-duration: time: missing unit in duration \"5\"",
+        ),
+        (
+            &["--listen-client-urls", "foo"],
+            "invalid value \"foo\" for flag -listen-client-urls: URL scheme must be http, https, unix, or unixs: foo",
+        ),
+        (
+            &["--listen-peer-urls="],
+            "invalid value \"\" for flag -listen-peer-urls: URL scheme must be http, https, unix, or unixs: ",
+        ),
+        (
+            &["--initial-cluster-state", "foo"],
+            "invalid value \"foo\" for flag -initial-cluster-state: invalid value",
+        ),
+        (&["--log-level", "foo"], "invalid value \"foo\" for flag -log-level: invalid value"),
+        (
+            &["--name=a,b"],
+            "invalid value \"a,b\" for flag -name: a name is not empty and has no comma, equal sign, slash or control character",
+        ),
+        (&["--cert-file", "/c"], "--cert-file: not supported in this version"),
+        (&["--auto-tls"], "--auto-tls: not supported in this version"),
+        (&["--auth-token=jwt,sign-method=RS256"], "--auth-token: not supported in this version"),
+        (&["--pre-vote=false"], "--pre-vote: not supported in this version"),
+        (&["--discovery-srv=x.org"], "--discovery-srv: not supported in this version"),
+        (&["--cors=http://a"], "--cors: not supported in this version"),
+        (&["--unsafe-no-fsync"], "--unsafe-no-fsync: not supported in this version"),
+        (
+            &["--experimental-initial-corrupt-check"],
+            "--experimental-initial-corrupt-check: not supported in this version",
+        ),
+        (
+            &["--log-outputs=systemd/journal"],
+            "--log-outputs systemd/journal: not supported in this version",
+        ),
+        (&["--log-format=text"], "unknown log format: text, supported values json, console"),
+        (&["--auto-compaction-mode=foo"], "unknown auto-compaction-mode \"foo\""),
+        (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
+        (
+            &["--auto-compaction-retention=foo"],
+            "error parsing CompactionRetention: time: invalid duration \"foo\"",
+        ),
+        (
+            &["--auto-compaction-mode=revision", "--auto-compaction-retention=1h"],
+            "error parsing CompactionRetention: \"1h\" is not a number of revisions",
+        ),
+        (&["--auto-compaction-retention=-1"], "--auto-compaction-retention -1 is negative"),
+        (
+            &["--listen-client-urls=http://127.0.0.1:1"],
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        ),
+        (
+            &["--listen-peer-urls=http://example.com:1"],
+            "expected IP in URL for binding (http://example.com:1)",
+        ),
+        (
+            &["--listen-peer-urls=https://127.0.0.1:1"],
+            "--listen-peer-urls https://127.0.0.1:1: TLS is not supported in this version",
+        ),
+        (
+            &["--advertise-client-urls=http://:1"],
+            "--advertise-client-urls \"http://:1\" must be in the format \"host:port\", \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" (unexpected empty host (http://:1))",
+        ),
+        (
+            &["--initial-advertise-peer-urls=http://:1"],
+            "--initial-advertise-peer-urls \"http://:1\" must be \"host:port\" (unexpected empty host (http://:1))",
+        ),
+        (&["--heartbeat-interval=0"], "--heartbeat-interval must be >0 (set to 0ms)"),
+        (&["--election-timeout=0"], "--election-timeout must be >0 (set to 0ms)"),
+        (
+            &["--election-timeout=300"],
+            "--election-timeout[300ms] should be at least as 5 times as --heartbeat-interval[100ms]",
+        ),
+        (
+            &["--election-timeout=60000"],
+            "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+        ),
+        (&["--batch-commands-max=0"], "--batch-commands-max must be >0"),
+        (
+            &["--config-file=/nonexistent"],
+            "config file /nonexistent: No such file or directory (os error 2)",
+        ),
+    ];
+    for (words, expected) in table {
+        assert_eq!(config(words).map(drop), Err((*expected).to_owned()), "{words:?}");
+    }
+}
+
+#[test]
+fn defaults_of_missing_features_may_be_given() {
+    let words = [
+        "--auth-token",
+        "simple",
+        "--pre-vote=true",
+        "--client-cert-auth=false",
+        "--peer-auto-tls=f",
+        "--cors=",
+        "--host-whitelist=*",
+        "--corrupt-check-time=0",
+        "--discovery-dial-timeout=2000ms",
+        "--bcrypt-cost=10",
+        "--cert-file=",
+    ];
+    let config = config(&words).expect("defaults");
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn settings_without_effect_are_named_in_the_log() {
+    let config = config(&["--backend-batch-limit=7", "--max-wals=5", "--enable-grpc-gateway"]);
+    assert_eq!(
+        config.expect("good").warnings,
+        [
+            "--backend-batch-limit=7 has no effect in this version",
+            "--enable-grpc-gateway=true has no effect in this version"
+        ]
+    );
+}
+
+#[test]
+fn a_flag_wins_over_its_variable_and_strangers_are_named() {
+    let variables = [
+        ("ETCD_NAME", "from-env"),
+        ("ETCD_DATA_DIR", "/env"),
+        ("ETCD_WAL_DIR", ""),
+        ("ETCD_NOPE", "1"),
+        ("PATH", "/bin"),
+    ];
+    let config = config_env(&["--name", "from-flag"], &variables).expect("good");
+    assert_eq!(config.name, "from-flag");
+    assert_eq!(config.data_dir, PathBuf::from("/env"));
+    assert_eq!(config.wal_dir, None);
+    assert_eq!(config.warnings, ["unrecognized environment variable ETCD_NOPE"]);
+    assert_eq!(
+        config_env(&[], &[("ETCD_ELECTION_TIMEOUT", "soon")]).map(drop),
+        Err("invalid value \"soon\" for ETCD_ELECTION_TIMEOUT: parse error".to_owned())
+    );
+    assert_eq!(
+        config_env(&[], &[("ETCD_CERT_FILE", "/c")]).map(drop),
+        Err("--cert-file: not supported in this version".to_owned())
+    );
+}
+
+#[test]
+fn a_config_file_replaces_flags_and_variables() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("conf.yaml");
+    std::fs::write(&path, "name: from-file\nelection-timeout: 2000\n").expect("written");
+    let path = path.to_str().expect("UTF-8");
+    let by_flag = config_env(
+        &["--config-file", path, "--name", "x", "--heartbeat-interval=7"],
+        &[("ETCD_DATA_DIR", "/env")],
+    )
+    .expect("good");
+    assert_eq!(by_flag.name, "from-file");
+    assert_eq!((by_flag.election_timeout_ms, by_flag.heartbeat_interval_ms), (2000, 100));
+    assert_eq!(by_flag.data_dir, PathBuf::from("from-file.metastore"));
+    let by_variable = config_env(&[], &[("ETCD_CONFIG_FILE", path)]).expect("good");
+    assert_eq!(by_variable.name, "from-file");
+}
+
+#[test]
+fn retention_is_read_by_mode() {
+    let compaction = |mode: &str, retention: &str| auto_compaction(mode, retention);
+    let hours = |n: u64| AutoCompaction::Periodic(Duration::from_secs(3600 * n));
+    assert_eq!(compaction("periodic", "0"), Ok(AutoCompaction::Off));
+    assert_eq!(compaction("periodic", "1"), Ok(hours(1)));
+    assert_eq!(compaction("periodic", "72h"), Ok(hours(72)));
+    assert_eq!(
+        compaction("periodic", "5m"),
+        Ok(AutoCompaction::Periodic(Duration::from_secs(300)))
+    );
+    assert_eq!(compaction("revision", "1000"), Ok(AutoCompaction::Revision(1000)));
+    assert_eq!(compaction("revision", "0"), Ok(AutoCompaction::Off));
+}
+
+#[test]
+fn the_first_members_are_checked_as_in_etcd() {
+    let members = |words: &[&str]| {
+        config(words)?.initial_members().map_err(|error| error.to_string()).map(|members| {
+            members
+                .into_iter()
+                .map(|member| format!("{}={}", member.name, texts(&member.peer_urls).join("+")))
+                .collect::<Vec<_>>()
+        })
+    };
+    let good = "--initial-cluster=m1=http://127.0.0.1:1,m2=http://[::1]:2,m1=http://127.0.0.1:3";
+    let own = "--initial-advertise-peer-urls=http://127.0.0.1:3,http://127.0.0.1:1";
+    assert_eq!(
+        members(&["--name=m1", good, own]),
+        Ok(vec![
+            "m1=http://127.0.0.1:1+http://127.0.0.1:3".to_owned(),
+            "m2=http://[::1]:2".to_owned()
+        ])
+    );
+    let table: &[(&[&str], &str)] = &[
+        (
+            &["--name=m3", good],
+            "couldn't find local name \"m3\" in the initial cluster configuration",
+        ),
+        (
+            &["--name=m1", "--initial-cluster=m1=http://127.0.0.1:2"],
+            "--initial-cluster has m1=http://127.0.0.1:2 but missing from --initial-advertise-peer-urls=http://localhost:2380",
+        ),
+        (
+            &["--name=m1", "--initial-cluster=m1=http://127.0.0.1:1", own],
+            "--initial-advertise-peer-urls has http://127.0.0.1:3 but missing from --initial-cluster=m1=http://127.0.0.1:1",
+        ),
+        (
+            &["--name=a", "--initial-cluster=a=http://b:1,c=http://b:1"],
+            "initial cluster a=http://b:1,c=http://b:1 has duplicate url http://b:1",
+        ),
+        (
+            &["--initial-cluster=m1"],
+            "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: ",
+        ),
+        (
+            &["--name=a", "--initial-cluster=a=https://b:1"],
+            "--initial-cluster https://b:1: TLS is not supported in this version",
+        ),
+    ];
+    for (words, expected) in table {
+        assert_eq!(members(words), Err((*expected).to_owned()), "{words:?}");
+    }
+    let joining = [good, "--name=m1", "--initial-cluster-state=existing"];
+    assert!(members(&joining).is_ok(), "one that joins was announced under its URLs already");
+}
+
+#[test]
+fn help_and_version_win_over_everything_but_bad_flags() {
+    assert!(
+        matches!(start(&["--name", "x", "-h"], &[]), Ok(Start::Print(text)) if text.contains("--data-dir"))
+    );
+    let Ok(Start::Print(version)) = start(&["--version"], &[]) else { panic!("prints") };
+    assert!(version.starts_with("etcd Version: 3.6."), "{version}");
+    assert!(start(&["--version", "--nope"], &[]).is_err());
+}

@@ -1,0 +1,14 @@
+//! The shell: one member of a cluster as a process.
+//!
+//! The rooms below decide; this one carries out. It reads the settings, owns the sockets, the files
+//! and the clock, turns requests into commands and views into answers, and keeps everything that
+//! belongs to an operating system out of the core.
+//!
+//! A request's way: [`serve`] accepts the connection and hands it to one of several client threads,
+//! [`api`] decodes and checks it and knocks at the [`door`], behind which the node proposes, waits
+//! and answers; [`http`] serves the plain pages beside it.
+
+pub mod config;
+//pub mod disk;
+pub mod telemetry;
+pub mod version;

@@ -1,0 +1,30 @@
+//! `metastore`: one member of a cluster. Reads the settings, hands over, and says with its exit code
+//! and one line how it ended: 2 for settings that cannot be used, 1 for everything else.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use server::config::{self, Start};
+
+fn main() -> ExitCode {
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|a| a.to_string_lossy().into()).collect();
+    let variables = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into(), value.to_string_lossy().into()))
+        .collect();
+    match config::load(&args, &variables) {
+        Ok(Start::Print(text)) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Ok(Start::Serve(_config)) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 2),
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    // One line, whatever the error holds.
+    let line = error.to_string().replace('\n', " ");
+    let _ = writeln!(std::io::stderr(), "metastore: {line}");
+    ExitCode::from(code)
+}
