@@ -1,0 +1,170 @@
+//! Unary calls for load generators, as cheap as HTTP/2 allows.
+//!
+//! The request is framed once, before the clock starts; the answer comes back as bytes that nobody
+//! need decode. There is no retry and no deadline: a generator must see what happens. Connections
+//! belong to the current-thread runtime that made them, so that many calls share one system call.
+//!
+//! ```no_run
+//! # async fn example() -> client::Result<()> {
+//! use client::raw::{Connection, Method, frame};
+//! let put = Method::new("/etcdserverpb.KV/Put");
+//! let request = frame(&client::proto::etcdserverpb::PutRequest::default());
+//! let mut connection = Connection::dial("127.0.0.1:2379").await?;
+//! let answer = connection.unary(&put, request).await?;
+//! # let _ = answer; Ok(()) }
+//! ```
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::header::{CONTENT_TYPE, HeaderValue, TE};
+use http::{HeaderMap, Request, Uri};
+use prost::Message;
+use tokio::net::TcpStream;
+use tonic::{Code, Status};
+
+use crate::config::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::link::chain;
+
+/// gRPC's prefix of a message: a flag and a length.
+const PREFIX_BYTES: usize = 5;
+
+/// A message with gRPC's prefix, ready to be sent any number of times.
+pub fn frame(message: &impl Message) -> Bytes {
+    let bytes = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + bytes);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(bytes).expect("a request of less than 4 GiB"));
+    message.encode(&mut frame).expect("the buffer grows");
+    frame.freeze()
+}
+
+/// A method's path, checked once.
+#[derive(Clone, Debug)]
+pub struct Method {
+    path: &'static str,
+}
+
+impl Method {
+    /// Such as `/etcdserverpb.KV/Put`.
+    pub const fn new(path: &'static str) -> Self {
+        Method { path }
+    }
+}
+
+/// One HTTP/2 connection. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    endpoint: Endpoint,
+    sender: SendRequest<Bytes>,
+}
+
+/// One method on one connection, with everything about the request made beforehand.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    endpoint: String,
+    sender: SendRequest<Bytes>,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Connection {
+    /// Connects; no deadline.
+    pub async fn dial(endpoint: &str) -> Result<Self> {
+        let endpoint = Endpoint::parse(endpoint)?;
+        let unreachable =
+            |reason: String| Error::Unreachable { endpoint: endpoint.text.clone(), reason };
+        let tcp = TcpStream::connect(endpoint.authority.as_str())
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+        let (sender, connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .enable_push(false)
+            .handshake(tcp)
+            .await
+            .map_err(|error| unreachable(chain(&error)))?;
+        // Ends when the connection does; the calls on it learn why.
+        drop(tokio::spawn(connection));
+        Ok(Connection { endpoint, sender })
+    }
+
+    /// Prepares calls of one method.
+    pub fn caller(&self, method: &Method) -> Caller {
+        let mut parts = self.endpoint.origin.clone().into_parts();
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_static(method.path));
+        let mut headers = HeaderMap::with_capacity(2);
+        let _none = headers.insert(TE, HeaderValue::from_static("trailers"));
+        let _none = headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        Caller {
+            endpoint: self.endpoint.text.clone(),
+            sender: self.sender.clone(),
+            uri: Uri::from_parts(parts).expect("an origin with a path is a URI"),
+            headers,
+        }
+    }
+
+    /// One call; [`Connection::caller`] is cheaper for many.
+    pub async fn unary(&mut self, method: &Method, frame: Bytes) -> Result<Bytes> {
+        self.caller(method).call(frame).await
+    }
+}
+
+impl Caller {
+    /// Sends one framed request and returns the answer's message without its prefix.
+    pub async fn call(&mut self, frame: Bytes) -> Result<Bytes> {
+        let lost = |error: h2::Error| Error::ConnectionLost {
+            endpoint: self.endpoint.clone(),
+            reason: chain(&error),
+        };
+        let mut request = Request::new(());
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        *request.version_mut() = http::Version::HTTP_2;
+
+        std::future::poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(lost)?;
+        let (answer, mut body) = self.sender.send_request(request, false).map_err(lost)?;
+        body.send_data(frame, true).map_err(lost)?;
+        let (head, mut body) = answer.await.map_err(lost)?.into_parts();
+        if let Some(status) = Status::from_header_map(&head.headers) {
+            return Err(answered(&status));
+        }
+        let mut message = Bytes::new();
+        while let Some(piece) = body.data().await {
+            let piece = piece.map_err(lost)?;
+            body.flow_control().release_capacity(piece.len()).map_err(lost)?;
+            if message.is_empty() {
+                message = piece;
+            } else {
+                let mut joined = BytesMut::with_capacity(message.len() + piece.len());
+                joined.extend_from_slice(&message);
+                joined.extend_from_slice(&piece);
+                message = joined.freeze();
+            }
+        }
+        let trailers = body.trailers().await.map_err(lost)?.unwrap_or_default();
+        // The common case is decided without making a status of it.
+        if trailers.get("grpc-status").is_none_or(|code| code != "0") {
+            return Err(match Status::from_header_map(&trailers) {
+                Some(status) => answered(&status),
+                None => self.broken("no grpc-status"),
+            });
+        }
+        if message.len() < PREFIX_BYTES {
+            return Err(self.broken("no message"));
+        }
+        Ok(message.slice(PREFIX_BYTES..))
+    }
+
+    fn broken(&self, what: &str) -> Error {
+        Error::Protocol { endpoint: self.endpoint.clone(), what: what.to_owned() }
+    }
+}
+
+fn answered(status: &Status) -> Error {
+    let code = if status.code() == Code::Ok { Code::Internal } else { status.code() };
+    Error::Answered { code, message: status.message().to_owned() }
+}
