@@ -1,0 +1,283 @@
+//! How the log comes back: judge what is on the disk, then make it durable before anyone acts
+//! on it.
+//!
+//! Everything below the watermark was synced and may have been acknowledged. If any of it does
+//! not read back, that is corruption, and the only honest answer is to refuse: cutting it off
+//! would forget a promise in silence. What lies above the watermark was never covered by a known
+//! sync. Its good batches are kept (they may have been synced just before the stop), but they
+//! may live in the page cache alone, so they are written again into a new segment and synced.
+//! From the first bad batch on it is a torn tail and void.
+//!
+//! The old segment is not touched until the new one is durable. A stop anywhere in between finds
+//! the old one as it was, and recovery starts over.
+
+use std::collections::VecDeque;
+
+use crate::disk::Disk;
+use crate::entry::{Entry, HardState, Identity, LogBatch, LogState, SnapshotMark};
+use crate::format::{BatchEncoder, DATA_START, DecodedBatch, SegmentHeader};
+use crate::log::{Log, LogError, LogOptions, Restart, Sealed, salt};
+use crate::segment::{
+    HeaderRead, Prepared, Scan, SegmentName, SyncSteps, WAL_DIR, list_segments, read_headers,
+    scan_segment, start_segment,
+};
+
+/// What the log held. All of it is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// Whose log it is.
+    pub identity: Identity,
+    /// The hard state last written.
+    pub hard_state: Option<HardState>,
+    /// The entries, consecutive, replaced ones gone. The first may be at or below the newest
+    /// snapshot: segments are released whole.
+    pub entries: Vec<Entry>,
+    /// Where the log last restarted behind a snapshot from elsewhere.
+    pub snapshot: Option<SnapshotMark>,
+    /// The index of the first entry, or of the next one if there is none.
+    pub first_index: u64,
+    /// The last index; `first_index - 1` if there are no entries.
+    pub last_index: u64,
+    /// Bytes cut off because no sync had covered them; see `torn`.
+    pub torn_bytes: u64,
+    /// Where they were.
+    pub torn: Option<Torn>,
+    /// Synced bytes given up because of [`LogOptions::allow_damaged_tail`].
+    pub damaged: Option<Torn>,
+    /// Entries that were above the watermark and have been written again.
+    pub rewritten_entries: u64,
+    /// Segments of which one of the two header copies is damaged. The other one holds.
+    pub damaged_headers: Vec<String>,
+    /// Segments found.
+    pub segments: u64,
+}
+
+/// A part of a segment that is void.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Torn {
+    /// The segment.
+    pub path: String,
+    /// Where it starts.
+    pub offset: u64,
+    /// To the last byte that is not zero.
+    pub bytes: u64,
+    /// Why the batch there does not hold.
+    pub reason: &'static str,
+}
+
+impl<D: Disk> Log<D> {
+    /// Opens the log, checks every byte of it below the watermark, and makes what is above
+    /// durable. Refuses a log that belongs to anybody but `expected`.
+    pub fn open(
+        mut disk: D,
+        expected: Option<Identity>,
+        options: LogOptions,
+    ) -> Result<(Self, Recovered), LogError> {
+        let names = list_segments(&mut disk)?;
+        if names.is_empty() {
+            return Err(LogError::NotFound { dir: WAL_DIR });
+        }
+        let headers = read_headers(&mut disk, &names, expected)?;
+        let mut history = History::read_sealed(&mut disk, &names, &headers)?;
+        let tail = Tail::read(&mut disk, &names, &headers, &mut history, &options)?;
+
+        // What was read may be gone with the next power failure: it counts only once it is
+        // durable in a segment of this process.
+        let last = names.len() - 1;
+        let last_header = &headers[last].header;
+        let identity = last_header.identity;
+        let seq = names[last].seq + 1;
+        let mut header = SegmentHeader {
+            seq,
+            first_index: history.state.next_index,
+            identity,
+            salt: salt(options.salt_seed, seq),
+            prev_salt: last_header.salt,
+            prev_end: tail.durable_end,
+            prev_crc: tail.durable_crc,
+            opening_end: 0,
+        };
+        let mut opening = vec![LogBatch {
+            hard_state: history.state.hard_state,
+            snapshot: history.state.snapshot,
+            entries: Vec::new(),
+        }];
+        opening.extend(tail.rewrite.iter().filter(|batch| !batch.is_empty()).cloned());
+        let sync = SyncSteps {
+            data: !options.faults.skip_recovery_sync,
+            dir: !options.faults.skip_dir_sync,
+        };
+        let prepared = Prepared::create(&mut disk)?;
+        let mut encoder = BatchEncoder::default();
+        let active = start_segment(&mut disk, prepared, &mut header, &opening, &mut encoder, sync)?;
+        if tail.damaged.is_none() {
+            // Gives the room back. Damage is left as it is, for whoever wants to look at it.
+            let old = disk.open(&names[last].path())?;
+            disk.set_len(&old, tail.durable_end)?;
+        }
+
+        let rewritten_entries = tail.rewrite.iter().map(|batch| batch.entries.len() as u64).sum();
+        for batch in tail.rewrite {
+            let folded = history.state.fold(batch, false);
+            folded.map_err(|reason| history.corrupt(names[last], tail.durable_end, 0, reason))?;
+        }
+        let state = history.state;
+        let first_index = state.entries.first().map_or(state.next_index, |first| first.index);
+        let recovered = Recovered {
+            identity,
+            hard_state: state.hard_state,
+            snapshot: state.snapshot,
+            first_index,
+            last_index: state.next_index - 1,
+            torn_bytes: tail.torn.as_ref().map_or(0, |torn| torn.bytes),
+            torn: tail.torn,
+            damaged: tail.damaged,
+            rewritten_entries,
+            damaged_headers: names
+                .iter()
+                .zip(&headers)
+                .filter(|(_, read)| read.damaged_copy)
+                .map(|(name, _)| name.path())
+                .collect(),
+            segments: names.len() as u64,
+            entries: state.entries,
+        };
+        let restart = Restart {
+            identity,
+            sealed: history.sealed,
+            active,
+            hard_state: recovered.hard_state,
+            snapshot: recovered.snapshot,
+            first_index,
+            next_index: recovered.last_index + 1,
+        };
+        Ok((Self::restart(disk, options, restart), recovered))
+    }
+}
+
+/// The log as read so far.
+struct History {
+    state: LogState,
+    sealed: VecDeque<Sealed>,
+}
+
+impl History {
+    /// Reads every segment but the last. They were synced whole: nothing in them may be bad.
+    fn read_sealed<D: Disk>(
+        disk: &mut D,
+        names: &[SegmentName],
+        headers: &[HeaderRead],
+    ) -> Result<Self, LogError> {
+        let state = LogState { next_index: headers[0].header.first_index, ..LogState::default() };
+        let mut history = Self { state, sealed: VecDeque::with_capacity(names.len()) };
+        for (position, pair) in headers.windows(2).enumerate() {
+            let (name, header, next) = (names[position], &pair[0].header, &pair[1].header);
+            let scan = scan_segment(disk, name, header, Some(next.prev_end))?;
+            let synced_index = next.first_index.saturating_sub(1);
+            let end = scan.end;
+            let crc = scan.crc_at(end);
+            let bad = scan.bad;
+            history.take(name, scan.batches)?;
+            if let Some(bad) = bad {
+                return Err(history.corrupt(name, bad.offset, synced_index, bad.reason));
+            }
+            if end != next.prev_end {
+                let reason = "the segment ends before its successor says";
+                return Err(history.corrupt(name, end, synced_index, reason));
+            }
+            if crc != next.prev_crc {
+                let reason = "the last batch is not the one its successor names";
+                return Err(history.corrupt(name, end, synced_index, reason));
+            }
+        }
+        Ok(history)
+    }
+
+    /// Adds a segment that holds.
+    fn take(&mut self, name: SegmentName, batches: Vec<DecodedBatch>) -> Result<(), LogError> {
+        let mut index_max = 0;
+        for decoded in batches {
+            let last = decoded.batch.entries.last().map_or(0, |last| last.index);
+            index_max = index_max.max(last);
+            self.state
+                .fold(decoded.batch, decoded.header.restates)
+                .map_err(|reason| self.corrupt(name, decoded.offset, 0, reason))?;
+        }
+        self.sealed.push_back(Sealed { name, index_max });
+        Ok(())
+    }
+
+    fn corrupt(
+        &self,
+        name: SegmentName,
+        offset: u64,
+        synced_index: u64,
+        reason: &'static str,
+    ) -> LogError {
+        let index = self.state.next_index;
+        let synced_index = synced_index.max(index - 1);
+        LogError::Corrupt { path: name.path(), offset, index, synced_index, reason }
+    }
+}
+
+/// The last segment, divided at the watermark.
+struct Tail {
+    /// The batches above the watermark that hold.
+    rewrite: Vec<LogBatch>,
+    /// Where the log leaves the segment: the watermark.
+    durable_end: u64,
+    durable_crc: u32,
+    torn: Option<Torn>,
+    damaged: Option<Torn>,
+}
+
+impl Tail {
+    /// Reads the last segment and adds what is at or below the watermark to `history`.
+    fn read<D: Disk>(
+        disk: &mut D,
+        names: &[SegmentName],
+        headers: &[HeaderRead],
+        history: &mut History,
+        options: &LogOptions,
+    ) -> Result<Self, LogError> {
+        let (name, header) = (names[names.len() - 1], &headers[headers.len() - 1].header);
+        let scan = scan_segment(disk, name, header, None)?;
+        let promised = scan.watermark.offset.max(header.opening_end);
+        let lost = Torn {
+            path: name.path(),
+            offset: scan.end,
+            bytes: scan.left_bytes,
+            reason: scan.bad.map_or("only zeros follow", |bad| bad.reason),
+        };
+        let Scan { batches, end, bad, watermark, .. } = scan;
+        let broken = end < promised;
+        let durable_end = promised.min(end);
+        let cut_off = options.allow_damaged_tail && end >= header.opening_end.max(DATA_START);
+        if broken && !cut_off && !options.faults.ignore_watermark {
+            let (offset, reason) = match bad {
+                Some(bad) => (bad.offset, bad.reason),
+                None => (end, "only zeros where a sync had covered a batch"),
+            };
+            // The good part first, so that the message can say which index is lost.
+            history.take(name, batches)?;
+            return Err(history.corrupt(name, offset, watermark.index, reason));
+        }
+        let straddles =
+            |batch: &DecodedBatch| batch.offset < durable_end && durable_end < batch.end;
+        if let Some(batch) = batches.iter().find(|batch| straddles(batch)) {
+            let reason = "the watermark lies inside a batch";
+            return Err(history.corrupt(name, batch.offset, watermark.index, reason));
+        }
+        let split = batches.partition_point(|batch| batch.end <= durable_end);
+        let mut durable = batches;
+        let rewrite = durable.split_off(split).into_iter().map(|decoded| decoded.batch).collect();
+        let durable_crc = durable.last().map_or(0, |last| last.header.crc);
+        history.take(name, durable)?;
+        let (torn, damaged) = match (broken, lost.bytes) {
+            (true, _) => (None, Some(lost)),
+            (false, 0) => (None, None),
+            (false, _) => (Some(lost), None),
+        };
+        Ok(Self { rewrite, durable_end, durable_crc, torn, damaged })
+    }
+}
