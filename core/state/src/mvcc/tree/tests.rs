@@ -1,0 +1,210 @@
+//! The tree against `BTreeMap`: contents, ranks, statistics, and that clones stay as they were.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Pairs by their first half; the second halves are summed.
+struct Pairs;
+
+impl Order for Pairs {
+    type Entry = (u16, i64);
+    type Key<'a> = u16;
+    type Bound = u16;
+    type Sum = Total;
+
+    fn key(entry: &(u16, i64)) -> u16 {
+        entry.0
+    }
+    fn bound(key: u16) -> u16 {
+        key
+    }
+    fn bound_key(bound: &u16) -> u16 {
+        *bound
+    }
+    fn compare(a: u16, b: u16) -> Ordering {
+        a.cmp(&b)
+    }
+    fn sum(entry: &(u16, i64)) -> Total {
+        Total(entry.1)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Total(i64);
+
+impl AddAssign for Total {
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+impl SubAssign for Total {
+    fn sub_assign(&mut self, other: Self) {
+        self.0 -= other.0;
+    }
+}
+impl Sum for Total {}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(u16, i64),
+    Remove(u16),
+    /// Ascending keys from here, as a log is written.
+    Append(u16, u8),
+    RemoveRange(u16, u16),
+    /// Keep the tree as it is now and compare it at the end.
+    Keep,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let key = 0..2_000_u16;
+    let step = prop_oneof![
+        8 => (key.clone(), 0..3_i64).prop_map(|(key, value)| Step::Insert(key, value)),
+        6 => key.clone().prop_map(Step::Remove),
+        2 => (key.clone(), any::<u8>()).prop_map(|(key, count)| Step::Append(key, count)),
+        1 => (key, 0..400_u16).prop_map(|(key, width)| Step::RemoveRange(key, width)),
+        1 => Just(Step::Keep),
+    ];
+    vec(step, 1..400)
+}
+
+/// Counts, sums and order below a node; panics on a malformed one. Returns its depth.
+fn verify<O: Order>(node: &Node<O>, len: usize) -> usize {
+    match node {
+        Node::Leaf(leaf) => {
+            assert!(!leaf.entries.is_empty() && leaf.entries.len() == len);
+            assert!(leaf.entries.is_sorted_by(|a, b| O::compare(O::key(a), O::key(b)).is_lt()));
+            1
+        }
+        Node::Branch(branch) => {
+            assert!(!branch.children.is_empty());
+            assert_eq!(branch.children.len(), branch.bounds.len());
+            assert_eq!(branch.children.iter().map(|child| child.len).sum::<usize>(), len);
+            for at in 1..branch.children.len() {
+                let bound = O::bound_key(&branch.bounds[at]);
+                let below = O::key(branch.children[at - 1].node.last());
+                assert!(O::compare(below, bound).is_lt());
+                let first = first(&branch.children[at].node);
+                assert!(O::compare(O::key(first), bound).is_ge());
+            }
+            let depths: Vec<usize> =
+                branch.children.iter().map(|child| verify(&child.node, child.len)).collect();
+            assert!(depths.iter().all(|depth| *depth == depths[0]), "uneven depth");
+            depths[0] + 1
+        }
+    }
+}
+
+fn first<O: Order>(mut node: &Node<O>) -> &O::Entry {
+    loop {
+        match node {
+            Node::Leaf(leaf) => return &leaf.entries[0],
+            Node::Branch(branch) => node = &branch.children[0].node,
+        }
+    }
+}
+
+fn depth<O: Order>(tree: &Tree<O>) -> usize {
+    tree.root.as_ref().map_or(0, |root| verify(root, tree.len))
+}
+
+fn compare(tree: &Tree<Pairs>, model: &BTreeMap<u16, i64>) {
+    depth(tree);
+    assert_eq!(tree.len(), model.len());
+    assert_eq!(tree.is_empty(), model.is_empty());
+    assert_eq!(tree.sum(), Total(model.values().sum()));
+    assert!(tree.iter().copied().eq(model.iter().map(|(key, value)| (*key, *value))));
+    assert_eq!(tree.last().copied(), model.last_key_value().map(|(key, value)| (*key, *value)));
+    for key in (0..2_300).step_by(37) {
+        let pair = |(key, value): (&u16, &i64)| (*key, *value);
+        assert_eq!(tree.get(key).map(|entry| entry.1), model.get(&key).copied());
+        assert_eq!(tree.rank(key), model.range(..key).count());
+        assert_eq!(tree.sum_before(key), Total(model.range(..key).map(|(_, value)| value).sum()));
+        assert_eq!(tree.last_before(key).copied(), model.range(..key).next_back().map(pair));
+        assert!(tree.iter_from(key).copied().eq(model.range(key..).map(pair)));
+
+        let mut rest = tree.iter_from(key);
+        let found = std::iter::from_fn(|| rest.next_where(|sum| sum.0 > 0)).copied();
+        assert!(found.eq(model.range(key..).map(pair).filter(|(_, value)| *value > 0)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_tree_holds_what_a_sorted_map_holds_and_its_clones_never_change(steps in steps()) {
+        let (mut tree, mut model) = (Tree::<Pairs>::default(), BTreeMap::new());
+        let mut kept = Vec::new();
+        for step in steps {
+            match step {
+                Step::Insert(key, value) => {
+                    let replaced = tree.insert((key, value)).map(|entry| entry.1);
+                    prop_assert_eq!(replaced, model.insert(key, value));
+                }
+                Step::Remove(key) => {
+                    prop_assert_eq!(tree.remove(key).map(|entry| entry.1), model.remove(&key));
+                }
+                Step::Append(key, count) => {
+                    for key in key..key + u16::from(count) {
+                        tree.insert((key, 1));
+                        model.insert(key, 1);
+                    }
+                }
+                Step::RemoveRange(key, width) => {
+                    for key in key..key + width {
+                        prop_assert_eq!(tree.remove(key).is_some(), model.remove(&key).is_some());
+                    }
+                }
+                Step::Keep => kept.push((tree.clone(), model.clone())),
+            }
+        }
+        kept.push((tree, model));
+        for (tree, model) in &kept {
+            compare(tree, model);
+        }
+    }
+}
+
+fn nodes<O: Order>(node: &Node<O>) -> usize {
+    match node {
+        Node::Leaf(_) => 1,
+        Node::Branch(branch) => branch.children.iter().map(|child| nodes(&child.node)).sum(),
+    }
+}
+
+#[test]
+fn ascending_inserts_fill_leaves_completely() {
+    let mut tree = Tree::<Pairs>::default();
+    (0..10_000).for_each(|key| assert!(tree.insert((key, 1)).is_none()));
+    let leaves = nodes(tree.root.as_ref().unwrap());
+    assert_eq!(leaves, 10_000_usize.div_ceil(NODE_WIDTH));
+    assert_eq!(depth(&tree), 3);
+}
+
+#[test]
+fn a_tree_shrinks_with_what_it_holds() {
+    let mut tree = Tree::<Pairs>::default();
+    (0..20_000).for_each(|key| assert!(tree.insert((key, 1)).is_none()));
+    (0..20_000).filter(|key| key % 20 != 0).for_each(|key| assert!(tree.remove(key).is_some()));
+    assert_eq!(tree.len(), 1_000);
+    let leaves = nodes(tree.root.as_ref().unwrap());
+    assert!(leaves * NODE_WIDTH / 4 <= 1_000 * 2, "{leaves} leaves for 1,000 entries");
+    (0..20_000).for_each(|key| _ = tree.remove(key));
+    assert!(tree.root.is_none());
+}
+
+#[test]
+fn removing_what_is_not_there_copies_nothing() {
+    let mut tree = Tree::<Pairs>::default();
+    (0..1_000).for_each(|key| assert!(tree.insert((key * 2, 1)).is_none()));
+    let clone = tree.clone();
+    assert_eq!(tree.remove(501), None);
+    let (Some(Node::Branch(one)), Some(Node::Branch(other))) = (&tree.root, &clone.root) else {
+        panic!("1,000 entries need a branch");
+    };
+    assert!(Arc::ptr_eq(one, other));
+}
