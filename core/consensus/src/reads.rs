@@ -1,0 +1,351 @@
+//! Linearizable reads without writing: ReadIndex, one round for many.
+//!
+//! A read is linearizable at any index that was committed at some moment after the read was asked
+//! for, provided that the leader still led at that moment. The leader proves that by a round of
+//! heartbeats. Rounds are the cost, so reads share them: tickets gather while a round is on its
+//! way, and all that have gathered go with the next one. At most one round is on its way and one
+//! gathering, so reads never flood the peers with heartbeats, however many there are.
+//!
+//! A follower's round is one question to the leader; the leader lets it ride on its own next
+//! round, together with its own tickets.
+//!
+//! Invariant: a ticket is never answered by a round that began before the ticket was taken.
+//!
+//! Invariant: no context is ever used twice. In etcd a repeated question, answered long ago,
+//! brought acknowledgements of its first asking along, and they vouched for younger questions queued
+//! before it: a stale read (etcd-io/etcd#20418, #21378, #21399). Here a question asked again gets a
+//! new context, raft's queue only ever sees rounds this leader began in this term, and an answer
+//! counts only for the very round that is waiting for it. Contexts carry the boot's seed, or an
+//! answer meant for the process that died could reach its successor.
+//!
+//! Rounds get lost: a leader that has not yet committed in its term drops them, a follower without
+//! a leader drops them, networks do. A change of leader or term begins a lost round again, and a
+//! follower also asks again after half an election timeout; a leader's own round is repeated by
+//! every heartbeat. Tickets that waited too long fail.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::config::{PEER_READS_WAITING_MAX, READ_WAIT_US, READS_WAITING_MAX};
+use crate::output::ReadReady;
+
+/// A local read.
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
+    ticket: u64,
+    taken_us: u64,
+}
+
+/// Another member's round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerRead {
+    pub(crate) from: u64,
+    pub(crate) context: Bytes,
+}
+
+/// A round on its way.
+#[derive(Debug)]
+struct Round {
+    context: Bytes,
+    tickets: Vec<Ticket>,
+    peers: Vec<PeerRead>,
+    began_us: u64,
+    term: u64,
+    leader: u64,
+}
+
+/// Who leads, and whether a leader may answer reads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lead {
+    pub(crate) term: u64,
+    /// 0: nobody.
+    pub(crate) leader: u64,
+    pub(crate) is_self: bool,
+    /// An entry of the leader's own term is committed; before that its commit index may lag.
+    pub(crate) may_answer: bool,
+}
+
+/// The reads of one replica.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    id: u64,
+    seed: u64,
+    rounds: u64,
+    gathering: VecDeque<Ticket>,
+    gathering_peers: Vec<PeerRead>,
+    round: Option<Round>,
+    failed: Vec<u64>,
+}
+
+impl Reads {
+    pub(crate) fn new(id: u64, seed: u64) -> Reads {
+        Reads {
+            id,
+            seed,
+            rounds: 0,
+            gathering: VecDeque::new(),
+            gathering_peers: Vec::new(),
+            round: None,
+            failed: Vec::new(),
+        }
+    }
+
+    /// Takes a ticket; too many fail at once.
+    pub(crate) fn push(&mut self, now_us: u64, ticket: u64) {
+        if self.waiting() >= READS_WAITING_MAX {
+            self.failed.push(ticket);
+        } else {
+            self.gathering.push_back(Ticket { ticket, taken_us: now_us });
+        }
+    }
+
+    /// Takes another member's round. False: too many wait.
+    pub(crate) fn push_peer(&mut self, read: PeerRead) -> bool {
+        if self.gathering_peers.len() >= PEER_READS_WAITING_MAX {
+            return false;
+        }
+        if !self.gathering_peers.contains(&read) {
+            self.gathering_peers.push(read);
+        }
+        true
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.gathering.len() + self.round.as_ref().map_or(0, |round| round.tickets.len())
+    }
+
+    /// Whether a round of this context is waiting for its answer.
+    pub(crate) fn expects(&self, context: &[u8]) -> bool {
+        self.round.as_ref().is_some_and(|round| round.context == context)
+    }
+
+    /// Gives up rounds that cannot be answered any more and tickets that waited too long.
+    pub(crate) fn check(&mut self, now_us: u64, lead: Lead, election_timeout_us: u64) {
+        let outdated = self.round.as_ref().is_some_and(|round| {
+            let lost = !lead.is_self && now_us >= retry_us(round.began_us, election_timeout_us);
+            round.term != lead.term || round.leader != lead.leader || lost
+        });
+        if outdated && let Some(round) = self.round.take() {
+            for ticket in round.tickets.into_iter().rev() {
+                self.gathering.push_front(ticket);
+            }
+            // Only a leader has peers' rounds. If it still leads, they ride on the next round.
+            self.gathering_peers.extend(round.peers);
+        }
+        if !lead.is_self {
+            self.gathering_peers.clear();
+        }
+        let expired = |ticket: &Ticket| now_us >= fail_us(ticket.taken_us, election_timeout_us);
+        while let Some(ticket) = self.gathering.pop_front_if(|ticket| expired(ticket)) {
+            self.failed.push(ticket.ticket);
+        }
+        if let Some(round) = &mut self.round {
+            let failed = &mut self.failed;
+            round.tickets.retain(|ticket| {
+                let expired = expired(ticket);
+                if expired {
+                    failed.push(ticket.ticket);
+                }
+                !expired
+            });
+        }
+    }
+
+    /// Whether a round should begin now.
+    pub(crate) fn may_begin(&self, lead: Lead) -> bool {
+        self.round.is_none()
+            && lead.leader != 0
+            && (!lead.is_self || lead.may_answer)
+            && !(self.gathering.is_empty() && self.gathering_peers.is_empty())
+    }
+
+    /// Begins a round with everything that has gathered and returns its context.
+    pub(crate) fn begin(&mut self, now_us: u64, lead: Lead) -> Bytes {
+        debug_assert!(self.may_begin(lead));
+        self.rounds += 1;
+        let mut context = BytesMut::with_capacity(32);
+        context.put_u64(self.id);
+        context.put_u64(self.seed);
+        context.put_u64(lead.term);
+        context.put_u64(self.rounds);
+        let context = context.freeze();
+        self.round = Some(Round {
+            context: context.clone(),
+            tickets: self.gathering.drain(..).collect(),
+            peers: std::mem::take(&mut self.gathering_peers),
+            began_us: now_us,
+            term: lead.term,
+            leader: lead.leader,
+        });
+        context
+    }
+
+    /// The round of this context is answered: the local reads, and other members' to be told.
+    pub(crate) fn complete(
+        &mut self,
+        context: &[u8],
+        index: u64,
+    ) -> Option<(Vec<ReadReady>, Vec<PeerRead>)> {
+        let round = self.round.take_if(|round| round.context == context)?;
+        let ready = |ticket: &Ticket| ReadReady { ticket: ticket.ticket, index };
+        Some((round.tickets.iter().map(ready).collect(), round.peers))
+    }
+
+    pub(crate) fn take_failed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.failed)
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// When [`Reads::check`] has something to do at the latest.
+    pub(crate) fn deadline_us(&self, election_timeout_us: u64, is_leader: bool) -> Option<u64> {
+        let round = self.round.as_ref();
+        let retry =
+            round.filter(|_| !is_leader).map(|round| retry_us(round.began_us, election_timeout_us));
+        // Tickets are in the order they were taken.
+        let oldest = round.and_then(|round| round.tickets.first()).or(self.gathering.front());
+        let fail = oldest.map(|ticket| fail_us(ticket.taken_us, election_timeout_us));
+        retry.into_iter().chain(fail).min()
+    }
+}
+
+fn retry_us(began_us: u64, election_timeout_us: u64) -> u64 {
+    began_us.saturating_add(election_timeout_us / 2)
+}
+
+fn fail_us(taken_us: u64, election_timeout_us: u64) -> u64 {
+    taken_us.saturating_add(READ_WAIT_US + 2 * election_timeout_us)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ELECTION_US: u64 = 1_000_000;
+
+    fn follower(term: u64, leader: u64) -> Lead {
+        Lead { term, leader, is_self: false, may_answer: false }
+    }
+
+    fn leader(term: u64) -> Lead {
+        Lead { term, leader: 1, is_self: true, may_answer: true }
+    }
+
+    fn tickets(ready: &[ReadReady]) -> Vec<u64> {
+        ready.iter().map(|ready| ready.ticket).collect()
+    }
+
+    #[test]
+    fn a_ticket_taken_while_a_round_is_on_its_way_waits_for_the_next() {
+        let mut reads = Reads::new(1, 9);
+        reads.push(0, 10);
+        reads.push(0, 11);
+        let first = reads.begin(0, leader(5));
+        reads.push(1, 12);
+        assert!(!reads.may_begin(leader(5)), "one round at a time");
+        let (ready, _) = reads.complete(&first, 7).unwrap();
+        assert_eq!(tickets(&ready), [10, 11]);
+        let second = reads.begin(2, leader(5));
+        assert_ne!(first, second);
+        assert!(reads.complete(&first, 8).is_none(), "an answer counts for its own round only");
+        assert_eq!(tickets(&reads.complete(&second, 8).unwrap().0), [12]);
+    }
+
+    #[test]
+    fn a_leader_that_has_not_committed_in_its_term_begins_no_round() {
+        let mut reads = Reads::new(1, 9);
+        reads.push(0, 10);
+        assert!(!reads.may_begin(Lead { may_answer: false, ..leader(5) }));
+        assert!(!reads.may_begin(follower(5, 0)));
+        assert!(reads.may_begin(leader(5)));
+        assert!(reads.may_begin(follower(5, 2)));
+    }
+
+    #[test]
+    fn a_round_begins_again_with_a_new_context_when_the_leader_or_term_changes() {
+        for changed in [follower(5, 3), follower(6, 2), follower(6, 0)] {
+            let mut reads = Reads::new(1, 9);
+            reads.push(0, 10);
+            let first = reads.begin(0, follower(5, 2));
+            reads.push(1, 11);
+            reads.check(2, changed, ELECTION_US);
+            assert!(!reads.expects(&first));
+            let second = reads.begin(3, follower(7, 2));
+            assert_ne!(first, second);
+            assert_eq!(tickets(&reads.complete(&second, 8).unwrap().0), [10, 11]);
+        }
+    }
+
+    #[test]
+    fn a_follower_asks_again_after_half_an_election_timeout_and_a_leader_does_not() {
+        let mut reads = Reads::new(1, 9);
+        reads.push(0, 10);
+        let first = reads.begin(0, follower(5, 2));
+        assert_eq!(reads.deadline_us(ELECTION_US, false), Some(500_000));
+        reads.check(499_999, follower(5, 2), ELECTION_US);
+        assert!(reads.expects(&first));
+        reads.check(500_000, follower(5, 2), ELECTION_US);
+        assert!(!reads.expects(&first));
+
+        let mut reads = Reads::new(1, 9);
+        reads.push(0, 10);
+        let round = reads.begin(0, leader(5));
+        reads.check(6_000_000, leader(5), ELECTION_US);
+        assert!(reads.expects(&round));
+    }
+
+    #[test]
+    fn a_ticket_fails_after_its_wait_whether_gathering_or_on_its_way() {
+        let mut reads = Reads::new(1, 9);
+        reads.push(0, 10);
+        reads.begin(0, leader(5));
+        reads.push(1, 11);
+        assert_eq!(reads.deadline_us(ELECTION_US, true), Some(7_000_000));
+        reads.check(7_000_000, leader(5), ELECTION_US);
+        assert_eq!(reads.take_failed(), [10]);
+        reads.check(7_000_001, leader(5), ELECTION_US);
+        assert_eq!(reads.take_failed(), [11]);
+        assert_eq!(reads.waiting(), 0);
+    }
+
+    #[test]
+    fn reads_beyond_the_limit_fail_at_once() {
+        let mut reads = Reads::new(1, 9);
+        for ticket in 0..READS_WAITING_MAX as u64 + 2 {
+            reads.push(0, ticket);
+        }
+        assert_eq!(reads.waiting(), READS_WAITING_MAX);
+        assert_eq!(reads.take_failed().len(), 2);
+        for n in 0..PEER_READS_WAITING_MAX as u64 {
+            assert!(reads.push_peer(PeerRead { from: n, context: Bytes::new() }));
+        }
+        assert!(!reads.push_peer(PeerRead { from: 999, context: Bytes::new() }));
+    }
+
+    #[test]
+    fn other_members_rounds_ride_along_and_die_with_the_leadership() {
+        let mut reads = Reads::new(1, 9);
+        let theirs = PeerRead { from: 2, context: Bytes::from_static(b"theirs") };
+        assert!(reads.push_peer(theirs.clone()));
+        assert!(reads.push_peer(theirs.clone()), "a repeated question counts once");
+        let round = reads.begin(0, leader(5));
+        assert_eq!(reads.complete(&round, 8).unwrap().1, [theirs.clone()]);
+        reads.push_peer(theirs);
+        reads.check(1, follower(6, 2), ELECTION_US);
+        assert!(!reads.may_begin(follower(6, 2)));
+    }
+
+    #[test]
+    fn contexts_of_two_boots_differ() {
+        let context = |seed| {
+            let mut reads = Reads::new(1, seed);
+            reads.push(0, 10);
+            reads.begin(0, leader(5))
+        };
+        assert_ne!(context(1), context(2));
+        assert_eq!(context(1), context(1));
+    }
+}

@@ -1,0 +1,792 @@
+//! The state machine: raft-rs, and everything around it that raft-rs leaves to its user.
+//!
+//! What raft-rs 0.7 does that we rely on, and what we keep it from doing:
+//!
+//! * **Async ready.** A `Ready` is handed out at once and confirmed later (`advance_append_async`,
+//!   `on_persist_ready`); entries are committed only up to what is durable here.
+//! * **Its random numbers.** It draws election timeouts from the thread's generator whenever it
+//!   changes its role. After every call that may do so the draw is overwritten (`settle`), always.
+//! * **raft-rs#557** (`next <= match`). A rejection that arrives late makes a leader probe below what
+//!   the follower has long acknowledged, and sends it entries or even a snapshot again. Such
+//!   rejections are ignored or corrected before raft sees them (`mend_append_response`).
+//! * **raft-rs#543** (upper bound of the applied index). 0.7 panics at boot if the applied index is
+//!   above the commit index on disk, which is normal; `boot` raises the commit index first.
+//! * **raft-rs#537, #561** (applying what is not durable here). Not in 0.7 and not wanted.
+//! * **raft-rs#530** (memory of the scan for membership changes before a campaign). The scan covers
+//!   what is committed and not applied, which is in memory here anyway and only shares its data.
+//! * **raft-rs#569** (reads dropped without a word by a leader that has not yet committed in its
+//!   term, and by everyone without a leader). `reads` begins rounds only where they are answered,
+//!   and begins them again.
+//! * **A campaign while a snapshot is being installed** would look for entries below it and panic,
+//!   and **a sole voter with entries not yet durable** would break an assertion of `become_leader`.
+//!   Neither campaigns before its disk is done (`may_campaign`).
+//! * **A leader that was removed** keeps leading and panics at the next acknowledgement, because its
+//!   own progress is gone. It steps down as soon as the removal is applied.
+//! * **A membership change while another is pending** is silently replaced by an empty entry;
+//!   `propose_membership` answers so instead.
+//! * **A requested snapshot** stays requested if it is acknowledged before it is reported as sent,
+//!   and is then sent for ever. The request is taken back when the acknowledgement arrives.
+
+use std::collections::BTreeMap;
+
+use autotune::{Batching, BatchingError, Timing, TimingError};
+use bytes::Bytes;
+use prost::Message as _;
+use proto::log::{self, MembershipChange, SnapshotMeta};
+use proto::peer::{RaftMessage, raft_message::Type};
+use raft::{RawNode, SnapshotStatus, StateRole, eraftpb};
+
+use crate::batch::BatchMaking;
+use crate::boot;
+use crate::config::{
+    Boot, COMMAND_BYTES_MAX, COMMANDS_MAKING_MAX, COMMITTED_BYTES_PER_OUTPUT, Config,
+    ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, ENTRY_CONTEXT_BYTES_MAX,
+    HEARTBEAT_TICKS, UNAPPLIED_BYTES_MAX,
+};
+use crate::convert;
+use crate::error::{ConsensusError, ProposeError, Rejected, TransferError};
+use crate::log_cache::LogCache;
+use crate::membership;
+use crate::outbox::{Confirmed, Outbox};
+use crate::output::{Leadership, Output, PeerProgress, Persist, ProgressState, Role, Status};
+use crate::reads::{Lead, PeerRead, Reads};
+use crate::timing::{ScaledClock, election_ticks};
+use crate::validate::{self, Ourselves};
+
+/// Rounds of reads one output may answer: a sole voter answers its own at once.
+const READ_ROUNDS_PER_OUTPUT: usize = 2;
+/// A learner may be promoted when it has this many tenths of the leader's log, as in etcd.
+const LEARNER_READY_TENTHS: u128 = 9;
+
+/// One replica of the cluster's log.
+pub struct Replica {
+    config: Config,
+    raw: RawNode<LogCache>,
+    clock: ScaledClock,
+    now_us: u64,
+    making: BatchMaking,
+    reads: Reads,
+    outbox: Outbox,
+    /// What the state contains.
+    applied: u64,
+    /// What was handed out to be applied.
+    handed_out: u64,
+    /// Term and vote of the newest hard state handed out.
+    vote: (u64, u64),
+    /// What the last output said of the leadership: term and leader.
+    reported: (u64, u64),
+    /// When each peer was last heard.
+    heard_us: BTreeMap<u64, u64>,
+    elections: Elections,
+}
+
+/// The candidacies of this member.
+#[derive(Debug, Default)]
+struct Elections {
+    begun: u64,
+    won: u64,
+    quorum_losses: u64,
+    /// Somebody answered since the candidacy or the leadership began.
+    answered: bool,
+    /// The term in which it led, committed nothing and stepped down unheard.
+    unheard_term: u64,
+}
+
+impl Replica {
+    /// A replica from what its disk remembers.
+    pub fn new(config: Config, boot: Boot, now_us: u64) -> Result<Replica, ConsensusError> {
+        config.validate()?;
+        let hard_state = boot.hard_state.unwrap_or_default();
+        let boot::Opened { log, applied, joining } = boot::open(boot)?;
+        let raft_config = raft::Config {
+            id: config.id,
+            election_tick: ELECTION_TICKS as usize,
+            min_election_tick: ELECTION_TICKS_MIN as usize,
+            max_election_tick: ELECTION_TICKS_MAX as usize,
+            heartbeat_tick: HEARTBEAT_TICKS as usize,
+            applied,
+            max_size_per_msg: config.message_bytes_max,
+            max_inflight_msgs: config.inflight_max,
+            check_quorum: true,
+            pre_vote: config.pre_vote,
+            max_committed_size_per_ready: COMMITTED_BYTES_PER_OUTPUT,
+            ..Default::default()
+        };
+        let silent = slog::Logger::root(slog::Discard, slog::o!());
+        let mut raw = RawNode::new(&raft_config, log, &silent)
+            .map_err(|error| ConsensusError::Boot(error.to_string()))?;
+        if joining {
+            // Any snapshot will do, and nothing but a snapshot: the log alone does not tell the
+            // configuration it starts from.
+            raw.raft.pending_request_snapshot = 1;
+        }
+        let mut replica = Replica {
+            clock: ScaledClock::new(config.timing, now_us),
+            reads: Reads::new(config.id, config.seed),
+            raw,
+            now_us,
+            making: BatchMaking::default(),
+            outbox: Outbox::default(),
+            applied,
+            handed_out: applied,
+            vote: (hard_state.term, hard_state.vote),
+            reported: (0, 0),
+            heard_us: BTreeMap::new(),
+            elections: Elections::default(),
+            config,
+        };
+        replica.settle(StateRole::Follower);
+        Ok(replica)
+    }
+
+    /// Lets time pass. To be called at [`Replica::next_deadline_us`] at the latest, and after all
+    /// messages that have arrived were given to [`Replica::receive`].
+    pub fn tick(&mut self, now_us: u64) {
+        self.observe(now_us);
+        let role = self.raw.raft.state;
+        for _ in 0..self.clock.advance(self.now_us, role == StateRole::Leader) {
+            self.tick_once();
+            if self.raw.raft.state != role {
+                // What is left of the time was spent in the old role.
+                break;
+            }
+        }
+        if self.is_leader() && self.clock.heartbeat_due(self.now_us) {
+            self.raw.ping();
+        }
+    }
+
+    /// Takes a message of a peer. A rejected one leaves no trace.
+    pub fn receive(&mut self, now_us: u64, message: RaftMessage) -> Result<(), Rejected> {
+        self.observe(now_us);
+        let kind = validate::check(&message, &self.ourselves())?;
+        let from = message.from;
+        match kind {
+            Type::MsgReadIndex => return self.receive_read(message),
+            // Not the answer to what we wait for now.
+            Type::MsgReadIndexResp if !self.reads.expects(&message.entries[0].data) => {
+                return Ok(());
+            }
+            _ => {}
+        }
+        let before = self.raw.raft.state;
+        let term = message.term;
+        let mut message = convert::message_to_raft(message);
+        if kind == Type::MsgAppendResponse && !self.mend_append_response(&mut message) {
+            return Ok(());
+        }
+        self.raw.step(message).map_err(|_| Rejected::UnknownPeer { from })?;
+        if self.raw.raft.prs().get(from).is_some() {
+            self.heard_us.insert(from, self.now_us);
+            self.note_answer(kind, term);
+        }
+        if kind == Type::MsgTimeoutNow && self.raw.raft.state != StateRole::Follower {
+            self.begin_candidacy();
+        }
+        self.settle(before);
+        Ok(())
+    }
+
+    /// Takes a command into the batch in the making.
+    pub fn propose(&mut self, command: Bytes) -> Result<(), ProposeError> {
+        if !self.is_leader() {
+            return Err(ProposeError::NotLeader { leader: self.leader() });
+        }
+        let bytes = command.len() as u64;
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
+        }
+        if self.making.len() >= COMMANDS_MAKING_MAX
+            || self.making.bytes() + bytes + self.log().bytes_unapplied() > UNAPPLIED_BYTES_MAX
+        {
+            return Err(ProposeError::Busy);
+        }
+        self.making.push(self.now_us, command);
+        Ok(())
+    }
+
+    /// Proposes a change of the membership. One at a time: the next one waits until this one is
+    /// applied, and a new leader's first until everything it inherited is.
+    #[allow(clippy::needless_pass_by_value, reason = "a proposal is given away")]
+    pub fn propose_membership(&mut self, change: MembershipChange) -> Result<(), ProposeError> {
+        if !self.is_leader() {
+            return Err(ProposeError::NotLeader { leader: self.leader() });
+        }
+        if let Some(to) = self.raw.raft.lead_transferee {
+            return Err(ProposeError::Transferring { to });
+        }
+        if self.raw.raft.has_pending_conf() {
+            return Err(ProposeError::ChangePending);
+        }
+        let step = membership::step(&self.conf_state(), &change)?;
+        let context = change.encode_to_vec();
+        let (bytes, max) = (context.len() as u64, ENTRY_CONTEXT_BYTES_MAX as u64);
+        if bytes > max {
+            return Err(ProposeError::TooLarge { bytes, max });
+        }
+        let before = self.raw.raft.state;
+        let proposed = self.raw.propose_conf_change(context, step);
+        self.settle(before);
+        proposed.map_err(|_| ProposeError::NotLeader { leader: self.leader() })
+    }
+
+    /// Asks for the index at which a read begun now is linearizable. The answer is in the `reads`
+    /// or the `reads_failed` of a later output; it works on every member.
+    pub fn read(&mut self, ticket: u64) {
+        self.reads.push(self.now_us, ticket);
+    }
+
+    /// Begins to hand the leadership over. Commands wait meanwhile: if it succeeds they come out as
+    /// `dropped`, if it does not within an election timeout they are proposed.
+    pub fn transfer_leader(&mut self, to: u64) -> Result<(), TransferError> {
+        if !self.is_leader() {
+            return Err(TransferError::NotLeader { leader: self.leader() });
+        }
+        if to == self.config.id {
+            return Ok(());
+        }
+        if !self.raw.raft.prs().conf().voters().contains(to) {
+            return Err(TransferError::NotVoter(to));
+        }
+        match self.raw.raft.lead_transferee {
+            Some(already) if already == to => return Ok(()),
+            Some(to) => return Err(TransferError::Transferring { to }),
+            None => {}
+        }
+        let before = self.raw.raft.state;
+        self.raw.transfer_leader(to);
+        self.settle(before);
+        Ok(())
+    }
+
+    /// Stands for election now. A sole voter is called upon to at boot: a restart must not wait for
+    /// a timeout nobody can win. Nothing happens where it would be unsafe or pointless.
+    pub fn campaign(&mut self) {
+        if self.is_leader() || !self.may_campaign() {
+            return;
+        }
+        let before = self.raw.raft.state;
+        self.begin_candidacy();
+        // The only error is one of storage, and this storage has none to give.
+        let _ = self.raw.campaign();
+        self.settle(before);
+    }
+
+    /// Everything up to [`Persist::number`] is durable.
+    pub fn persisted(&mut self, number: u64) {
+        let before = self.raw.raft.state;
+        let confirmed = self.outbox.persisted(self.now_us, number);
+        self.confirm(confirmed);
+        self.settle(before);
+    }
+
+    /// The state contains everything up to this index.
+    pub fn applied(&mut self, index: u64) {
+        if index <= self.applied {
+            return;
+        }
+        assert!(
+            index <= self.handed_out,
+            "applied {index}, but only {} was handed out",
+            self.handed_out
+        );
+        self.applied = index;
+        if index > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index);
+        }
+        self.raw.mut_store().set_applied(index);
+        self.trim();
+    }
+
+    /// The entry's change takes effect, or, if the state refuses it, does not. To be called for
+    /// every entry that is not normal, in order, before it is reported as applied. An error means
+    /// that the change does not fit; it is the same on every member, and nothing has changed.
+    pub fn apply_membership(
+        &mut self,
+        entry: &log::Entry,
+        accept: bool,
+    ) -> Result<log::ConfState, ConsensusError> {
+        if !accept {
+            return Ok(self.conf_state());
+        }
+        let refused = |reason| ConsensusError::Membership { index: entry.index, reason };
+        let change = membership::change_of(entry).map_err(refused)?;
+        let step = membership::step(&self.conf_state(), &change).map_err(refused)?;
+        let before = self.raw.raft.state;
+        self.raw
+            .apply_conf_change(&step)
+            .expect("a step that was checked against the configuration fits it");
+        if self.is_leader() && self.raw.raft.prs().get(self.config.id).is_none() {
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
+        }
+        self.settle(before);
+        Ok(self.conf_state())
+    }
+
+    /// A snapshot of the state is on disk: it may be sent, and the log below it may go.
+    pub fn snapshot_available(&mut self, meta: SnapshotMeta) {
+        self.raw.mut_store().snapshot_available(meta);
+        self.trim();
+    }
+
+    /// The snapshot for a peer has been delivered, or has not. Must follow every message of type
+    /// `MSG_SNAPSHOT`: until then nothing else is sent to the peer.
+    pub fn report_snapshot(&mut self, to: u64, ok: bool) {
+        let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.raw.report_snapshot(to, status);
+    }
+
+    /// A message to a peer was probably lost.
+    pub fn report_unreachable(&mut self, to: u64) {
+        self.raw.report_unreachable(to);
+    }
+
+    /// Changes heartbeats and election timeout from now on; a wait in progress keeps its share.
+    pub fn set_timing(&mut self, timing: Timing) -> Result<(), TimingError> {
+        timing.validate()?;
+        self.clock.set_timing(timing, self.now_us);
+        Ok(())
+    }
+
+    /// Changes the batching from now on.
+    pub fn set_batching(&mut self, batching: Batching) -> Result<(), BatchingError> {
+        batching.validate()?;
+        self.config.batching = batching;
+        Ok(())
+    }
+
+    /// The disk gate: whether writes have been waiting for half an election timeout without any
+    /// progress. A leader sends no heartbeats then, so that others may take over; its peers would
+    /// otherwise follow a leader that cannot commit.
+    pub fn disk_stalled(&mut self, now_us: u64) -> bool {
+        self.observe(now_us);
+        self.outbox.stalled(self.now_us, self.clock.election_timeout_us() / 2)
+    }
+
+    /// Whether a learner has enough of the log to be promoted. Only a leader knows.
+    pub fn learner_ready(&self, id: u64) -> bool {
+        let raft = &self.raw.raft;
+        let progress = raft
+            .prs()
+            .get(id)
+            .filter(|_| self.is_leader() && raft.prs().conf().learners().contains(&id));
+        progress.is_some_and(|progress| {
+            u128::from(progress.matched) * 10
+                >= u128::from(raft.raft_log.last_index()) * LEARNER_READY_TENTHS
+        })
+    }
+
+    /// Everything that is to be done since the last time.
+    pub fn take_output(&mut self, now_us: u64) -> Output {
+        self.observe(now_us);
+        let mut output = Output::default();
+        self.flush_batch(&mut output);
+        self.run_reads(&mut output);
+        if self.raw.has_ready() {
+            self.take_ready(&mut output);
+        }
+        output.messages = self.outbox.take_released();
+        if self.disk_stalled(now_us) {
+            output.messages.retain(|message| message.r#type() != Type::MsgHeartbeat);
+        }
+        output.reads_failed = self.reads.take_failed();
+        output.leadership = self.take_leadership();
+        output.snapshot_wanted = self.log().take_snapshot_wanted();
+        output
+    }
+
+    /// Whether [`Replica::take_output`] has something to say already.
+    pub fn has_output(&self) -> bool {
+        let lead = self.lead();
+        let due = self.making.due_us(&self.config.batching);
+        self.raw.has_ready()
+            || self.outbox.has_released()
+            || self.reads.has_failed()
+            || self.reads.may_begin(lead)
+            || self.log().snapshot_wanted()
+            || self.reported != (lead.term, lead.leader)
+            || due.is_some_and(|due_us| {
+                !lead.is_self || (due_us <= self.now_us && self.raw.raft.lead_transferee.is_none())
+            })
+    }
+
+    /// When [`Replica::tick`] and [`Replica::take_output`] must be called at the latest.
+    pub fn next_deadline_us(&self, now_us: u64) -> u64 {
+        if self.has_output() {
+            return now_us;
+        }
+        let election_us = self.clock.election_timeout_us();
+        let batch = self
+            .making
+            .due_us(&self.config.batching)
+            .filter(|_| self.raw.raft.lead_transferee.is_none());
+        let reads = self.reads.deadline_us(election_us, self.is_leader());
+        let clock = self.clock.deadline_us(self.is_leader());
+        batch.into_iter().chain(reads).fold(clock, u64::min).max(now_us)
+    }
+
+    /// The replica as it is now.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let conf_state = self.conf_state();
+        let progress = raft.prs().iter().filter(|_| self.is_leader()).map(|(id, progress)| {
+            let seen = PeerProgress {
+                match_index: progress.matched,
+                next_index: progress.next_idx,
+                state: match progress.state {
+                    raft::ProgressState::Probe => ProgressState::Probe,
+                    raft::ProgressState::Replicate => ProgressState::Replicate,
+                    raft::ProgressState::Snapshot => ProgressState::Snapshot,
+                },
+                inflight: progress.ins.count(),
+                recent_active: *id == raft.id || progress.recent_active,
+                is_learner: conf_state.learners.contains(id),
+            };
+            (*id, seen)
+        });
+        Status {
+            id: raft.id,
+            term: raft.term,
+            leader: self.leader(),
+            role: role(raft.state),
+            voted_for: (raft.vote != raft::INVALID_ID).then_some(raft.vote),
+            commit: raft.raft_log.committed,
+            applied: self.applied,
+            last_index: raft.raft_log.last_index(),
+            first_index: raft.raft_log.first_index(),
+            persisted: raft.raft_log.persisted,
+            lead_transferee: raft.lead_transferee,
+            progress: progress.collect(),
+            conf_state,
+            timing: self.clock.timing(),
+            effective_timing: self.clock.effective(),
+            batching: self.config.batching,
+            log_bytes_in_memory: self.log().bytes(),
+            snapshot_index: self.log().available_snapshot_index(),
+            elections: self.elections.begun,
+            elections_won: self.elections.won,
+            quorum_losses: self.elections.quorum_losses,
+            reads_waiting: self.reads.waiting(),
+            commands_making: self.making.len(),
+            persists_outstanding: self.outbox.outstanding(),
+        }
+    }
+
+    fn observe(&mut self, now_us: u64) {
+        self.now_us = self.now_us.max(now_us);
+    }
+
+    fn log(&self) -> &LogCache {
+        self.raw.store()
+    }
+
+    fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    fn leader(&self) -> Option<u64> {
+        let leader = self.raw.raft.leader_id;
+        (leader != raft::INVALID_ID).then_some(leader)
+    }
+
+    fn conf_state(&self) -> log::ConfState {
+        convert::conf_state_from_raft(&self.raw.raft.prs().conf().to_conf_state())
+    }
+
+    fn lead(&self) -> Lead {
+        let raft = &self.raw.raft;
+        Lead {
+            term: raft.term,
+            leader: raft.leader_id,
+            is_self: self.is_leader(),
+            may_answer: raft.commit_to_current_term(),
+        }
+    }
+
+    fn ourselves(&self) -> Ourselves {
+        let raft = &self.raw.raft;
+        Ourselves {
+            id: raft.id,
+            term: raft.term,
+            leader: raft.leader_id,
+            role: role(raft.state),
+            last_index: raft.raft_log.last_index(),
+            persisted: raft.raft_log.persisted,
+        }
+    }
+
+    /// Follows every call that may have changed raft's role or drawn a random number.
+    fn settle(&mut self, before: StateRole) {
+        let raft = &mut self.raw.raft;
+        let ticks =
+            election_ticks(self.config.seed, self.config.id, raft.term, self.elections.begun);
+        raft.set_randomized_election_timeout(ticks);
+        if raft.state == StateRole::Leader && before != StateRole::Leader {
+            self.elections.won += 1;
+            self.elections.answered = false;
+            self.clock.became_leader(self.now_us);
+        }
+        let commits = raft.leader_id != raft::INVALID_ID && raft.commit_to_current_term();
+        if commits {
+            self.clock.committed();
+        }
+    }
+
+    fn tick_once(&mut self) {
+        let before = self.raw.raft.state;
+        if before != StateRole::Leader && !self.may_campaign() {
+            // Waits at the brink, and campaigns as soon as it may.
+            let brink = self.raw.raft.randomized_election_timeout() - 2;
+            self.raw.raft.election_elapsed = self.raw.raft.election_elapsed.min(brink);
+        }
+        let fired = self.raw.tick();
+        if before != StateRole::Leader && fired {
+            if before != StateRole::Follower && self.elections.answered {
+                self.clock.lost();
+            }
+            self.begin_candidacy();
+        }
+        if before == StateRole::Leader && self.raw.raft.state == StateRole::Follower {
+            self.elections.quorum_losses += 1;
+            if !self.raw.raft.commit_to_current_term() {
+                if self.elections.answered {
+                    self.clock.lost();
+                } else {
+                    self.elections.unheard_term = self.raw.raft.term;
+                }
+            }
+        }
+        self.settle(before);
+    }
+
+    fn may_campaign(&self) -> bool {
+        let raft = &self.raw.raft;
+        let log = &raft.raft_log;
+        raft.promotable()
+            && !self.outbox.snapshot_outstanding()
+            && (!raft.prs().is_singleton() || log.persisted == log.last_index())
+    }
+
+    fn begin_candidacy(&mut self) {
+        self.elections.begun += 1;
+        self.elections.answered = false;
+    }
+
+    /// Evidence on whether lost elections are a matter of time: answers do come.
+    fn note_answer(&mut self, kind: Type, term: u64) {
+        let vote = matches!(kind, Type::MsgRequestVoteResponse | Type::MsgRequestPreVoteResponse);
+        let answer = matches!(kind, Type::MsgAppendResponse | Type::MsgHeartbeatResponse);
+        if vote || (answer && self.is_leader()) {
+            self.elections.answered = true;
+        }
+        if answer && term == self.elections.unheard_term {
+            self.elections.unheard_term = 0;
+            self.clock.lost();
+        }
+    }
+
+    /// Another member's read round: it rides on this leader's next one.
+    fn receive_read(&mut self, mut message: RaftMessage) -> Result<(), Rejected> {
+        if !self.is_leader() {
+            // Raft would pass it on to whom it takes for the leader, perhaps back. Its sender asks
+            // again, and knows better by then.
+            return Ok(());
+        }
+        let context = std::mem::take(&mut message.entries[0].data);
+        if self.reads.push_peer(PeerRead { from: message.from, context }) {
+            Ok(())
+        } else {
+            Err(Rejected::ReadsBusy)
+        }
+    }
+
+    /// Keeps outdated answers from moving a follower's progress back. False: nothing is left to do.
+    fn mend_append_response(&mut self, message: &mut eraftpb::Message) -> bool {
+        let raft = &mut self.raw.raft;
+        if raft.state != StateRole::Leader || message.term != raft.term {
+            return true;
+        }
+        let probed = if message.reject && message.log_term > 0 {
+            raft.raft_log.find_conflict_by_term(message.reject_hint, message.log_term).0
+        } else {
+            message.reject_hint
+        };
+        let Some(progress) = raft.mut_prs().get_mut(message.from) else { return true };
+        if !message.reject {
+            if message.index >= progress.pending_request_snapshot {
+                progress.pending_request_snapshot = raft::INVALID_INDEX;
+            }
+            return true;
+        }
+        let outdated = if message.request_snapshot != raft::INVALID_INDEX {
+            message.request_snapshot <= progress.matched
+        } else {
+            message.index <= progress.matched
+        };
+        if outdated {
+            progress.recent_active = true;
+            return false;
+        }
+        if message.index.min(probed + 1) <= progress.matched {
+            message.reject_hint = progress.matched;
+            message.log_term = 0;
+        }
+        true
+    }
+
+    /// Turns the batch in the making into entries, or gives its commands back.
+    fn flush_batch(&mut self, output: &mut Output) {
+        if !self.is_leader() {
+            output.dropped = self.making.take_commands();
+            return;
+        }
+        let due = self.making.due_us(&self.config.batching);
+        if due.is_none_or(|due_us| due_us > self.now_us) || self.raw.raft.lead_transferee.is_some()
+        {
+            return;
+        }
+        let entries = self.making.take_entries(&self.config.batching);
+        let entries = entries.into_iter().map(convert::proposal).collect();
+        let before = self.raw.raft.state;
+        self.raw
+            .raft
+            .step(convert::propose_message(self.config.id, entries))
+            .expect("a leader in its configuration that transfers nothing takes proposals");
+        self.settle(before);
+    }
+
+    fn run_reads(&mut self, output: &mut Output) {
+        for _ in 0..READ_ROUNDS_PER_OUTPUT {
+            for answer in std::mem::take(&mut self.raw.raft.read_states) {
+                let complete = self.reads.complete(&answer.request_ctx, answer.index);
+                let Some((ready, peers)) = complete else { continue };
+                output.reads.extend(ready);
+                for peer in peers {
+                    let message =
+                        self.read_message(Type::MsgReadIndexResp, peer.from, peer.context);
+                    let message =
+                        RaftMessage { term: self.raw.raft.term, index: answer.index, ..message };
+                    self.outbox.send(message, true);
+                }
+            }
+            let lead = self.lead();
+            self.reads.check(self.now_us, lead, self.clock.election_timeout_us());
+            if !self.reads.may_begin(lead) {
+                break;
+            }
+            let context = self.reads.begin(self.now_us, lead);
+            if lead.is_self {
+                self.raw.read_index(context.to_vec());
+            } else {
+                let message = self.read_message(Type::MsgReadIndex, lead.leader, context);
+                self.outbox.send_at_once(message);
+            }
+        }
+    }
+
+    fn read_message(&self, kind: Type, to: u64, context: Bytes) -> RaftMessage {
+        RaftMessage {
+            r#type: kind.into(),
+            to,
+            from: self.config.id,
+            entries: vec![log::Entry { data: context, ..Default::default() }],
+            ..Default::default()
+        }
+    }
+
+    fn take_ready(&mut self, output: &mut Output) {
+        let mut ready = self.raw.ready();
+        let leader = self.is_leader();
+        let hard_state = ready.hs().map(convert::hard_state_from_raft);
+        let snapshot =
+            (!ready.snapshot().is_empty()).then(|| convert::snapshot_from_raft(ready.snapshot()));
+        let entries: Vec<_> = ready.entries().iter().map(convert::entry_from_raft).collect();
+
+        let vote = hard_state.map_or(self.vote, |state| (state.term, state.vote));
+        let vote_changed = vote != self.vote;
+        self.vote = vote;
+        let confirmed = self.outbox.write(
+            self.now_us,
+            ready.number(),
+            ready.must_sync(),
+            vote_changed,
+            snapshot.as_ref().map(|meta| meta.index),
+        );
+        for message in ready.take_messages().iter().chain(&ready.take_persisted_messages()) {
+            self.outbox.send(convert::message_from_raft(message), leader);
+        }
+        output.committed = ready.committed_entries().iter().map(convert::entry_from_raft).collect();
+        if let Some(entry) = output.committed.last() {
+            self.handed_out = entry.index;
+        }
+
+        // Raft reads what it has handed out from the log, so the log has it first.
+        let number = ready.number();
+        let must_sync = ready.must_sync();
+        let log = self.raw.mut_store();
+        if let Some(meta) = &snapshot {
+            self.handed_out = meta.index;
+            log.restore(meta.clone());
+        }
+        log.append(ready.entries());
+        self.raw.advance_append_async(ready);
+        if hard_state.is_some() || snapshot.is_some() || !entries.is_empty() {
+            output.persist = Some(Persist { number, hard_state, entries, snapshot, must_sync });
+        }
+        if let Some(confirmed) = confirmed {
+            let before = self.raw.raft.state;
+            self.confirm(confirmed);
+            self.settle(before);
+        }
+    }
+
+    fn confirm(&mut self, confirmed: Confirmed) {
+        self.raw.on_persist_ready(confirmed.through);
+        if let Some(index) = confirmed.snapshot
+            && index > self.raw.raft.raft_log.applied
+        {
+            // As far as raft goes a durable snapshot is applied; the state follows when it can.
+            self.raw.advance_apply_to(index);
+        }
+    }
+
+    fn take_leadership(&mut self) -> Option<Leadership> {
+        let lead = self.lead();
+        if self.reported == (lead.term, lead.leader) {
+            return None;
+        }
+        self.reported = (lead.term, lead.leader);
+        Some(Leadership { term: lead.term, leader: self.leader(), is_leader: lead.is_self })
+    }
+
+    /// Lets go of the log below the applied index, but keeps what peers that are alive still need.
+    fn trim(&mut self) {
+        let mut held_above = None;
+        if self.is_leader() {
+            let alive_us = self.now_us.saturating_sub(2 * self.clock.election_timeout_us());
+            let alive = |id: &u64| self.heard_us.get(id).is_some_and(|heard| *heard >= alive_us);
+            held_above = self
+                .raw
+                .raft
+                .prs()
+                .iter()
+                .filter(|(id, _)| alive(id))
+                .map(|(_, progress)| progress.matched.max(progress.pending_snapshot))
+                .min();
+        }
+        let (bytes, entries) = (self.config.log_bytes_kept, self.config.log_entries_kept);
+        let log = self.raw.mut_store();
+        log.hold_above(held_above);
+        log.trim(bytes, entries);
+    }
+}
+
+fn role(state: StateRole) -> Role {
+    match state {
+        StateRole::Follower => Role::Follower,
+        StateRole::PreCandidate => Role::PreCandidate,
+        StateRole::Candidate => Role::Candidate,
+        StateRole::Leader => Role::Leader,
+    }
+}
