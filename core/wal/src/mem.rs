@@ -237,7 +237,7 @@ impl MemDisk {
         self.inodes.retain(|inode, _| reachable.contains(inode));
     }
 
-    /// Flips one bit of a file, on the device and in the cache. `bit` counts from the start of
+    /// Flips one bit of a file, on the device, in the cache and on the way between. `bit` counts from the start of
     /// the file.
     pub fn flip_bit(&mut self, path: &str, bit: u64) {
         let Some(Node::File(inode)) = self.names.get(path) else {
@@ -247,6 +247,13 @@ impl MemDisk {
         let (byte, mask) = ((bit / 8) as usize, 1u8 << (bit % 8));
         for content in [&mut inode.durable, &mut inode.visible] {
             if let Some(byte) = content.get_mut(byte) {
+                *byte ^= mask;
+            }
+        }
+        for op in &mut inode.pending {
+            if let DataOp::Write { offset, data } = op
+                && let Some(byte) = byte.checked_sub(*offset).and_then(|at| data.get_mut(at))
+            {
                 *byte ^= mask;
             }
         }

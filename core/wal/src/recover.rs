@@ -78,6 +78,10 @@ impl<D: Disk> Log<D> {
             return Err(LogError::NotFound { dir: WAL_DIR });
         }
         let headers = read_headers(&mut disk, &names, expected)?;
+        if !options.faults.skip_dir_sync {
+            // Names too may live in the cache alone. A segment that follows must not outlive them.
+            disk.sync_dir(WAL_DIR)?;
+        }
         let mut history = History::read_sealed(&mut disk, &names, &headers)?;
         let tail = Tail::read(&mut disk, &names, &headers, &mut history, &options)?;
 

@@ -9,7 +9,7 @@ use wal::mem::MemDisk;
 use wal::{DiskError, Identity, Log, LogBatch, LogError, LogOptions};
 
 fn new_log(disk: &mut MemDisk) -> Log<&mut MemDisk> {
-    Log::create(disk, OWNER, options(1)).unwrap()
+    Log::create(disk, OWNER, options(1)).expect("a new disk takes a log")
 }
 
 #[test]
