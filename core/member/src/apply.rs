@@ -1,0 +1,260 @@
+//! Carries committed entries into the state: the only place where the cluster's knowledge changes.
+//!
+//! Everything here is deterministic. An error of a command is its outcome, the same on every
+//! member; one command that fails never touches its neighbours in the batch.
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::log::{
+    Batch, Command, Entry, Member as MemberRow, MembershipChange, RequestId, SnapshotMeta, entry,
+};
+use state::{Changes, LeaseChange, Outcome, State, StateError, StateParts, View};
+
+use crate::boot::conf_state_of;
+use crate::snapshot_worker::SnapshotError;
+
+/// Records a compaction looks at in one step between entries.
+const SWEEP_RECORDS: usize = 4_096;
+
+/// What apply is to do.
+#[derive(Clone, Debug)]
+pub enum ApplyTask {
+    /// Committed entries, in order.
+    Entries {
+        /// The entries.
+        entries: Vec<Entry>,
+        /// Sum of their data.
+        bytes: u64,
+    },
+    /// Replace the state by a received snapshot; its chunks are on this member's disk.
+    Restore(SnapshotMeta),
+    /// Take the state as it is now for a snapshot.
+    BeginSnapshot,
+}
+
+/// A state to be written as a snapshot, by the snapshot worker.
+#[derive(Clone, Debug)]
+pub struct SnapshotJob {
+    /// The state at `meta.index`; it does not change any more.
+    pub view: View,
+    /// Index, term and configuration; chunks and sizes are filled in as they are written.
+    pub meta: SnapshotMeta,
+}
+
+/// How one request ended.
+#[derive(Clone, Debug)]
+pub enum Completion {
+    /// A command was applied.
+    Command(Outcome),
+    /// A membership change was applied, or found wrong: the members now, or why not.
+    Membership(Result<Vec<MemberRow>, StateError>),
+}
+
+/// The end of a request; on the member whose origin it carries a caller waits for it.
+#[derive(Clone, Debug)]
+pub struct Completed {
+    /// Whose it is.
+    pub id: RequestId,
+    /// Where in the log it stands.
+    pub index: u64,
+    /// The term it was proposed in.
+    pub term: u64,
+    /// How it ended.
+    pub completion: Completion,
+}
+
+/// A state replaced by a snapshot, as far as the member must know.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// The snapshot.
+    pub meta: SnapshotMeta,
+    /// All leases: id and remaining seconds.
+    pub leases: Vec<(i64, i64)>,
+}
+
+/// What apply tells the member.
+#[derive(Clone, Debug, Default)]
+pub struct ApplyReport {
+    /// Applied up to here.
+    pub index: u64,
+    /// Term of the last applied entry.
+    pub term: u64,
+    /// Bytes of entries this report ends.
+    pub bytes: u64,
+    /// Membership entries, and whether the state took the change.
+    pub memberships: Vec<(Entry, bool)>,
+    /// The member table, if it changed.
+    pub members: Option<Vec<MemberRow>>,
+    /// What happened to leases.
+    pub leases: Vec<LeaseChange>,
+    /// The state was replaced.
+    pub restored: Option<Restored>,
+    /// A snapshot was begun.
+    pub snapshot_begun: bool,
+    /// Size of the state a snapshot would hold, when known anew.
+    pub snapshot_bytes: Option<u64>,
+}
+
+/// What came of a task.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// For the member.
+    pub report: ApplyReport,
+    /// For callers.
+    pub completed: Vec<Completed>,
+    /// The state readers see from now on.
+    pub view: View,
+    /// For the backend and the watchers.
+    pub changes: Changes,
+    /// For the snapshot worker.
+    pub snapshot: Option<SnapshotJob>,
+    /// The state was replaced as a whole: backend and watchers begin anew from `view`.
+    pub replaced: bool,
+}
+
+/// Owns the state.
+#[derive(Debug)]
+pub struct ApplyWorker {
+    state: State,
+}
+
+impl ApplyWorker {
+    /// Takes over a state.
+    pub fn new(state: State) -> Self {
+        ApplyWorker { state }
+    }
+
+    /// The state as it is now, for readers.
+    pub fn view(&mut self) -> View {
+        self.state.publish()
+    }
+
+    /// Goes on with a compaction in small steps while there is nothing to apply. `None`: there is
+    /// none under way.
+    pub fn sweep(&mut self) -> Option<(View, Changes)> {
+        if !self.view().is_compacting() {
+            return None;
+        }
+        self.state.sweep(SWEEP_RECORDS);
+        Some((self.state.publish(), self.state.take_changes()))
+    }
+
+    /// Carries out one task; `load` reads a snapshot that is on this member's disk.
+    pub fn run(
+        &mut self,
+        task: ApplyTask,
+        load: &mut dyn FnMut(&SnapshotMeta) -> Result<StateParts, SnapshotError>,
+    ) -> Result<Applied, SnapshotError> {
+        let mut report = ApplyReport::default();
+        let mut completed = Vec::new();
+        let mut snapshot = None;
+        let mut replaced = false;
+        match task {
+            ApplyTask::Entries { entries, bytes } => {
+                report.bytes = bytes;
+                for entry in entries {
+                    self.apply_entry(entry, &mut report, &mut completed);
+                }
+            }
+            ApplyTask::Restore(meta) => {
+                let parts = load(&meta)?;
+                self.state = State::from_parts(parts, self.state.limits().clone())?;
+                replaced = true;
+                let view = self.state.publish();
+                report.members = Some(view.members());
+                report.restored = Some(Restored {
+                    leases: view.leases().map(|l| (l.id, l.remaining_ttl)).collect(),
+                    meta,
+                });
+            }
+            ApplyTask::BeginSnapshot => {
+                let view = self.state.publish();
+                let meta = SnapshotMeta {
+                    index: view.applied_index(),
+                    term: view.applied_term(),
+                    conf_state: Some(conf_state_of(&view.members())),
+                    revision: view.revision(),
+                    ..SnapshotMeta::default()
+                };
+                snapshot = Some(SnapshotJob { view, meta });
+                report.snapshot_begun = true;
+            }
+        }
+        (report.index, report.term) = self.state.applied();
+        let changes = self.state.take_changes();
+        let view = self.state.publish();
+        Ok(Applied { report, completed, view, changes, snapshot, replaced })
+    }
+
+    fn apply_entry(
+        &mut self,
+        entry: Entry,
+        report: &mut ApplyReport,
+        completed: &mut Vec<Completed>,
+    ) {
+        let (index, term) = (entry.index, entry.term);
+        match entry::Type::try_from(entry.r#type) {
+            Ok(entry::Type::Normal) if entry.data.is_empty() => self.state.skip(index, term),
+            Ok(entry::Type::Normal) => {
+                // A batch that can not be read has no commands, on every member alike.
+                let batch = Batch::decode(entry.data).unwrap_or_default();
+                self.state.skip(index, term);
+                for command in batch.commands {
+                    self.apply_command(index, term, &command, report, completed);
+                }
+            }
+            Ok(entry::Type::ConfChange | entry::Type::ConfChangeV2) | Err(_) => {
+                self.apply_membership(entry, report, completed);
+            }
+        }
+    }
+
+    fn apply_command(
+        &mut self,
+        index: u64,
+        term: u64,
+        command: &Bytes,
+        report: &mut ApplyReport,
+        completed: &mut Vec<Completed>,
+    ) {
+        let Ok(command) = Command::decode(command.clone()) else { return };
+        let members_change = matches!(
+            command.op,
+            Some(
+                proto::log::command::Op::MemberPublish(_)
+                    | proto::log::command::Op::MemberUpdate(_)
+            )
+        );
+        let outcome = self.state.apply(index, term, &command);
+        report.leases.extend(outcome.leases.iter().cloned());
+        if members_change && outcome.result.is_ok() {
+            report.members = Some(self.state.members());
+        }
+        if let Some(id) = command.id {
+            completed.push(Completed { id, index, term, completion: Completion::Command(outcome) });
+        }
+    }
+
+    fn apply_membership(
+        &mut self,
+        entry: Entry,
+        report: &mut ApplyReport,
+        completed: &mut Vec<Completed>,
+    ) {
+        let (index, term) = (entry.index, entry.term);
+        let change = MembershipChange::decode(entry.context.clone()).unwrap_or_default();
+        let result = self.state.apply_membership(index, term, &change);
+        report.memberships.push((entry, result.is_ok()));
+        if let Ok(members) = &result {
+            report.members = Some(members.clone());
+        }
+        if let Some(id) = change.id {
+            completed.push(Completed {
+                id,
+                index,
+                term,
+                completion: Completion::Membership(result),
+            });
+        }
+    }
+}

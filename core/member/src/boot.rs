@@ -1,0 +1,341 @@
+//! How a member begins: as part of a new cluster, as a newcomer to one that runs, from what its own
+//! disk holds, or as the only survivor.
+//!
+//! A new cluster begins with a snapshot at [`BASE_INDEX`] that holds its first members, the same on
+//! each of them, so that there is one way to begin: a snapshot, and the log after it. A restored
+//! backup is the same with more in it.
+
+use proto::log::{ConfState, Entry, HardState, Member as MemberRow, SnapshotMeta};
+use state::{Limits, State, StateParts};
+use thiserror::Error;
+use wal::{
+    Disk, Identity, Log, LogBatch, LogError, LogOptions, Recovered, SnapshotMark, SnapshotStore,
+};
+
+use crate::apply::{ApplyTask, ApplyWorker, SnapshotJob};
+use crate::snapshot_worker::{SnapshotError, SnapshotWorker, SnapshotsHeld, meta_of};
+
+/// Where the log of a new cluster begins. Not 0: a newcomer with an empty log must be given the
+/// snapshot, for the entries alone do not say who the first members were.
+pub const BASE_INDEX: u64 = 1;
+/// The term of that snapshot.
+pub const BASE_TERM: u64 = 1;
+
+/// Why a member can not begin.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// The log, or the disk under it.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Neither state nor snapshot reaches to where the log begins.
+    #[error(
+        "the log begins at index {first_index}, but no snapshot up to index {needed_index} is \
+         readable: this data directory can not be recovered; remove the member and add it anew"
+    )]
+    NoBase {
+        /// First index of the log.
+        first_index: u64,
+        /// Where a snapshot would have to stand.
+        needed_index: u64,
+    },
+    /// Only the survivor of a cluster can be made a cluster of its own.
+    #[error("member {member_id:x} is not in the member table: it can not be made a cluster of one")]
+    NotAMember {
+        /// The member.
+        member_id: u64,
+    },
+}
+
+/// What recovery needs to know from outside.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// Settings of the log.
+    pub log: LogOptions,
+    /// Limits of the state.
+    pub limits: Limits,
+}
+
+/// A member ready to be started.
+pub struct Booted<D: Disk> {
+    /// Who it is, and of which cluster.
+    pub identity: Identity,
+    /// The state as of `boot.applied`.
+    pub state: State,
+    /// For the replica.
+    pub boot: consensus::Boot,
+    /// For the log worker.
+    pub log: Log<D>,
+    /// For the snapshot worker.
+    pub snapshots: SnapshotWorker<D>,
+    /// For the member.
+    pub held: SnapshotsHeld,
+    /// What the log had to say.
+    pub torn_bytes: u64,
+    /// The backend's state could be used: nothing had to be rebuilt.
+    pub from_backend: bool,
+    /// Snapshots passed over because they, or a chunk of theirs, could not be read.
+    pub damaged_snapshots: Vec<String>,
+}
+
+/// The raft configuration which a member table stands for.
+pub fn conf_state_of(members: &[MemberRow]) -> ConfState {
+    let ids = |learner: bool| {
+        members.iter().filter(|m| m.is_learner == learner).map(|m| m.id).collect::<Vec<_>>()
+    };
+    ConfState { voters: ids(false), learners: ids(true), ..ConfState::default() }
+}
+
+/// Makes an empty disk the disk of a member of a new cluster: `parts` (its members, and whatever a
+/// backup held) become the snapshot every member begins with. Safe to repeat after a crash in the
+/// middle: the log, made last, is what makes it a member.
+pub fn bootstrap<D: Disk>(
+    snapshot_disk: D,
+    log_disk: D,
+    identity: Identity,
+    parts: StateParts,
+    recovery: &Recovery,
+) -> Result<(), BootError> {
+    let parts = parts.rebased(BASE_INDEX, BASE_TERM);
+    let mut state =
+        State::from_parts(parts, recovery.limits.clone()).map_err(SnapshotError::from)?;
+    let view = state.publish();
+    let mut disk = snapshot_disk;
+    let (store, _) = SnapshotStore::open(&mut disk).map_err(SnapshotError::from)?;
+    let mut snapshots = SnapshotWorker::new(disk, store);
+    snapshots.save(job(&view, BASE_INDEX, BASE_TERM))?;
+    let mut log = Log::create(log_disk, identity, recovery.log.clone())?;
+    restart_log(&mut log, BASE_INDEX, BASE_TERM)?;
+    Ok(())
+}
+
+/// Makes an empty disk the disk of a member that joins a running cluster: it begins with nothing,
+/// the leader sends it the rest.
+pub fn join<D: Disk>(
+    log_disk: D,
+    identity: Identity,
+    recovery: &Recovery,
+) -> Result<(), BootError> {
+    let mut log = Log::create(log_disk, identity, recovery.log.clone())?;
+    log.sync()?;
+    Ok(())
+}
+
+/// Finds out from the disk what this member knew. `from_backend` is the state as the backend holds
+/// it, if it could be read; it is used only where it fits the log.
+pub fn recover<D: Disk>(
+    snapshot_disk: D,
+    log_disk: D,
+    expected: Option<Identity>,
+    recovery: &Recovery,
+    from_backend: Option<StateParts>,
+) -> Result<Booted<D>, BootError> {
+    let (log, recovered) = Log::open(log_disk, expected, recovery.log.clone())?;
+    let mut disk = snapshot_disk;
+    let (store, manifests) = SnapshotStore::open(&mut disk).map_err(SnapshotError::from)?;
+    let mut damaged: Vec<String> = store
+        .damaged()
+        .iter()
+        .map(|damaged| format!("{}: {}", damaged.path, damaged.reason))
+        .collect();
+    let mut snapshots = SnapshotWorker::new(disk, store);
+    let window = LogWindow::of(&recovered);
+    let mut metas = Vec::new();
+    for manifest in &manifests {
+        match meta_of(manifest) {
+            Ok(meta) if window.contains(meta.index, meta.term) => metas.push(meta),
+            Ok(_) => {}
+            Err(error) => damaged.push(error.to_string()),
+        }
+    }
+    let mut base: Option<(StateParts, bool)> = from_backend
+        .filter(|parts| window.contains(parts.applied.index, parts.applied.term))
+        .map(|parts| (parts, true));
+    let mut usable = Vec::new();
+    for meta in metas {
+        if base.is_none() {
+            match snapshots.load(&meta) {
+                Ok(parts) => base = Some((parts, false)),
+                Err(error) => {
+                    damaged.push(error.to_string());
+                    continue;
+                }
+            }
+        }
+        usable.push(meta);
+    }
+    let (state, from_backend) = match base {
+        Some((parts, from_backend)) => (
+            State::from_parts(parts, recovery.limits.clone()).map_err(SnapshotError::from)?,
+            from_backend,
+        ),
+        None if window.base_index == 0 => (State::new(recovery.limits.clone()), false),
+        None => {
+            return Err(BootError::NoBase {
+                first_index: window.base_index + 1,
+                needed_index: window.last_index,
+            });
+        }
+    };
+    let held = SnapshotsHeld {
+        newest: usable.first().cloned(),
+        previous_index: usable.get(1).map(|meta| meta.index),
+    };
+    let (boot, state) = replica_boot(recovered.hard_state, recovered.entries, state, &held);
+    Ok(Booted {
+        identity: recovered.identity,
+        state,
+        boot,
+        log,
+        snapshots,
+        held,
+        torn_bytes: recovered.torn_bytes,
+        from_backend,
+        damaged_snapshots: damaged,
+    })
+}
+
+/// Makes the survivor of a cluster a cluster of its own (`--force-new-cluster`): applies all of its
+/// log, lets every other member go and begins anew behind it. What was acknowledged and reached this
+/// member is kept.
+pub fn force_new_cluster<D: Disk>(
+    mut booted: Booted<D>,
+    recovery: &Recovery,
+) -> Result<Booted<D>, BootError> {
+    let own = booted.identity.member_id;
+    let last = booted.boot.entries.last().map_or(booted.boot.applied, |entry| entry.index);
+    let term = booted.boot.hard_state.map_or(0, |hard_state| hard_state.term);
+    let entries: Vec<Entry> =
+        booted.boot.entries.iter().filter(|e| e.index > booted.boot.applied).cloned().collect();
+    let mut worker = ApplyWorker::new(booted.state);
+    worker.run(ApplyTask::Entries { entries, bytes: 0 }, &mut |_| unreachable!("no restore"))?;
+    let mut parts = worker.view().parts();
+    let mut survivor = worker
+        .view()
+        .members()
+        .into_iter()
+        .find(|member| member.id == own)
+        .ok_or(BootError::NotAMember { member_id: own })?;
+    survivor.is_learner = false;
+    parts.set_members(vec![survivor]);
+    let (index, term) = (last + 1, term + 1);
+    let parts = parts.rebased(index, term);
+    let mut state =
+        State::from_parts(parts, recovery.limits.clone()).map_err(SnapshotError::from)?;
+    let view = state.publish();
+    let meta = booted.snapshots.save(job(&view, index, term))?;
+    restart_log(&mut booted.log, index, term)?;
+    let held = SnapshotsHeld { newest: Some(meta.clone()), previous_index: None };
+    let boot = consensus::Boot {
+        hard_state: Some(HardState { term, vote: 0, commit: index }),
+        applied: index,
+        conf_state: conf_state_of(&view.members()),
+        snapshot: Some(meta),
+        entries: Vec::new(),
+    };
+    Ok(Booted { state, boot, held, from_backend: false, ..booted })
+}
+
+fn job(view: &state::View, index: u64, term: u64) -> SnapshotJob {
+    SnapshotJob {
+        view: view.clone(),
+        meta: SnapshotMeta {
+            index,
+            term,
+            conf_state: Some(conf_state_of(&view.members())),
+            revision: view.revision(),
+            ..SnapshotMeta::default()
+        },
+    }
+}
+
+fn restart_log<D: Disk>(log: &mut Log<D>, index: u64, term: u64) -> Result<(), LogError> {
+    log.append(&LogBatch {
+        hard_state: Some(wal::HardState { term, vote: 0, commit: index }),
+        entries: Vec::new(),
+        snapshot: Some(SnapshotMark { index, term }),
+    })?;
+    log.sync()
+}
+
+/// What the log covers: which snapshots can stand under it.
+struct LogWindow {
+    /// The index before the first entry.
+    base_index: u64,
+    /// Its term, where the log says so.
+    base_term: Option<u64>,
+    last_index: u64,
+    terms: Vec<u64>,
+}
+
+impl LogWindow {
+    fn of(recovered: &Recovered) -> Self {
+        let mark = recovered.snapshot;
+        let base_index = match recovered.entries.first() {
+            Some(entry) => entry.index - 1,
+            None => mark.map_or(0, |mark| mark.index),
+        };
+        LogWindow {
+            base_index,
+            base_term: mark.filter(|mark| mark.index == base_index).map(|mark| mark.term),
+            last_index: recovered.entries.last().map_or(base_index, |entry| entry.index),
+            terms: recovered.entries.iter().map(|entry| entry.term).collect(),
+        }
+    }
+
+    /// A state at this index and term has the log's entries after it as its future. A snapshot that
+    /// was received but whose mark never reached the log is not among them.
+    fn contains(&self, index: u64, term: u64) -> bool {
+        if index == self.base_index {
+            return self.base_term.is_none_or(|base| base == term);
+        }
+        index
+            .checked_sub(self.base_index + 1)
+            .and_then(|at| self.terms.get(usize::try_from(at).ok()?))
+            .is_some_and(|at| *at == term)
+    }
+}
+
+fn replica_boot(
+    hard_state: Option<wal::HardState>,
+    entries: Vec<wal::Entry>,
+    mut state: State,
+    held: &SnapshotsHeld,
+) -> (consensus::Boot, State) {
+    let view = state.publish();
+    let (applied, applied_term) = state.applied();
+    let conf_state = conf_state_of(&view.members());
+    // Where the newest snapshot stands, else where the state does: entries before are of no use.
+    let snapshot = held.newest.clone().filter(|meta| meta.index <= applied).or_else(|| {
+        (applied > 0).then(|| SnapshotMeta {
+            index: applied,
+            term: applied_term,
+            conf_state: Some(conf_state.clone()),
+            revision: view.revision(),
+            ..SnapshotMeta::default()
+        })
+    });
+    let base = snapshot.as_ref().map_or(0, |meta| meta.index);
+    let entries: Vec<Entry> =
+        entries.into_iter().filter(|entry| entry.index > base).map(from_log).collect();
+    let last = entries.last().map_or(base, |entry| entry.index);
+    let hard_state = hard_state.map(|h| HardState {
+        term: h.term,
+        vote: h.vote,
+        // The commit index need not have been synced; what is applied was committed.
+        commit: h.commit.max(applied).min(last),
+    });
+    (consensus::Boot { hard_state, snapshot, entries, applied, conf_state }, state)
+}
+
+fn from_log(entry: wal::Entry) -> Entry {
+    Entry {
+        term: entry.term,
+        index: entry.index,
+        r#type: i32::from(entry.kind),
+        data: entry.data,
+        context: entry.context,
+    }
+}

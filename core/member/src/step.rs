@@ -1,0 +1,786 @@
+//! The member itself: inputs in, effects out, nothing awaited.
+//!
+//! [`Member`] owns the replica (what the cluster agrees), the lease clock (when a lease runs out on
+//! the leader) and the decisions that join rooms: which entries go to apply and when, when to take a
+//! snapshot, how far the log may be released, whether a membership change is safe to propose.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use consensus::{Boot, Config, Output, ProposeError, Replica, Status, TransferError};
+use prost::Message as _;
+use proto::log::{
+    Command, LeaseRevoke, Member as MemberRow, MembershipChange, RequestId, SnapshotMeta, command,
+};
+use proto::peer::RaftMessage;
+use wal::{LogBatch, SnapshotMark};
+
+use crate::apply::{ApplyReport, ApplyTask};
+use crate::lease_clock::LeaseClock;
+use crate::log_worker::DiskTask;
+use crate::membership::{self, Connectivity};
+use crate::snapshot_policy::{SnapshotDecision, SnapshotPolicy};
+
+pub use crate::membership::MembershipRefusal;
+
+/// Proposals kept while there is no leader to give them to; one more is answered `Busy`.
+const WAITING_PROPOSALS_MAX: usize = 20_000;
+/// The same in bytes.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Membership changes waiting for the one in progress.
+const WAITING_CHANGES_MAX: usize = 16;
+/// Lease questions waiting for a new leader to catch up with its own term.
+const WAITING_LEASES_MAX: usize = 10_000;
+/// How many outputs of the replica one step takes at most; a ready replica is stepped again at once.
+const OUTPUTS_PER_STEP_MAX: usize = 16;
+/// Leases revoked in one step: a mass expiry is paced, not a burst.
+const EXPIRED_PER_STEP_MAX: usize = 256;
+/// Committed entries handed to apply and not reported back, in bytes, before more are held back.
+const APPLY_OUTSTANDING_BYTES_MAX: u64 = 64 << 20;
+
+/// What a member is told once, at its start.
+#[derive(Clone, Debug)]
+pub struct MemberConfig {
+    /// The cluster this member belongs to.
+    pub cluster_id: u64,
+    /// Origin of this boot's own proposals: unique to one boot of one member.
+    pub origin: u64,
+    /// How the replica behaves.
+    pub consensus: Config,
+    /// When to take a snapshot.
+    pub snapshots: SnapshotPolicy,
+    /// Refuse membership changes which the cluster, as it is now, could not survive.
+    pub strict_reconfig_check: bool,
+}
+
+/// One command of a caller on this member, encoded once.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// The caller's ticket; with the origin it is the command's request id.
+    pub sequence: u64,
+    /// After this time nobody waits any more, and a command not yet proposed is not proposed.
+    pub deadline_us: u64,
+    /// An encoded [`proto::log::Command`] whose id is `(origin, sequence)`.
+    pub command: Bytes,
+}
+
+/// What can happen to a member.
+#[derive(Debug)]
+pub enum Input {
+    /// Nothing but time.
+    Tick,
+    /// From another member.
+    Message(RaftMessage),
+    /// Commands which another member, thinking this one the leader, sent on.
+    Forwarded(Vec<Bytes>),
+    /// Commands of callers on this member.
+    Propose(Vec<Proposal>),
+    /// A forward of which not a byte has left: it may be proposed again.
+    NotForwarded(Vec<Bytes>),
+    /// A change of the membership; `change.id` is `(origin, sequence)`.
+    ProposeMembership(MembershipChange),
+    /// A caller wants to know from which applied index on a read is linearizable.
+    Read {
+        /// The caller's ticket.
+        ticket: u64,
+    },
+    /// Hand the leadership to another voter.
+    TransferLeader {
+        /// The caller's ticket.
+        ticket: u64,
+        /// The voter that is to lead; 0 picks the most caught-up one.
+        to: u64,
+    },
+    /// Renew a lease; only the leader can.
+    LeaseKeepAlive {
+        /// The caller's ticket.
+        ticket: u64,
+        /// The lease.
+        id: i64,
+    },
+    /// What is left of a lease; only the leader knows.
+    LeaseTimeToLive {
+        /// The caller's ticket.
+        ticket: u64,
+        /// The lease.
+        id: i64,
+    },
+    /// Everything up to this disk task is durable.
+    Persisted {
+        /// [`DiskTask::Append`]'s number.
+        number: u64,
+    },
+    /// The apply worker is through with a task.
+    Applied(ApplyReport),
+    /// A snapshot of the own state is durable.
+    SnapshotSaved(SnapshotMeta),
+    /// Taking a snapshot failed for a reason that does not stop the member.
+    SnapshotFailed,
+    /// The stream that carried a snapshot to a follower ended.
+    SnapshotSent {
+        /// The follower.
+        to: u64,
+        /// It holds the snapshot.
+        ok: bool,
+    },
+    /// No message reaches this peer at the moment.
+    PeerUnreachable {
+        /// The peer.
+        to: u64,
+    },
+    /// New timing, in force at once.
+    SetTiming(autotune::Timing),
+}
+
+/// What a lease question is answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTtl {
+    /// Seconds left; after a renewal the whole time to live.
+    pub ttl: i64,
+    /// Seconds granted.
+    pub granted_ttl: i64,
+}
+
+/// An answer to a caller which apply has no part in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The read may be served once `index` is applied.
+    ReadAt {
+        /// Ticket of [`Input::Read`].
+        ticket: u64,
+        /// The index.
+        index: u64,
+    },
+    /// No leader confirmed the read in time.
+    ReadFailed {
+        /// Ticket of [`Input::Read`].
+        ticket: u64,
+    },
+    /// The command was not proposed and never will be.
+    NotProposed {
+        /// [`Proposal::sequence`].
+        sequence: u64,
+        /// Too much waits already (`true`), or its deadline passed without a leader.
+        busy: bool,
+    },
+    /// The membership change was not proposed and never will be.
+    MembershipRefused {
+        /// Sequence of the change's request id.
+        sequence: u64,
+        /// Why.
+        refusal: MembershipRefusal,
+    },
+    /// The transfer was not begun.
+    TransferRefused {
+        /// Ticket of [`Input::TransferLeader`].
+        ticket: u64,
+        /// Why.
+        error: TransferError,
+    },
+    /// The transfer was begun; the change of leadership tells its end.
+    TransferBegun {
+        /// Ticket of [`Input::TransferLeader`].
+        ticket: u64,
+    },
+    /// The leader's answer about a lease; `None`: there is no such lease.
+    Lease {
+        /// The ticket.
+        ticket: u64,
+        /// What is left, if the lease exists.
+        lease: Option<LeaseTtl>,
+    },
+    /// Ask the leader, if there is one.
+    LeaseAskLeader {
+        /// The ticket.
+        ticket: u64,
+        /// The leader this member knows.
+        leader: Option<u64>,
+    },
+}
+
+/// Commands for the leader, to be sent once and never again after the first byte left.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// The leader.
+    pub to: u64,
+    /// Encoded commands.
+    pub commands: Vec<Bytes>,
+}
+
+/// What the shell is to do, in this order: disk and net may go at the same time, for whatever must
+/// wait for the disk is held inside the member.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// For the log worker, in order.
+    pub disk: Vec<DiskTask>,
+    /// Messages for other members; `to` is in each.
+    pub net: Vec<RaftMessage>,
+    /// Commands for the leader.
+    pub forward: Option<Forward>,
+    /// For the apply worker, in order.
+    pub apply: Vec<ApplyTask>,
+    /// For callers.
+    pub reply: Vec<Reply>,
+    /// Who leads has changed.
+    pub leadership: Option<consensus::Leadership>,
+    /// This member has been removed from the cluster: it must stop and not come back.
+    pub removed: bool,
+    /// Step again at once: more output was ready than one step takes.
+    pub again: bool,
+    /// Step again at this time at the latest.
+    pub wake_at_us: u64,
+}
+
+#[derive(Debug)]
+enum LeaseQuestion {
+    KeepAlive { ticket: u64, id: i64 },
+    TimeToLive { ticket: u64, id: i64 },
+}
+
+/// One member of a cluster, stepped by its shell.
+pub struct Member {
+    config: MemberConfig,
+    replica: Replica,
+    leases: LeaseClock,
+    members: Vec<MemberRow>,
+    leader: Option<u64>,
+    is_leader: bool,
+    term: u64,
+    applied_term: u64,
+    applied_index: u64,
+    waiting: VecDeque<Proposal>,
+    waiting_bytes: usize,
+    waiting_changes: VecDeque<MembershipChange>,
+    waiting_leases: VecDeque<LeaseQuestion>,
+    /// Revocations of expired leases number themselves below the callers' tickets.
+    own_sequence: u64,
+    /// A received snapshot: the persist it belongs to, and where the log then restarts.
+    restoring: Option<(u64, SnapshotMeta)>,
+    /// Committed while a snapshot was being installed, or while apply has enough to do.
+    apply_held: VecDeque<ApplyTask>,
+    apply_outstanding_bytes: u64,
+    snapshots: SnapshotDecision,
+    removed: bool,
+}
+
+impl Member {
+    /// A member that continues from what [`crate::recover`] found.
+    pub fn new(
+        config: MemberConfig,
+        boot: Boot,
+        state: &state::View,
+        snapshots_held: crate::SnapshotsHeld,
+        now_us: u64,
+    ) -> Result<Member, consensus::ConsensusError> {
+        let id = config.consensus.id;
+        let members = state.members();
+        let mut leases = LeaseClock::new(now_us);
+        for lease in state.leases() {
+            leases.granted(lease.id, lease.remaining_ttl, now_us);
+        }
+        let mut replica = Replica::new(config.consensus.clone(), boot, now_us)?;
+        if let Some(meta) = &snapshots_held.newest {
+            replica.snapshot_available(meta.clone());
+        }
+        let voters: Vec<u64> = members.iter().filter(|m| !m.is_learner).map(|m| m.id).collect();
+        if voters == [id] {
+            // Nobody can win against a sole voter: waiting for a timeout would only cost the user time.
+            replica.campaign();
+        }
+        Ok(Member {
+            snapshots: SnapshotDecision::new(config.snapshots.clone(), snapshots_held),
+            config,
+            replica,
+            leases,
+            members,
+            leader: None,
+            is_leader: false,
+            term: 0,
+            applied_term: state.applied_term(),
+            applied_index: state.applied_index(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            waiting_changes: VecDeque::new(),
+            waiting_leases: VecDeque::new(),
+            own_sequence: OWN_SEQUENCES_FROM,
+            restoring: None,
+            apply_held: VecDeque::new(),
+            apply_outstanding_bytes: 0,
+            removed: false,
+        })
+    }
+
+    /// Takes what happened since the last step and says what is to be done about it.
+    pub fn step(&mut self, now_us: u64, inputs: impl IntoIterator<Item = Input>) -> Effects {
+        let mut effects = Effects::default();
+        self.leases.pass_time(now_us);
+        for input in inputs {
+            self.take(now_us, input, &mut effects);
+        }
+        self.replica.tick(now_us);
+        self.revoke_expired(now_us);
+        self.give_waiting(now_us, &mut effects);
+        for round in 0.. {
+            let output = self.replica.take_output(now_us);
+            if !self.carry(now_us, output, &mut effects) {
+                break;
+            }
+            if round + 1 == OUTPUTS_PER_STEP_MAX {
+                effects.again = true;
+                break;
+            }
+        }
+        self.answer_leases(now_us, &mut effects);
+        self.feed_apply(&mut effects);
+        effects.removed = self.removed;
+        effects.wake_at_us = self.next_deadline_us(now_us);
+        effects
+    }
+
+    /// How the replica stands.
+    pub fn status(&self) -> Status {
+        self.replica.status()
+    }
+
+    /// The members as of the applied index.
+    pub fn members(&self) -> &[MemberRow] {
+        &self.members
+    }
+
+    /// Index of the newest durable snapshot of the own state; 0 if there is none.
+    pub fn snapshot_index(&self) -> u64 {
+        self.snapshots.newest_index()
+    }
+
+    /// Proposals waiting for a leader.
+    pub fn waiting_proposals(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn id(&self) -> u64 {
+        self.config.consensus.id
+    }
+
+    fn next_deadline_us(&self, now_us: u64) -> u64 {
+        let mut at = self.replica.next_deadline_us(now_us);
+        if self.is_leader
+            && let Some(expiry) = self.leases.next_expiry_us()
+        {
+            at = at.min(expiry.max(now_us + 1));
+        }
+        at
+    }
+
+    fn take(&mut self, now_us: u64, input: Input, effects: &mut Effects) {
+        match input {
+            Input::Tick => {}
+            // A message that is not valid is the sender's fault; the replica counts it.
+            Input::Message(message) => drop(self.replica.receive(now_us, message)),
+            Input::Forwarded(commands) => self.take_forwarded(commands, effects),
+            Input::Propose(proposals) => {
+                for proposal in proposals {
+                    self.wait_for_leader(proposal, effects);
+                }
+            }
+            Input::NotForwarded(commands) => self.take_back(now_us, commands, effects),
+            Input::ProposeMembership(change) => self.take_membership(change, effects),
+            Input::Read { ticket } => self.replica.read(ticket),
+            Input::TransferLeader { ticket, to } => self.transfer(ticket, to, effects),
+            Input::LeaseKeepAlive { ticket, id } => {
+                self.ask_lease(LeaseQuestion::KeepAlive { ticket, id }, effects);
+            }
+            Input::LeaseTimeToLive { ticket, id } => {
+                self.ask_lease(LeaseQuestion::TimeToLive { ticket, id }, effects);
+            }
+            Input::Persisted { number } => self.take_persisted(number),
+            Input::Applied(report) => self.take_applied(now_us, report),
+            Input::SnapshotSaved(meta) => {
+                let release = self.snapshots.saved(&meta);
+                self.replica.snapshot_available(meta);
+                if let Some(through_index) = release {
+                    effects.disk.push(DiskTask::Release { through_index });
+                }
+            }
+            Input::SnapshotFailed => self.snapshots.failed(),
+            Input::SnapshotSent { to, ok } => self.replica.report_snapshot(to, ok),
+            Input::PeerUnreachable { to } => self.replica.report_unreachable(to),
+            // Whoever offers a timing has checked it; one that is not valid changes nothing.
+            Input::SetTiming(timing) => drop(self.replica.set_timing(timing)),
+        }
+    }
+
+    // Proposals ------------------------------------------------------------------------------
+
+    fn wait_for_leader(&mut self, proposal: Proposal, effects: &mut Effects) {
+        let bytes = proposal.command.len();
+        if self.waiting.len() >= WAITING_PROPOSALS_MAX
+            || self.waiting_bytes + bytes > WAITING_BYTES_MAX
+        {
+            effects.reply.push(Reply::NotProposed { sequence: proposal.sequence, busy: true });
+            return;
+        }
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(proposal);
+    }
+
+    /// Hands waiting proposals to the log if this member leads, else to the leader, else keeps them.
+    fn give_waiting(&mut self, now_us: u64, effects: &mut Effects) {
+        let mut forward: Option<Forward> = effects.forward.take();
+        while let Some(proposal) = self.waiting.front() {
+            if proposal.deadline_us <= now_us {
+                effects.reply.push(Reply::NotProposed { sequence: proposal.sequence, busy: false });
+                self.pop_waiting();
+                continue;
+            }
+            match self.replica.propose(proposal.command.clone()) {
+                Ok(()) => self.pop_waiting(),
+                Err(ProposeError::NotLeader { leader: Some(to) }) if to != self.id() => {
+                    let forward =
+                        forward.get_or_insert_with(|| Forward { to, commands: Vec::new() });
+                    if forward.to != to {
+                        break;
+                    }
+                    forward.commands.push(proposal.command.clone());
+                    self.pop_waiting();
+                }
+                Err(ProposeError::TooLarge { .. }) => {
+                    effects
+                        .reply
+                        .push(Reply::NotProposed { sequence: proposal.sequence, busy: true });
+                    self.pop_waiting();
+                }
+                // No leader, or a leader that is full or handing over: it waits, within its deadline.
+                Err(_) => break,
+            }
+        }
+        effects.forward = forward;
+    }
+
+    fn pop_waiting(&mut self) {
+        if let Some(proposal) = self.waiting.pop_front() {
+            self.waiting_bytes -= proposal.command.len();
+        }
+    }
+
+    /// Commands of another member. It will not send them again, and neither is it told when they are
+    /// dropped: its caller's deadline answers.
+    fn take_forwarded(&mut self, commands: Vec<Bytes>, effects: &mut Effects) {
+        for command in commands {
+            // A follower that was asked in error does not send them further: they could go in circles.
+            if let Err(ProposeError::Busy) = self.replica.propose(command.clone())
+                && let Some(id) = request_id(&command)
+            {
+                // Keep what fits until the batches in the making have left.
+                self.wait_for_leader(
+                    Proposal { sequence: id.sequence, deadline_us: u64::MAX, command },
+                    effects,
+                );
+            }
+        }
+    }
+
+    /// Own commands that were handed back before they reached any log or any wire.
+    fn take_back(&mut self, now_us: u64, commands: Vec<Bytes>, effects: &mut Effects) {
+        for command in commands {
+            let Some(id) = request_id(&command) else { continue };
+            if id.member == self.config.origin {
+                // The caller's own deadline is not known any more; one election is enough to wait.
+                let deadline_us = now_us + 5 * self.replica.status().timing.election_timeout_us;
+                self.wait_for_leader(
+                    Proposal { sequence: id.sequence, deadline_us, command },
+                    effects,
+                );
+            }
+        }
+    }
+
+    // Membership -----------------------------------------------------------------------------
+
+    fn take_membership(&mut self, change: MembershipChange, effects: &mut Effects) {
+        let sequence = change.id.as_ref().map_or(0, |id| id.sequence);
+        let refusal = self.check_membership(&change).err().or_else(|| {
+            (self.waiting_changes.len() >= WAITING_CHANGES_MAX).then_some(MembershipRefusal::Busy)
+        });
+        match refusal {
+            Some(refusal) => effects.reply.push(Reply::MembershipRefused { sequence, refusal }),
+            None => self.waiting_changes.push_back(change),
+        }
+        self.give_membership(effects);
+    }
+
+    fn check_membership(&self, change: &MembershipChange) -> Result<(), MembershipRefusal> {
+        if !self.is_leader {
+            return Err(MembershipRefusal::NotLeader { leader: self.leader });
+        }
+        let status = self.replica.status();
+        let connectivity = Connectivity::of(self.id(), &status);
+        membership::check(
+            change,
+            &self.members,
+            &connectivity,
+            self.config.strict_reconfig_check,
+            |id| self.replica.learner_ready(id),
+        )
+    }
+
+    fn give_membership(&mut self, effects: &mut Effects) {
+        while let Some(change) = self.waiting_changes.front() {
+            match self.replica.propose_membership(change.clone()) {
+                Ok(()) => drop(self.waiting_changes.pop_front()),
+                Err(ProposeError::ChangePending | ProposeError::Busy) => return,
+                Err(ProposeError::NotLeader { leader }) => {
+                    let sequence = change.id.as_ref().map_or(0, |id| id.sequence);
+                    effects.reply.push(Reply::MembershipRefused {
+                        sequence,
+                        refusal: MembershipRefusal::NotLeader { leader },
+                    });
+                    self.waiting_changes.pop_front();
+                }
+                Err(_) => {
+                    let sequence = change.id.as_ref().map_or(0, |id| id.sequence);
+                    effects.reply.push(Reply::MembershipRefused {
+                        sequence,
+                        refusal: MembershipRefusal::Busy,
+                    });
+                    self.waiting_changes.pop_front();
+                }
+            }
+        }
+    }
+
+    fn transfer(&mut self, ticket: u64, to: u64, effects: &mut Effects) {
+        let to = if to == 0 { self.most_caught_up_voter() } else { to };
+        effects.reply.push(match self.replica.transfer_leader(to) {
+            Ok(()) => Reply::TransferBegun { ticket },
+            Err(error) => Reply::TransferRefused { ticket, error },
+        });
+    }
+
+    fn most_caught_up_voter(&self) -> u64 {
+        let status = self.replica.status();
+        status
+            .progress
+            .iter()
+            .filter(|(id, p)| **id != self.id() && !p.is_learner && p.recent_active)
+            .max_by_key(|(_, p)| p.match_index)
+            .map_or(0, |(id, _)| *id)
+    }
+
+    // Leases ---------------------------------------------------------------------------------
+
+    fn ask_lease(&mut self, question: LeaseQuestion, effects: &mut Effects) {
+        if self.waiting_leases.len() >= WAITING_LEASES_MAX {
+            let (LeaseQuestion::KeepAlive { ticket, .. }
+            | LeaseQuestion::TimeToLive { ticket, .. }) = question;
+            effects.reply.push(Reply::LeaseAskLeader { ticket, leader: None });
+            return;
+        }
+        self.waiting_leases.push_back(question);
+    }
+
+    fn answer_leases(&mut self, now_us: u64, effects: &mut Effects) {
+        if self.is_leader && self.applied_term < self.term {
+            // A lease granted in an earlier term may not be applied yet: "no such lease" would be a lie.
+            return;
+        }
+        for question in self.waiting_leases.drain(..) {
+            let (LeaseQuestion::KeepAlive { ticket, .. }
+            | LeaseQuestion::TimeToLive { ticket, .. }) = question;
+            if !self.is_leader {
+                effects.reply.push(Reply::LeaseAskLeader { ticket, leader: self.leader });
+                continue;
+            }
+            let lease = match question {
+                LeaseQuestion::KeepAlive { id, .. } => self.leases.renew(id, now_us),
+                LeaseQuestion::TimeToLive { id, .. } => self.leases.time_to_live(id, now_us),
+            };
+            effects.reply.push(Reply::Lease { ticket, lease });
+        }
+    }
+
+    fn revoke_expired(&mut self, now_us: u64) {
+        if !self.is_leader || self.applied_term < self.term {
+            return;
+        }
+        for id in self.leases.take_expired(now_us, EXPIRED_PER_STEP_MAX) {
+            self.own_sequence += 1;
+            let command = Command {
+                id: Some(RequestId { member: self.config.origin, sequence: self.own_sequence }),
+                op: Some(command::Op::LeaseRevoke(LeaseRevoke { id, expired: true })),
+            };
+            // Refused for now: the clock offers it again.
+            let _ = self.replica.propose(Bytes::from(command.encode_to_vec()));
+        }
+    }
+
+    // Disk and apply -------------------------------------------------------------------------
+
+    fn take_persisted(&mut self, number: u64) {
+        self.replica.persisted(number);
+        if let Some((of, meta)) = &self.restoring
+            && *of <= number
+        {
+            // The log has durably restarted at the snapshot: now the state may.
+            self.apply_held.push_front(ApplyTask::Restore(meta.clone()));
+            self.restoring = None;
+        }
+    }
+
+    fn take_applied(&mut self, now_us: u64, report: ApplyReport) {
+        let ApplyReport {
+            index,
+            term,
+            bytes,
+            memberships,
+            members,
+            leases,
+            restored,
+            snapshot_begun,
+            snapshot_bytes,
+        } = report;
+        self.apply_outstanding_bytes = self.apply_outstanding_bytes.saturating_sub(bytes);
+        for (entry, accept) in &memberships {
+            self.replica
+                .apply_membership(entry, *accept)
+                .unwrap_or_else(|error| panic!("membership change at {}: {error}", entry.index));
+        }
+        if let Some(restored) = restored {
+            self.leases.clear();
+            for (id, ttl) in restored.leases {
+                self.leases.granted(id, ttl, now_us);
+            }
+            self.snapshots.restored(restored.meta);
+        }
+        if let Some(members) = members {
+            // A member that never was part of the table is one that still waits to be told of itself.
+            let was = self.members.iter().any(|m| m.id == self.id());
+            let is = members.iter().any(|m| m.id == self.id());
+            self.removed |= was && !is;
+            self.members = members;
+        }
+        for change in leases {
+            self.leases.take(&change, now_us);
+        }
+        if snapshot_begun {
+            self.snapshots.begun();
+        }
+        if index > self.applied_index {
+            self.applied_index = index;
+            self.applied_term = term;
+            self.replica.applied(index);
+        }
+        self.snapshots.applied(index, bytes, snapshot_bytes);
+    }
+
+    /// Carries one output of the replica over into effects. False: there was none.
+    fn carry(&mut self, now_us: u64, output: Output, effects: &mut Effects) -> bool {
+        let Output {
+            persist,
+            messages,
+            committed,
+            reads,
+            reads_failed,
+            dropped,
+            leadership,
+            snapshot_wanted,
+        } = output;
+        let some = persist.is_some()
+            || !messages.is_empty()
+            || !committed.is_empty()
+            || !dropped.is_empty()
+            || leadership.is_some();
+        if let Some(leadership) = leadership {
+            self.take_leadership(now_us, leadership, effects);
+        }
+        if let Some(persist) = persist {
+            let number = persist.number;
+            if let Some(meta) = &persist.snapshot {
+                self.restoring = Some((number, meta.clone()));
+            }
+            effects.disk.push(DiskTask::Append {
+                number,
+                sync: persist.must_sync,
+                batch: LogBatch {
+                    hard_state: persist.hard_state.map(|h| wal::HardState {
+                        term: h.term,
+                        vote: h.vote,
+                        commit: h.commit,
+                    }),
+                    entries: persist.entries.into_iter().map(to_log).collect(),
+                    snapshot: persist
+                        .snapshot
+                        .map(|meta| SnapshotMark { index: meta.index, term: meta.term }),
+                },
+            });
+        }
+        effects.net.extend(messages);
+        if !committed.is_empty() {
+            let bytes = committed.iter().map(|e| e.data.len() as u64).sum();
+            self.apply_held.push_back(ApplyTask::Entries { entries: committed, bytes });
+        }
+        for read in reads {
+            effects.reply.push(Reply::ReadAt { ticket: read.ticket, index: read.index });
+        }
+        effects.reply.extend(reads_failed.into_iter().map(|ticket| Reply::ReadFailed { ticket }));
+        self.take_back(now_us, dropped, effects);
+        if snapshot_wanted {
+            self.snapshots.wanted();
+        }
+        some
+    }
+
+    fn take_leadership(
+        &mut self,
+        now_us: u64,
+        leadership: consensus::Leadership,
+        effects: &mut Effects,
+    ) {
+        if leadership.is_leader && !self.is_leader {
+            // Whoever led before may have renewed leases this member was not told of.
+            self.leases.begin_term(now_us);
+        }
+        self.term = leadership.term;
+        self.leader = leadership.leader;
+        self.is_leader = leadership.is_leader;
+        effects.leadership = Some(leadership);
+        self.give_waiting(now_us, effects);
+        self.give_membership(effects);
+    }
+
+    /// Gives apply what it may have, in order, as long as it is not behind by too much.
+    fn feed_apply(&mut self, effects: &mut Effects) {
+        while self.restoring.is_none() && self.apply_outstanding_bytes < APPLY_OUTSTANDING_BYTES_MAX
+        {
+            let Some(task) = self.apply_held.pop_front() else { break };
+            if let ApplyTask::Entries { bytes, .. } = &task {
+                self.apply_outstanding_bytes += bytes;
+            }
+            effects.apply.push(task);
+        }
+        if self.restoring.is_none()
+            && self.apply_held.is_empty()
+            && self.snapshots.due(self.applied_index)
+        {
+            self.snapshots.asked();
+            effects.apply.push(ApplyTask::BeginSnapshot);
+        }
+        self.give_membership(effects);
+    }
+}
+
+/// Sequences of the member's own proposals lie above any that a shell hands to callers.
+pub(crate) const OWN_SEQUENCES_FROM: u64 = 1 << 62;
+
+fn request_id(command: &Bytes) -> Option<RequestId> {
+    Command::decode(command.clone()).ok()?.id
+}
+
+fn to_log(entry: proto::log::Entry) -> wal::Entry {
+    wal::Entry {
+        term: entry.term,
+        index: entry.index,
+        kind: u8::try_from(entry.r#type).unwrap_or(u8::MAX),
+        context: entry.context,
+        data: entry.data,
+    }
+}
