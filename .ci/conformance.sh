@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# Real processes of a given binary under the unmodified etcdctl: one member, three members, a full store, restarts and
+# kill -9, and how the process itself answers good and bad invocations.
+#
+#   .ci/conformance.sh BIN [SESSION...]     sessions: process one three full restart (default: all)
+#
+# BIN is metastore, or etcd, on which every fact was proven. Needs what .ci/tools.sh builds. Exits non-zero if any fact
+# failed; what the members wrote is then kept, and its place printed.
+set -euo pipefail
+times=""
+
+(($# >= 1)) || { echo "usage: $0 BIN [SESSION...]" >&2; exit 2; }
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+bin=$(realpath "$1")
+shift
+cache=${METASTORE_CACHE:-$here/../.cache}/bin
+etcdctl=${ETCDCTL:-$cache/etcdctl}
+case $(basename "$bin") in etcd) TARGET=etcd ;; *) TARGET=${TARGET:-metastore} ;; esac
+export TARGET
+# shellcheck source-path=SCRIPTDIR
+. "$here/start-cluster.sh"
+work=$(mktemp -d)
+passed=0 failed=0
+running=""
+
+finish() {
+  local rc=$?
+  [[ -n $running ]] && cluster_stop "$running" >/dev/null 2>&1
+  if ((rc == 0 && failed == 0)); then rm -rf "$work"; else echo "kept: $work" >&2; fi
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+ok() { passed=$((passed + 1)); echo "ok $1"; }
+bad() { failed=$((failed + 1)); printf 'FAIL %s: expected %q, got %q\n' "$1" "$2" "$3"; }
+is() { if [[ $2 == "$3" ]]; then ok "$1"; else bad "$1" "$2" "$3"; fi; }
+
+up() { # up NAME N [flags...]
+  local name=$1 n=$2
+  shift 2
+  running=$work/$name
+  cluster_start "$bin" "$n" "$running" "$@"
+}
+down() {
+  local i codes=""
+  if cluster_stop "$running"; then ok "SIGTERM ends every member in time"; else bad "SIGTERM ends every member in time" yes no; fi
+  for i in $(seq 1 "$(cat "$running/n")"); do codes+="$(cat "$running/$i.rc") "; done
+  # etcd passes the signal on to itself at the end; MetaStore says 0 once all is safe.
+  if [[ $TARGET == metastore ]]; then is "... with exit code 0" "$(printf '0 %.0s' $(seq 1 "$(cat "$running/n")"))" "$codes"; fi
+  running=""
+}
+
+# Runs the session of etcdctl against what is up, and adds its facts to ours.
+session() {
+  local out=$running/session.out rc=0 p f
+  "$here/etcdctl-script.sh" "$CLUSTER_ENDPOINTS" | tee "$out" || rc=$?
+  read -r p f < <(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed$/\1 \2/p' "$out" | tail -n 1) || true
+  passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0}))
+  if ((rc != 0 && ${f:-0} == 0)); then bad "the session ends by itself" "exit 0" "exit $rc"; fi
+}
+
+one() { up one 1 --watch-progress-notify-interval=1s && PROGRESS=1 session && down; }
+three() { up three 3 --watch-progress-notify-interval=1s && PROGRESS=1 session && down; }
+full() { up full 1 --quota-backend-bytes=16777216 && QUOTA=1 session && down; }
+
+ctl() { "$etcdctl" --endpoints "$CLUSTER_ENDPOINTS" --command-timeout 20s "$@" 2>&1; }
+state() { ctl get /restart/ --prefix -w json | jq -c '[.header.revision, .kvs]'; }
+
+restart() {
+  local n i before how
+  for n in 1 3; do
+    up "restart$n" "$n"
+    for i in $(seq 1 20); do ctl put "/restart/$i" "$i" >/dev/null; done
+    ctl del /restart/7 >/dev/null
+    ctl put /restart/leased x "--lease=$(ctl lease grant 600 | cut -d' ' -f2)" >/dev/null
+    before=$(state)
+    for how in TERM KILL; do
+      # All at once, and without a word of warning the second time.
+      for i in $(seq 1 "$n"); do kill -"$how" "$(cat "$running/$i.pid")"; done
+      for i in $(seq 1 "$n"); do cluster_member_stop "$running" "$i"; done
+      for i in $(seq 1 "$n"); do : >"$running/$i.log" && cluster_member_start "$running" "$i"; done
+      for i in $(seq 1 "$n"); do cluster_member_wait "$running" "$i"; done
+      is "$n: SIG$how to all, start: nothing is lost or new" "$before" "$(state)"
+      is "... the lease has its key" '["/restart/leased"]' \
+        "$(ctl lease timetolive "$(ctl lease list | tail -n 1)" --keys -w json | jq -c '.keys | map(@base64d)')"
+    done
+    is "... and goes on" OK "$(ctl put /restart/on 1)"
+    if ((n == 3)); then
+      kill -KILL "$(cat "$running/1.pid")"
+      cluster_member_stop "$running" 1
+      # It may have been the leader, and then a request or two fails before there is another.
+      two() { "$etcdctl" --endpoints "$(cat "$running/2.client"),$(cat "$running/3.client")" --command-timeout 5s put /restart/two 2 >/dev/null 2>&1; }
+      is "3: one is killed, the others go on" yes "$(cluster_poll 60 two && echo yes)"
+      cluster_member_start "$running" 1
+      cluster_member_wait "$running" 1
+      is "... and it catches up" '["/restart/two","2"]' \
+        "$("$etcdctl" --endpoints "$(cat "$running/1.client")" --command-timeout 20s get /restart/two -w json | jq -c '.kvs[0] | [.key, .value] | map(@base64d)')"
+    fi
+    down
+  done
+}
+
+# refuses FACT CODES REGEX ARGS...: the process ends soon, with one of these codes, and says why
+refuses() {
+  local fact=$1 codes=$2 want=$3 rc=0
+  shift 3
+  timeout 20 env -i PATH="$PATH" HOME=/ "$bin" "$@" >"$work/refused" 2>&1 </dev/null || rc=$?
+  if [[ " $codes " == *" $rc "* ]] && grep -qE -- "$want" "$work/refused"; then
+    ok "$fact"
+  else
+    bad "$fact" "exit $codes: $want" "exit $rc: $(grep -vE '"level":"(info|debug)"' "$work/refused" | tail -n 3 | cut -c1-300)"
+  fi
+}
+
+process() {
+  local c p held
+  echo "# the process"
+  is "--version prints what scripts parse" "etcd Version: 3." "$("$bin" --version | head -n 1 | cut -c1-16)"
+  refuses "--help ends well" 0 "initial-cluster" --help
+  refuses "an unknown flag: 2, and its name" 2 "nope" --nope
+  refuses "a flag without its value: 2, and its name" 2 "name" --name
+  refuses "a number that is none: 2, and the flag" 2 "heartbeat-interval" --heartbeat-interval abc
+  refuses "a URL that is none: 2, and the URL" 2 "foo" --listen-client-urls foo --advertise-client-urls foo
+  refuses "a URL with a path: 2, and the URL" 2 "127.0.0.1:1/x" --listen-client-urls http://127.0.0.1:1/x --advertise-client-urls http://127.0.0.1:1
+  refuses "a cluster state that is none: 2, and the flag" 2 "initial-cluster-state" --initial-cluster-state foo
+  refuses "listen URLs without advertise URLs" "1 2" "advertise-client-urls" --data-dir "$work/none" --listen-client-urls http://127.0.0.1:1
+  refuses "an election timeout too short for the heartbeat" "1 2" "election-timeout" --data-dir "$work/none" --heartbeat-interval 100 --election-timeout 300
+  refuses "an unknown compaction mode" "1 2" "auto-compaction-mode" --data-dir "$work/none" --auto-compaction-mode foo
+  refuses "a config file that is not there: its name" "1 2" "$work/no.yml" --config-file "$work/no.yml"
+  echo 'name: [' >"$work/bad.yml"
+  refuses "a config file that is no YAML" "1 2" "[yY][aA][mM][lL]|bad.yml" --config-file "$work/bad.yml"
+  echo 'listen-client-urls: foo' >"$work/url.yml"
+  refuses "a config file with a bad URL" "1 2" "foo" --config-file "$work/url.yml"
+
+  up held 1
+  held=$(cat "$running/1.client")
+  c=http://127.0.0.1:$(cluster_free_port)
+  p=http://127.0.0.1:$(CLUSTER_PORTS_TAKEN=${c##*:} cluster_free_port)
+  local urls=(--listen-peer-urls "$p" --initial-advertise-peer-urls "$p" --initial-cluster "default=$p")
+  refuses "a client port in use: its address" 1 "${held#http://}" --data-dir "$work/none" --listen-client-urls "$held" --advertise-client-urls "$held" "${urls[@]}"
+  urls+=(--listen-client-urls "$c" --advertise-client-urls "$c")
+  refuses "a peer port in use: its address" 1 "$(sed 's|http://||' "$running/1.peer")" --data-dir "$work/none" "${urls[@]}" \
+    --listen-peer-urls "$(cat "$running/1.peer")" --initial-advertise-peer-urls "$(cat "$running/1.peer")" --initial-cluster "default=$(cat "$running/1.peer")"
+  refuses "a data directory that cannot be made: its name" 1 "/proc/nope" --data-dir /proc/nope "${urls[@]}"
+  touch "$work/file"
+  refuses "a data directory that is a file: its name" 1 "$work/file" --data-dir "$work/file" "${urls[@]}"
+  refuses "a name that the initial cluster does not have" 1 "stranger" --name stranger --data-dir "$work/none" "${urls[@]}"
+  refuses "an existing cluster that does not answer" 1 "cluster" --name new --data-dir "$work/none" --initial-cluster-state existing "${urls[@]}" --initial-cluster "new=$p,old=http://127.0.0.1:1"
+  if [[ $TARGET == metastore ]]; then
+    # etcd waits for ever for the lock, and takes whatever identity it finds.
+    refuses "a data directory in use: its name" 1 "$running/1.data" --data-dir "$running/1.data" "${urls[@]}"
+  fi
+  is "... none of which disturbed the one that runs" OK "$(ctl put /held 1)"
+  down
+  if [[ $TARGET == metastore ]]; then
+    before=$(find "$work/held/1.data" -type f -exec sha256sum {} + | sort)
+    refuses "the data directory of another member: its name" 1 "$work/held/1.data" --name other --data-dir "$work/held/1.data" "${urls[@]}" --initial-cluster "other=$p"
+    is "... which is left as it was" "$before" "$(find "$work/held/1.data" -type f -exec sha256sum {} + | sort)"
+  fi
+}
+
+if (($# == 0)); then set -- process one three full restart; fi
+for name; do
+  begun=$SECONDS
+  case $name in process | one | three | full | restart) "$name" ;; *) echo "$name: no such session" >&2; exit 2 ;; esac
+  times+="${times:+, }$name $((SECONDS - begun)) s"
+done
+printf '\n%s: %s\n%d passed, %d failed\n' "$TARGET" "$times" "$passed" "$failed"
+((failed == 0))

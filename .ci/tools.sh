@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Builds etcd's own programs from their Go modules: etcd, the oracle; etcdctl, the client that has to work unchanged;
+# etcdutl. With the argument "load" also etcd's load tool, as "benchmark", for measuring side by side.
+#
+#   .ci/tools.sh [load]
+#
+# They go to ${METASTORE_CACHE:-.cache}/bin, and what is there in the right version is not built again. The module
+# versions below are all that is chosen here: their own go.mod files fix the rest, and Go's checksums the contents.
+set -euo pipefail
+
+ETCD_VERSION=3.7.3
+LOAD_VERSION=3.6.8 # the load tool is in etcd's root module, which has no release with 3.7
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${METASTORE_CACHE:-$here/../.cache}
+mkdir -p "$cache/bin"
+cache=$(cd "$cache" && pwd)
+
+# build NAME VERSION PACKAGE: makes bin/NAME of it
+build() {
+  local name=$1 version=$2 package=$3 start=$SECONDS
+  local src=$cache/go/$name-$version stamp=$cache/bin/.$name-$version
+  if [[ -e $stamp && -x $cache/bin/$name ]]; then
+    echo "$name $version: built already"
+    return
+  fi
+  command -v go >/dev/null || { echo "Go is needed to build $name" >&2; return 1; }
+  echo "$name $version: building ..."
+  mkdir -p "$src"
+  cat >"$src/go.mod" <<MOD
+module tools
+
+go 1.25.0
+MOD
+  (
+    cd "$src"
+    go get -tool "$package@v$version" 2>&1 | grep -v '^go: \(downloading\|added\|upgraded\)' >&2 || true
+    CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$cache/bin/$name" "$package"
+  )
+  touch "$stamp"
+  echo "$name $version: built in $((SECONDS - start)) s"
+}
+
+build etcd "$ETCD_VERSION" go.etcd.io/etcd/server/v3
+build etcdctl "$ETCD_VERSION" go.etcd.io/etcd/etcdctl/v3
+build etcdutl "$ETCD_VERSION" go.etcd.io/etcd/etcdutl/v3
+if [[ ${1:-} == load ]]; then
+  build benchmark "$LOAD_VERSION" go.etcd.io/etcd/v3/tools/benchmark
+fi
