@@ -1,0 +1,197 @@
+//! The command line.
+//!
+//! clap explains itself at length; here a command line that cannot be understood gets one line and
+//! exit code 2, as every other failure gets one line and exit code 1.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use client::{Client, Config};
+
+use crate::bench::Bench;
+use crate::{dev, keys, show};
+
+/// Operate a MetaStore cluster; everyday keys stay with etcdctl
+#[derive(Debug, Parser)]
+#[command(name = "metactl", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Client addresses of the members, separated by commas
+    #[arg(
+        long,
+        global = true,
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379",
+        value_name = "HOST:PORT"
+    )]
+    endpoints: Vec<String>,
+    /// Deadline of one request, in seconds
+    #[arg(long, global = true, default_value_t = 5.0, value_name = "SECONDS")]
+    timeout: f64,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// How each endpoint is
+    Status,
+    /// Who is a member
+    Members,
+    /// Round-trip times between all members, as they measure them
+    Rtt,
+    /// Read a key, or with --prefix all keys that begin so
+    Get(keys::Get),
+    /// Write a key
+    Put(keys::Put),
+    /// Delete a key, or with --prefix all keys that begin so
+    Del(keys::Del),
+    /// Show changes as they happen, until interrupted
+    Watch(keys::Watch),
+    /// Start a throw-away cluster on this machine, until interrupted
+    Dev(dev::Dev),
+    /// Measure throughput, latency and cost under load
+    Bench(Bench),
+}
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Help or version was asked for.
+    Said(String),
+    /// The command line cannot be understood.
+    Usage(String),
+}
+
+impl Stop {
+    pub(crate) fn say(self) -> ExitCode {
+        match self {
+            Stop::Said(text) => {
+                drop(write!(std::io::stdout(), "{text}"));
+                ExitCode::SUCCESS
+            }
+            Stop::Usage(line) => {
+                drop(writeln!(std::io::stderr(), "metactl: {line}"));
+                ExitCode::from(2)
+            }
+        }
+    }
+}
+
+/// Reads a command line.
+pub(crate) fn parse<I>(arguments: I) -> std::result::Result<Cli, Stop>
+where
+    I: IntoIterator<Item = OsString>,
+{
+    use clap::error::ErrorKind;
+    Cli::try_parse_from(arguments).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            if error.use_stderr() {
+                Stop::Usage("a command is missing (see metactl --help)".into())
+            } else {
+                Stop::Said(error.render().to_string())
+            }
+        }
+        _ => Stop::Usage(first_paragraph(&error.render().to_string())),
+    })
+}
+
+/// clap's complaint without the usage that follows it, in one line.
+fn first_paragraph(text: &str) -> String {
+    let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+    let line = lines.collect::<Vec<_>>().join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    format!("{line} (see metactl --help)")
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub(crate) fn run(&self, out: &mut dyn Write) -> Result<()> {
+        match &self.command {
+            Command::Status => wait(show::status(&self.client()?, self.json, out)),
+            Command::Members => wait(show::members(&self.client()?, self.json, out)),
+            Command::Rtt => wait(show::rtt(&self.client()?, &self.config()?, self.json, out)),
+            Command::Get(get) => wait(get.run(&self.client()?, out)),
+            Command::Put(put) => wait(put.run(&self.client()?, out)),
+            Command::Del(del) => wait(del.run(&self.client()?, out)),
+            Command::Watch(watch) => wait(watch.run(&self.client()?, out)),
+            Command::Dev(dev) => wait(dev.run(out)),
+            Command::Bench(bench) => {
+                Config::new(self.endpoints.clone()).check()?;
+                bench.run(&self.endpoints, self.json, out)
+            }
+        }
+    }
+
+    fn config(&self) -> Result<Config> {
+        let timeout = match Duration::try_from_secs_f64(self.timeout) {
+            Ok(timeout) if !timeout.is_zero() => timeout,
+            _ => bail!("--timeout {}: not a number of seconds", self.timeout),
+        };
+        Ok(Config::new(self.endpoints.clone())
+            .request_timeout(timeout)
+            .connect_timeout(timeout.min(Duration::from_secs(2))))
+    }
+
+    fn client(&self) -> Result<Client> {
+        Ok(Client::new(self.config()?)?)
+    }
+}
+
+fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(line: &str) -> String {
+        let arguments = std::iter::once("metactl").chain(line.split_whitespace());
+        match parse(arguments.map(OsString::from)) {
+            Err(Stop::Usage(line)) => line,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_its_own_definition() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_understood_is_answered_in_one_line_that_names_the_fault() {
+        for (line, names) in [
+            ("", "a command is missing"),
+            ("frobnicate", "frobnicate"),
+            ("put k", "<VALUE>"),
+            ("status --timeout x", "--timeout"),
+            ("bench", "a command is missing"),
+            ("bench put --keys random", "random"),
+            ("bench put --total 1 --duration 1", "--duration"),
+            ("bench range --consistency x", "--consistency"),
+            ("dev --members 2x", "--members"),
+        ] {
+            let complaint = complaint(line);
+            assert!(complaint.contains(names), "{line}: {complaint}");
+            assert!(!complaint.contains('\n') && !complaint.contains("Usage"), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_separated_by_commas_and_stand_before_or_behind_the_command() {
+        for line in ["--endpoints a:1,b:2 status", "status --endpoints a:1,b:2"] {
+            let arguments = std::iter::once("metactl").chain(line.split(' ')).map(OsString::from);
+            assert_eq!(parse(arguments).unwrap().endpoints, ["a:1", "b:2"]);
+        }
+    }
+}

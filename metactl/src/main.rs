@@ -1,0 +1,30 @@
+//! `metactl`: what an operator does to a cluster beyond everyday keys, which stay with etcdctl.
+//!
+//! Online commands speak to members through the `client` crate; offline ones read files and need no
+//! server. Whatever goes wrong is one line on standard error that names the thing, and exit code 1
+//! (2 for a command line that cannot be understood).
+
+mod bench;
+mod cli;
+mod dev;
+mod keys;
+mod procfs;
+mod show;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(stop) => return stop.say(),
+    };
+    match cli.run(&mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let line = format!("{error:#}").replace('\n', " ");
+            drop(writeln!(std::io::stderr(), "metactl: {line}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! `status`, `members` and `rtt`: the cluster as a table.
+//!
+//! Every endpoint is asked by itself, and one that fails does not hide the others: it gets a row
+//! that says why, and the command fails at its end.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use anyhow::{Result, bail};
+use client::{Client, Code, Config};
+use serde::Serialize;
+
+#[derive(Debug, Serialize)]
+struct StatusRow {
+    endpoint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    status: Option<Status>,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    member: String,
+    version: String,
+    role: &'static str,
+    term: u64,
+    index: u64,
+    applied: u64,
+    revision: i64,
+    db_bytes: i64,
+    db_in_use_bytes: i64,
+    alarms: Vec<String>,
+}
+
+/// Member ids are written in hexadecimal everywhere, as etcd does.
+fn hex(id: u64) -> String {
+    format!("{id:x}")
+}
+
+/// How each endpoint is.
+pub(crate) async fn status(client: &Client, json: bool, out: &mut dyn Write) -> Result<()> {
+    let mut rows = Vec::new();
+    for member in client.each() {
+        let endpoint = member.endpoint();
+        rows.push(match member.status().await {
+            Err(error) => StatusRow { endpoint, error: Some(error.to_string()), status: None },
+            Ok(status) => {
+                let header = status.header.unwrap_or_default();
+                let role = if status.is_learner {
+                    "learner"
+                } else if status.leader == 0 {
+                    "leaderless"
+                } else if status.leader == header.member_id {
+                    "leader"
+                } else {
+                    "follower"
+                };
+                let status = Status {
+                    member: hex(header.member_id),
+                    version: status.version,
+                    role,
+                    term: status.raft_term,
+                    index: status.raft_index,
+                    applied: status.raft_applied_index,
+                    revision: header.revision,
+                    db_bytes: status.db_size,
+                    db_in_use_bytes: status.db_size_in_use,
+                    alarms: status.errors,
+                };
+                StatusRow { endpoint, error: None, status: Some(status) }
+            }
+        });
+    }
+    if json {
+        serde_json::to_writer(&mut *out, &rows)?;
+        writeln!(out)?;
+    } else {
+        let mut table = Table::new(&[
+            "ENDPOINT", "MEMBER", "ROLE", "VERSION", "TERM", "INDEX", "APPLIED", "REVISION",
+            "DB BYTES", "IN USE", "ALARMS",
+        ]);
+        for row in &rows {
+            match (&row.status, &row.error) {
+                (Some(status), _) => table.row(vec![
+                    row.endpoint.clone(),
+                    status.member.clone(),
+                    status.role.into(),
+                    status.version.clone(),
+                    status.term.to_string(),
+                    status.index.to_string(),
+                    status.applied.to_string(),
+                    status.revision.to_string(),
+                    status.db_bytes.to_string(),
+                    status.db_in_use_bytes.to_string(),
+                    status.alarms.join(", "),
+                ]),
+                (None, error) => table.row(vec![
+                    row.endpoint.clone(),
+                    format!("failed: {}", error.as_deref().unwrap_or("no answer")),
+                ]),
+            }
+        }
+        table.write(out)?;
+    }
+    match rows.iter().filter(|row| row.error.is_some()).count() {
+        0 => Ok(()),
+        failed => bail!("{failed} of {} endpoints failed", rows.len()),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct MemberRow {
+    member: String,
+    name: String,
+    /// `voter`, `learner`, or `unstarted` for one that was added and has not shown up yet.
+    state: &'static str,
+    peer_urls: Vec<String>,
+    client_urls: Vec<String>,
+}
+
+/// Who is a member.
+pub(crate) async fn members(client: &Client, json: bool, out: &mut dyn Write) -> Result<()> {
+    let members = client.members().await?.members;
+    let rows: Vec<MemberRow> = members
+        .into_iter()
+        .map(|member| MemberRow {
+            member: hex(member.id),
+            state: match (member.name.is_empty(), member.is_learner) {
+                (true, _) => "unstarted",
+                (false, true) => "learner",
+                (false, false) => "voter",
+            },
+            name: member.name,
+            peer_urls: member.peer_ur_ls,
+            client_urls: member.client_ur_ls,
+        })
+        .collect();
+    if json {
+        serde_json::to_writer(&mut *out, &rows)?;
+        writeln!(out)?;
+    } else {
+        let mut table = Table::new(&["MEMBER", "NAME", "STATE", "PEER URLS", "CLIENT URLS"]);
+        for row in rows {
+            let state = row.state.to_owned();
+            let urls = [row.peer_urls.join(","), row.client_urls.join(",")];
+            let [peers, clients] = urls;
+            table.row(vec![row.member, row.name, state, peers, clients]);
+        }
+        table.write(out)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Serialize)]
+struct RttRow {
+    from: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    to: Vec<Rtt>,
+}
+
+#[derive(Debug, Serialize)]
+struct Rtt {
+    member: String,
+    reachable: bool,
+    samples: u64,
+    smoothed_us: u64,
+    deviation_us: u64,
+    min_us: u64,
+}
+
+/// The matrix of round-trip times, each row as one member measures it. The members are asked at the
+/// client URLs they advertise.
+pub(crate) async fn rtt(
+    client: &Client,
+    config: &Config,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let members = client.members().await?.members;
+    let names: BTreeMap<u64, String> = members
+        .iter()
+        .map(|member| {
+            let name = if member.name.is_empty() { hex(member.id) } else { member.name.clone() };
+            (member.id, name)
+        })
+        .collect();
+    let mut rows = Vec::new();
+    for member in &members {
+        let from = names[&member.id].clone();
+        let observed = observe(config, &member.client_ur_ls).await;
+        rows.push(match observed {
+            Err(error) => RttRow { from, error: Some(error), to: Vec::new() },
+            Ok(observed) => {
+                let to = observed.peers.into_iter().map(|peer| Rtt {
+                    member: names
+                        .get(&peer.member_id)
+                        .map_or_else(|| hex(peer.member_id), Clone::clone),
+                    reachable: peer.reachable,
+                    samples: peer.rtt_samples,
+                    smoothed_us: peer.rtt_srtt_us,
+                    deviation_us: peer.rtt_var_us,
+                    min_us: peer.rtt_min_us,
+                });
+                RttRow { from, error: None, to: to.collect() }
+            }
+        });
+    }
+    if json {
+        serde_json::to_writer(&mut *out, &rows)?;
+        writeln!(out)?;
+    } else {
+        let mut head = vec!["FROM \\ TO"];
+        head.extend(names.values().map(String::as_str));
+        let mut table = Table::new(&head);
+        for row in &rows {
+            let mut cells = vec![row.from.clone()];
+            if let Some(error) = &row.error {
+                cells.push(format!("failed: {error}"));
+            } else {
+                cells.extend(names.values().map(|to| cell(row, to)));
+            }
+            table.row(cells);
+        }
+        table.write(out)?;
+        writeln!(out, "milliseconds: smoothed, +- mean deviation")?;
+    }
+    match rows.iter().filter(|row| row.error.is_some()).count() {
+        0 => Ok(()),
+        failed => bail!("{failed} of {} members could not be asked", rows.len()),
+    }
+}
+
+fn cell(row: &RttRow, to: &str) -> String {
+    match row.to.iter().find(|rtt| rtt.member == to) {
+        None => "-".into(),
+        Some(rtt) if !rtt.reachable => "unreachable".into(),
+        Some(rtt) if rtt.samples == 0 => "unknown".into(),
+        Some(rtt) => {
+            let ms = |us: u64| us as f64 / 1e3;
+            format!("{:.2} +- {:.2}", ms(rtt.smoothed_us), ms(rtt.deviation_us))
+        }
+    }
+}
+
+async fn observe(
+    config: &Config,
+    client_urls: &[String],
+) -> std::result::Result<client::proto::admin::ObserveResponse, String> {
+    if client_urls.is_empty() {
+        return Err("it has not started yet".into());
+    }
+    let client = Client::new(config.clone().endpoints(client_urls.iter().cloned()));
+    let observed = match client {
+        Ok(client) => client.observe().await,
+        Err(error) => Err(error),
+    };
+    observed.map_err(|error| match error.code() {
+        Code::Unimplemented => "this server does not measure round-trip times".into(),
+        _ => error.to_string(),
+    })
+}
+
+/// Columns as wide as their widest cell. A row may be shorter than the head; its last cell then may
+/// be as long as it likes.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(head: &[&str]) -> Self {
+        Table { rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()] }
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        assert!(cells.len() <= self.rows[0].len(), "more cells than columns");
+        self.rows.push(cells);
+    }
+
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let columns = self.rows[0].len();
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| {
+                let full = self.rows.iter().filter(|row| row.len() == columns);
+                full.map(|row| row[column].chars().count()).max().unwrap_or(0)
+            })
+            .collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(&format!("{cell:<width$}  "));
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_row_does_not_widen_the_columns() {
+        let mut table = Table::new(&["A", "B"]);
+        table.row(vec!["one".into(), "2".into()]);
+        table.row(vec!["failed: a long story".into()]);
+        let mut out = Vec::new();
+        table.write(&mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "A    B\none  2\nfailed: a long story\n");
+    }
+}
