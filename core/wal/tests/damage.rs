@@ -330,7 +330,7 @@ fn entries_that_imitate_batches_are_only_data() {
     let stolen = Bytes::from(disk.content(SECOND).unwrap());
     let (mut log, _) = Log::open(&mut disk, Some(OWNER), options(3)).unwrap();
     let mut batch = entries(5, 10, 10);
-    batch.entries[0].data = stolen.clone();
+    batch.entries[0].data = stolen;
     append(&mut log, &batch, false);
     drop(log);
     let path = segments(&disk).pop().unwrap();
