@@ -43,7 +43,8 @@ pub struct HardState {
     pub commit: u64,
 }
 
-/// The log restarts behind a snapshot that came from elsewhere.
+/// The log restarts behind a snapshot that came from elsewhere. A snapshot the member took of its
+/// own state needs none: the log goes on, and `release` lets go of what the snapshot contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotMark {
     /// The last index the snapshot contains.

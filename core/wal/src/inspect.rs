@@ -3,7 +3,7 @@
 
 use crate::disk::Disk;
 use crate::entry::{HardState, Identity, SnapshotMark};
-use crate::log::LogError;
+use crate::error::LogError;
 use crate::recover::Torn;
 use crate::segment::{list_segments, read_header, scan_segment};
 

@@ -23,6 +23,7 @@
 
 mod disk;
 mod entry;
+mod error;
 mod format;
 mod inspect;
 mod log;
@@ -33,9 +34,10 @@ mod snapshot;
 
 pub use disk::{Disk, DiskError};
 pub use entry::{Entry, HardState, Identity, LogBatch, SnapshotMark};
+pub use error::LogError;
 pub use format::{BATCH_BYTES_MAX, FORMAT_VERSION};
 pub use inspect::{BatchReport, SegmentReport, inspect};
-pub use log::{Log, LogError, LogFaults, LogOptions, LogStats, SEGMENT_BYTES_DEFAULT};
+pub use log::{Log, LogFaults, LogOptions, LogStats, SEGMENT_BYTES_DEFAULT};
 pub use recover::{Recovered, Torn};
 pub use segment::WAL_DIR;
 pub use snapshot::{

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use crate::disk::{Disk, DiskError};
 use crate::entry::{HardState, Identity, LogBatch, SnapshotMark};
+use crate::error::LogError;
 use crate::format::{
     BATCH_BYTES_MAX, BatchEncoder, DATA_START, SegmentHeader, Watermark, batch_bytes,
 };
@@ -61,121 +62,6 @@ pub struct LogFaults {
     pub skip_rollover_sync: bool,
     /// `open` cuts the log off at the first bad record, whatever the watermark says.
     pub ignore_watermark: bool,
-}
-
-/// What the log says when it cannot go on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LogError {
-    /// The disk failed.
-    #[error(transparent)]
-    Disk(DiskError),
-    /// The disk is full.
-    #[error("{path}: no space left on device")]
-    NoSpace {
-        /// The file that should have grown.
-        path: String,
-    },
-    /// An earlier write or sync failed; nothing is known about later ones.
-    #[error("the log is closed after an earlier failure: {cause}")]
-    Poisoned {
-        /// The failure.
-        cause: String,
-    },
-    /// There is no log to open.
-    #[error("{dir}: no log here")]
-    NotFound {
-        /// The directory looked into.
-        dir: &'static str,
-    },
-    /// There is a log where a new one should be made.
-    #[error("{path}: a log is already here")]
-    AlreadyExists {
-        /// Its first segment.
-        path: String,
-    },
-    /// The log belongs to somebody else.
-    #[error("{path}: belongs to {found}, this is {expected}")]
-    ForeignIdentity {
-        /// The segment.
-        path: String,
-        /// Who opens it.
-        expected: Identity,
-        /// Whose it is.
-        found: Identity,
-    },
-    /// The log was written by another release.
-    #[error(
-        "{path}: log format version {found}, this release reads version {supported}: \
-         start the release that wrote it, or restore the member from a snapshot"
-    )]
-    UnknownVersion {
-        /// The segment.
-        path: String,
-        /// Its version.
-        found: u32,
-        /// The version this build reads.
-        supported: u32,
-    },
-    /// Something that had been made durable does not read back. Nothing was changed.
-    #[error(
-        "{path}: corrupt at offset {offset}: {reason}; entries from index {index} on cannot be \
-         trusted, those up to {synced_index} were synced, so nothing is cut off"
-    )]
-    Corrupt {
-        /// The segment.
-        path: String,
-        /// Where the bad header, batch or record starts.
-        offset: u64,
-        /// The first index that cannot be read.
-        index: u64,
-        /// The last index known to have been synced.
-        synced_index: u64,
-        /// What is wrong.
-        reason: &'static str,
-    },
-    /// A segment between two others is gone.
-    #[error("{dir}: a segment is missing between {after} and {before}")]
-    MissingSegment {
-        /// The directory.
-        dir: &'static str,
-        /// The last one before the gap.
-        after: String,
-        /// The first one behind it.
-        before: String,
-    },
-    /// A file with a segment's suffix and no segment's name.
-    #[error("{path}: not the name of a log segment")]
-    UnexpectedFile {
-        /// The file.
-        path: String,
-    },
-    /// The caller's batch does not continue the log. Nothing was written.
-    #[error("cannot append index {index}: the log accepts {first} to {next}")]
-    Order {
-        /// The index or mark offered.
-        index: u64,
-        /// The smallest index that could be replaced.
-        first: u64,
-        /// The index after the last.
-        next: u64,
-    },
-    /// The caller's batch is too large. Nothing was written.
-    #[error("a batch of {bytes} bytes is larger than {bytes_max}")]
-    TooLarge {
-        /// Its size.
-        bytes: u64,
-        /// The largest.
-        bytes_max: u64,
-    },
-}
-
-impl From<DiskError> for LogError {
-    fn from(error: DiskError) -> Self {
-        match error {
-            DiskError::NoSpace { path } => Self::NoSpace { path },
-            other => Self::Disk(other),
-        }
-    }
 }
 
 /// Figures about the log, for metrics and for the caller's decisions.
@@ -394,9 +280,10 @@ impl<D: Disk> Log<D> {
         Ok(removed)
     }
 
-    /// Takes one step of work ahead: zero-fills some of the segments that will be needed. Call it
-    /// when nobody waits, after the acknowledgements of a sync have left; otherwise `sync` does it.
-    /// Returns true if there is more to do.
+    /// Takes one step of work ahead: zero-fills and syncs a part of what will be needed, at most
+    /// 1 MiB. Call it when nobody waits, the acknowledgements gone and the queue empty; a log
+    /// that is never idle does it in `sync`, as much as it needs. Returns true if there is more
+    /// to do.
     pub fn prepare(&mut self) -> Result<bool, LogError> {
         self.check_poison()?;
         let segment_bytes = self.segment_bytes();

@@ -15,8 +15,9 @@ use std::collections::VecDeque;
 
 use crate::disk::Disk;
 use crate::entry::{Entry, HardState, Identity, LogBatch, LogState, SnapshotMark};
+use crate::error::LogError;
 use crate::format::{BatchEncoder, DATA_START, DecodedBatch, SegmentHeader};
-use crate::log::{Log, LogError, LogOptions, Restart, Sealed, salt};
+use crate::log::{Log, LogOptions, Restart, Sealed, salt};
 use crate::segment::{
     HeaderRead, Prepared, Scan, SegmentName, SyncSteps, WAL_DIR, list_segments, read_headers,
     scan_segment, start_segment,

@@ -6,11 +6,11 @@
 
 use crate::disk::{Disk, DiskError, ensure_dir, ensure_gone, read_range};
 use crate::entry::{Identity, LogBatch};
+use crate::error::LogError;
 use crate::format::{
     ALIGN, BadBatch, BadHeader, BatchEncoder, DATA_START, DecodedBatch, FORMAT_VERSION,
     HEADER_BLOCK_BYTES, SegmentHeader, Watermark, batch_bytes, decode_batch, decode_batch_header,
 };
-use crate::log::LogError;
 
 /// Where the segments are, below the data directory.
 pub const WAL_DIR: &str = "member/wal";
