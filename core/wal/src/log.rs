@@ -246,12 +246,15 @@ impl<D: Disk> Log<D> {
     }
 
     /// Writes the watermark on its own if the last batches have none behind them, and syncs it.
-    /// Call it within a second of the last sync when nothing more was appended; does nothing if
-    /// there is nothing to say.
+    /// Call it within a second of the last sync when nothing more was appended, and every second
+    /// from then on: with nothing to mark it takes a step of [`Log::prepare`].
     pub fn mark_synced_when_idle(&mut self) -> Result<(), LogError> {
         self.check_poison()?;
-        if self.marked || self.active.synced < self.active.tail {
+        if self.active.synced < self.active.tail {
             return Ok(());
+        }
+        if self.marked {
+            return self.prepare().map(drop);
         }
         self.write(&LogBatch::default())?;
         self.sync_active()?;
