@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use client::{Client, Config, RetryPolicy};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 /// Most members of a throw-away cluster.
@@ -73,17 +75,17 @@ impl Dev {
         writeln!(out, "starting {} in {}", self.members, directory.path().display())?;
         cluster.start(&program, directory.path())?;
 
-        let mut interrupts = std::pin::pin!(tokio::signal::ctrl_c());
+        let mut interrupts = std::pin::pin!(interrupted());
         let ready = tokio::select! {
             ready = cluster.ready() => ready.map(|()| true),
-            _ = &mut interrupts => Ok(false),
+            () = &mut interrupts => Ok(false),
         };
         let outcome = match ready {
             Ok(true) => {
                 cluster.introduce(out)?;
                 tokio::select! {
                     ended = cluster.any_ended() => Err(ended),
-                    _ = &mut interrupts => Ok(()),
+                    () = &mut interrupts => Ok(()),
                 }
             }
             Ok(false) => Ok(()),
@@ -93,6 +95,19 @@ impl Dev {
         cluster.stop().await;
         directory.close().context("removing the directory")?;
         outcome
+    }
+}
+
+/// Returns at ctrl-C, and when asked to end.
+async fn interrupted() {
+    let mut end = match signal(SignalKind::terminate()) {
+        Ok(end) => end,
+        // Without it ctrl-C still works.
+        Err(_) => return drop(tokio::signal::ctrl_c().await),
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = end.recv() => {}
     }
 }
 
@@ -185,7 +200,9 @@ impl Cluster {
                 .args(["--initial-cluster-token", &format!("dev-{}", std::process::id())])
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
-                .stderr(log);
+                .stderr(log)
+                // A terminal's ctrl-C is for this program, which then stops them in order.
+                .process_group(0);
             // Settings meant for another server must not reach these.
             for (name, _) in std::env::vars_os() {
                 if name.to_string_lossy().starts_with("ETCD_") {

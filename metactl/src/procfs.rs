@@ -74,9 +74,9 @@ pub(crate) fn listeners(addresses: &[SocketAddr]) -> BTreeSet<u32> {
     let mut sockets = BTreeSet::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let table = fs::read_to_string(table).unwrap_or_default();
-        sockets.extend(table.lines().skip(1).filter_map(listening).filter_map(|(port, inode)| {
-            ports.contains(&port).then(|| format!("socket:[{inode}]"))
-        }));
+        let listening = table.lines().skip(1).filter_map(listening);
+        let ours = listening.filter(|(port, _)| ports.contains(port));
+        sockets.extend(ours.map(|(_, inode)| format!("socket:[{inode}]")));
     }
     if sockets.is_empty() {
         return BTreeSet::new();

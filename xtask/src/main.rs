@@ -1,0 +1,49 @@
+//! `cargo xtask`: the repository's chores, a line each in `cargo xtask help`.
+//!
+//! A chore that is one command elsewhere is not here. `verify` never writes to the tree; `fix` does.
+
+mod bench;
+mod chores;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask verify           format check, clippy with warnings denied, tests, docs; writes nothing
+cargo xtask fix              format, and what clippy can mend by itself
+cargo xtask sim SEED         replay one simulated cluster, bit for bit
+cargo xtask swarm N          simulate N clusters, each from a seed of its own
+cargo xtask bench-vs-etcd    measure beside etcd, alternating; writes docs/benchmarks.md (--help: how)
+cargo xtask help             this
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            drop(writeln!(std::io::stderr(), "xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let (chore, rest) = match arguments.split_first() {
+        Some((chore, rest)) => (chore.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    match (chore, rest) {
+        ("verify", []) => chores::verify(),
+        ("fix", []) => chores::fix(),
+        ("sim", [seed, rest @ ..]) => chores::sim("seed", seed, rest),
+        ("swarm", [count, rest @ ..]) => chores::sim("swarm", count, rest),
+        ("sim" | "swarm", []) => bail!("{chore}: a number is missing"),
+        ("bench-vs-etcd", rest) => bench::run(rest),
+        ("help" | "--help" | "-h", _) => Ok(std::io::stdout().write_all(HELP.as_bytes())?),
+        ("verify" | "fix", [surplus, ..]) => bail!("{chore}: what is {surplus:?} for?"),
+        _ => bail!("{chore}: no such chore (see cargo xtask help)"),
+    }
+}
