@@ -1,0 +1,374 @@
+//! The connections other members make to this one.
+//!
+//! A stream is read only as fast as the node takes what it carries: an append that finds no room is
+//! waited with, the stream is not read meanwhile, and HTTP/2's window makes the sender wait in turn.
+//! Nothing queues here. What is urgent never waits: it is handed over or dropped.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::Stream;
+use http::Response;
+use hyper::body::Incoming;
+use proto::peer::{
+    AppendAck, AppendFrame, ControlFrame, Hello, LeaderReply, LeaderRequest, Probe, ProbeReply,
+    RaftMessage, SnapshotFrame, SnapshotReply, append_frame, control_frame, raft_message::Type,
+    snapshot_frame,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::codec::Streaming;
+use tonic::server::Grpc;
+use tonic::{Request, Status};
+use tower::service_fn;
+
+use super::admission::{Admitted, Topic};
+use super::codec::{FrameCodec, Received};
+use super::link::Lane;
+use super::outbound::{APPEND, CONTROL, LEADER, SNAPSHOT};
+use super::{Chunks, Core, Inbound, pages, snapshot, wire};
+
+/// Connections at one time, of all kinds. Five members need twenty.
+const CONNECTIONS_MAX: usize = 512;
+/// For the greeting, once a stream is open.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest frame on the control connection.
+pub(super) const CONTROL_FRAME_BYTES_MAX: usize = 256 << 10;
+/// Largest question to the leader.
+const LEADER_REQUEST_BYTES_MAX: usize = 256 << 10;
+/// Answers to probes that wait to be sent; a peer that does not read them gets no more.
+const PROBE_REPLIES_MAX: usize = 64;
+/// Rest after accepting failed, as it does when the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the streams share, with the node behind them.
+#[derive(Debug)]
+pub(super) struct Door<I, C> {
+    pub(super) core: Arc<Core>,
+    pub(super) inbound: I,
+    pub(super) chunks: C,
+    pub(super) receiving: Semaphore,
+    connections: Arc<Semaphore>,
+}
+
+impl<I: Inbound, C: Chunks> Door<I, C> {
+    pub(super) fn new(core: Arc<Core>, inbound: I, chunks: C) -> Self {
+        Door {
+            core,
+            inbound,
+            chunks,
+            receiving: Semaphore::new(snapshot::RECEIVING_MAX),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
+    }
+
+    /// Accepts on one listener, and hands each connection to the thread it is for.
+    pub(super) async fn accept(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    if self.core.throttle.is_due(Topic::Accept) {
+                        tracing::warn!("cannot accept connections of peers: {error}");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let door = Arc::clone(&self);
+            tokio::spawn(async move {
+                let mut stream = stream;
+                // A caller that does not say what it wants is hung up on, without a word to the log:
+                // load balancers and port scanners do it all day.
+                let Ok(lane) = wire::lane_of(&mut stream).await else { return };
+                if lane == Lane::Control {
+                    door.serve(stream, lane).await;
+                    drop(permit);
+                } else if let Ok(stream) = stream.into_std() {
+                    let bulk = door.core.bulk.clone();
+                    bulk.spawn(async move {
+                        if let Ok(stream) = TcpStream::from_std(stream) {
+                            door.serve(stream, lane).await;
+                        }
+                        drop(permit);
+                    });
+                }
+            });
+        }
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, lane: Lane) {
+        wire::serve(stream, lane, move |request| Arc::clone(&self).answer(request)).await;
+    }
+
+    /// One HTTP request, gRPC or not.
+    async fn answer(self: Arc<Self>, request: http::Request<Incoming>) -> Response<Body> {
+        let frame_bytes_max = self.core.config.limits.frame_bytes_max;
+        match request.uri().path() {
+            APPEND => {
+                let codec = FrameCodec::<AppendAck, AppendFrame>::new(None);
+                let service = service_fn(move |r| Arc::clone(&self).append(r));
+                grpc(codec, frame_bytes_max).streaming(service, request).await
+            }
+            CONTROL => {
+                let codec = FrameCodec::<ControlFrame, ControlFrame>::new(None);
+                let service = service_fn(move |r| Arc::clone(&self).control(r));
+                grpc(codec, CONTROL_FRAME_BYTES_MAX).streaming(service, request).await
+            }
+            SNAPSHOT => {
+                let codec = FrameCodec::<SnapshotReply, SnapshotFrame>::new(None);
+                let service = service_fn(move |r| Arc::clone(&self).snapshot(r));
+                grpc(codec, frame_bytes_max).streaming(service, request).await
+            }
+            LEADER => {
+                let codec = FrameCodec::<LeaderReply, LeaderRequest>::new(None);
+                let service = service_fn(move |r| Arc::clone(&self).leader(r));
+                grpc(codec, LEADER_REQUEST_BYTES_MAX).unary(service, request).await
+            }
+            path if request
+                .headers()
+                .get(http::header::CONTENT_TYPE)
+                .is_some_and(pages::is_grpc) =>
+            {
+                Status::unimplemented(format!("no method {path}")).into_http()
+            }
+            _ => pages::answer(&request, self.core.config.cluster_id, &self.inbound),
+        }
+    }
+
+    fn admit(&self, hello: Option<Hello>, lane: Lane) -> Result<Admitted, Status> {
+        let hello =
+            hello.ok_or_else(|| Status::invalid_argument("a stream must begin with a greeting"))?;
+        let link = self.core.admission.check(&hello, &self.core.links())?;
+        Ok(self.core.admission.enter(link, lane))
+    }
+
+    async fn append(
+        self: Arc<Self>,
+        request: Request<Streaming<Received<AppendFrame>>>,
+    ) -> Result<tonic::Response<ReceiverStream<Result<AppendAck, Status>>>, Status> {
+        let mut frames = request.into_inner();
+        let hello = match first(&mut frames).await?.frame {
+            Some(append_frame::Frame::Hello(hello)) => Some(hello),
+            _ => None,
+        };
+        let mut admitted = self.admit(hello, Lane::Bulk)?;
+        let from = admitted.link.id;
+        let (end, acks) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let ended = tokio::select! {
+                () = admitted.ended() => Err(Status::aborted("replaced by a newer stream")),
+                ended = self.read_appends(&mut frames, from) => ended,
+            };
+            if let Err(status) = ended {
+                self.core.broke(from, Lane::Bulk, &status);
+                drop(end.try_send(Err(status)));
+            }
+        });
+        Ok(tonic::Response::new(ReceiverStream::new(acks)))
+    }
+
+    async fn read_appends(
+        &self,
+        frames: &mut Streaming<Received<AppendFrame>>,
+        from: u64,
+    ) -> Result<(), Status> {
+        let link = self.core.link(from)?;
+        while let Some(Received { message, bytes }) = frames.message().await? {
+            link.heard(bytes);
+            let taken = match message.frame {
+                Some(append_frame::Frame::Raft(message)) => {
+                    self.core.check_message(&message, from, Lane::Bulk)?;
+                    self.inbound.append(message).await
+                }
+                Some(append_frame::Frame::Forward(forward)) => {
+                    self.inbound.forwarded(from, forward.commands).await
+                }
+                Some(append_frame::Frame::Hello(_)) => {
+                    return Err(Status::invalid_argument("a second greeting"));
+                }
+                // Of a later version.
+                None => true,
+            };
+            if !taken {
+                return Err(Status::unavailable("the member is stopping"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn control(
+        self: Arc<Self>,
+        request: Request<Streaming<Received<ControlFrame>>>,
+    ) -> Result<tonic::Response<ProbeReplies>, Status> {
+        let mut frames = request.into_inner();
+        let hello = match first(&mut frames).await?.frame {
+            Some(control_frame::Frame::Hello(hello)) => Some(hello),
+            _ => None,
+        };
+        let mut admitted = self.admit(hello, Lane::Control)?;
+        let from = admitted.link.id;
+        let (probes, replies) = mpsc::channel(PROBE_REPLIES_MAX);
+        tokio::spawn(async move {
+            let ended = tokio::select! {
+                () = admitted.ended() => Err(Status::aborted("replaced by a newer stream")),
+                ended = self.read_control(&mut frames, from, &probes) => ended,
+            };
+            if let Err(status) = ended {
+                self.core.broke(from, Lane::Control, &status);
+            }
+        });
+        Ok(tonic::Response::new(ProbeReplies(replies)))
+    }
+
+    async fn read_control(
+        &self,
+        frames: &mut Streaming<Received<ControlFrame>>,
+        from: u64,
+        probes: &mpsc::Sender<(Probe, Instant)>,
+    ) -> Result<(), Status> {
+        let link = self.core.link(from)?;
+        while let Some(Received { message, bytes }) = frames.message().await? {
+            let received_at = Instant::now();
+            link.heard(bytes);
+            match message.frame {
+                Some(control_frame::Frame::Raft(message)) => {
+                    self.core.check_message(&message, from, Lane::Control)?;
+                    if !self.inbound.urgent(message) {
+                        self.core.count_refused();
+                    }
+                }
+                // Unanswered, it counts as lost with the one who sent it.
+                Some(control_frame::Frame::Probe(probe)) => {
+                    let _ = probes.try_send((probe, received_at));
+                }
+                Some(control_frame::Frame::Hello(_)) => {
+                    return Err(Status::invalid_argument("a second greeting"));
+                }
+                Some(control_frame::Frame::ProbeReply(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn snapshot(
+        self: Arc<Self>,
+        request: Request<Streaming<Received<SnapshotFrame>>>,
+    ) -> Result<tonic::Response<ReceiverStream<Result<SnapshotReply, Status>>>, Status> {
+        let mut frames = request.into_inner();
+        let hello = match first(&mut frames).await?.frame {
+            Some(snapshot_frame::Frame::Hello(hello)) => Some(hello),
+            _ => None,
+        };
+        let mut admitted = self.admit(hello, Lane::Snapshot)?;
+        let (replies, stream) = mpsc::channel(snapshot::REPLIES_MAX);
+        tokio::spawn(async move {
+            let from = admitted.link.id;
+            tokio::select! {
+                () = admitted.ended() => {}
+                () = snapshot::receive(&self, from, &mut frames, &replies) => {}
+            }
+        });
+        Ok(tonic::Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn leader(
+        self: Arc<Self>,
+        request: Request<Received<LeaderRequest>>,
+    ) -> Result<tonic::Response<LeaderReply>, Status> {
+        let Received { message: mut request, bytes } = request.into_inner();
+        let hello = request
+            .hello
+            .take()
+            .ok_or_else(|| Status::invalid_argument("a question must carry a greeting"))?;
+        let link = self.core.admission.check(&hello, &self.core.links())?;
+        link.heard(bytes);
+        Ok(tonic::Response::new(self.inbound.leader_call(link.id, request).await))
+    }
+}
+
+fn grpc<T: tonic::codec::Codec>(codec: T, bytes_max: usize) -> Grpc<T> {
+    Grpc::new(codec).apply_max_message_size_config(Some(bytes_max), None)
+}
+
+/// The first frame of a stream.
+async fn first<T: Send>(frames: &mut Streaming<Received<T>>) -> Result<T, Status> {
+    match tokio::time::timeout(HELLO_TIMEOUT, frames.message()).await {
+        Ok(Ok(Some(received))) => Ok(received.message),
+        Ok(Ok(None)) => Err(Status::invalid_argument("a stream must begin with a greeting")),
+        Ok(Err(status)) => Err(status),
+        Err(_) => Err(Status::deadline_exceeded("no greeting")),
+    }
+}
+
+/// Whether a raft message may come from this peer on this connection.
+pub(super) fn check_message(
+    message: &RaftMessage,
+    from: u64,
+    own: u64,
+    lane: Lane,
+) -> Result<(), Status> {
+    if message.from != from || message.to != own {
+        return Err(Status::invalid_argument(format!(
+            "a message from {:x} to {:x} in the stream from {from:x} to {own:x}",
+            message.from, message.to
+        )));
+    }
+    if lane_for(message.r#type) != Some(lane) {
+        return Err(Status::invalid_argument(format!(
+            "a message of type {} on the {} connection",
+            message.r#type,
+            lane.as_str()
+        )));
+    }
+    Ok(())
+}
+
+/// The connection a message travels on; `None`: none of them.
+pub(super) fn lane_for(message_type: i32) -> Option<Lane> {
+    match Type::try_from(message_type).ok()? {
+        Type::MsgAppend | Type::MsgAppendResponse => Some(Lane::Bulk),
+        Type::MsgSnapshot => Some(Lane::Snapshot),
+        Type::MsgRequestVote
+        | Type::MsgRequestVoteResponse
+        | Type::MsgHeartbeat
+        | Type::MsgHeartbeatResponse
+        | Type::MsgTransferLeader
+        | Type::MsgTimeoutNow
+        | Type::MsgReadIndex
+        | Type::MsgReadIndexResp
+        | Type::MsgRequestPreVote
+        | Type::MsgRequestPreVoteResponse => Some(Lane::Control),
+        // A replica says these to itself only; commands travel as forwards.
+        Type::MsgHup
+        | Type::MsgBeat
+        | Type::MsgPropose
+        | Type::MsgUnreachable
+        | Type::MsgSnapStatus
+        | Type::MsgCheckQuorum => None,
+    }
+}
+
+/// Answers to probes, each stamped on its way out with the time it lay here.
+#[derive(Debug)]
+struct ProbeReplies(mpsc::Receiver<(Probe, Instant)>);
+
+impl Stream for ProbeReplies {
+    type Item = Result<ControlFrame, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|probe| {
+            probe.map(|(probe, received_at)| {
+                let hold_us = u64::try_from(received_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let reply =
+                    ProbeReply { sequence: probe.sequence, echoed_sent_us: probe.sent_us, hold_us };
+                Ok(ControlFrame { frame: Some(control_frame::Frame::ProbeReply(reply)) })
+            })
+        })
+    }
+}

@@ -1,0 +1,437 @@
+//! One peer as this member sees it: what waits for it, how it fares, how far away it is.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use consensus::rtt::RttEstimator;
+use proto::peer::{Hello, RaftMessage};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tonic::transport::Channel;
+
+use super::PeerLimits;
+use super::codec::Traffic;
+use super::outbox::{Outbox, OutboxLimits};
+use crate::config::Url;
+
+/// Probes without an answer that are remembered; the oldest is forgotten and counts as lost.
+const PROBES_OUTSTANDING_MAX: usize = 64;
+/// Urgent messages that wait for one peer. They are small, and soon stale.
+const URGENT_MESSAGES_MAX: usize = 1_024;
+const URGENT_BYTES_MAX: usize = 1 << 20;
+/// A link tried this often without success is called disconnected.
+const ATTEMPTS_WHILE_PROBING: u64 = 3;
+
+/// How a peer can be reached at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Connected, and heard from.
+    Healthy,
+    /// Connected but silent, or just lost and being tried again.
+    Probing,
+    /// Not connected.
+    Disconnected,
+}
+
+impl LinkState {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Probing => "probing",
+            Self::Disconnected => "disconnected",
+        }
+    }
+}
+
+/// Messages and bytes, one way, since the link was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkTraffic {
+    /// Frames of any kind.
+    pub messages: u64,
+    /// Their encoded length.
+    pub bytes: u64,
+}
+
+/// A peer, as of now.
+#[derive(Clone, Debug)]
+pub struct PeerLink {
+    /// The peer's member id.
+    pub id: u64,
+    /// Where it is looked for.
+    pub urls: Vec<String>,
+    /// How it can be reached.
+    pub state: LinkState,
+    /// Since both connections stand; `None` when one does not.
+    pub connected_for: Option<Duration>,
+    /// Since anything was heard from it; `None`: nothing yet.
+    pub last_contact: Option<Duration>,
+    /// Round trip over the control connection, without the time the peer held the probe. Without
+    /// samples its numbers mean nothing.
+    pub rtt: RttEstimator,
+    /// Sent to the peer.
+    pub sent: LinkTraffic,
+    /// Received from the peer.
+    pub received: LinkTraffic,
+    /// Raft messages not sent, for want of a connection or of room.
+    pub dropped: u64,
+    /// Connections that failed or broke.
+    pub failures: u64,
+    /// Probes sent.
+    pub probes_sent: u64,
+    /// Probes never answered.
+    pub probes_lost: u64,
+    /// The peer's boot, from its greeting.
+    pub boot_id: Option<u64>,
+    /// The peer's version, from its greeting.
+    pub version: Option<String>,
+    /// Why the last connection failed or broke.
+    pub last_error: Option<String>,
+}
+
+/// Which connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lane {
+    /// Heartbeats, votes, probes.
+    Control,
+    /// Appends, forwards, questions to the leader.
+    Bulk,
+    /// A snapshot; a connection for each.
+    Snapshot,
+}
+
+impl Lane {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Bulk => "append",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// What waits on the append connection.
+#[derive(Debug)]
+pub(super) enum Bulk {
+    Raft(RaftMessage),
+    Forward(Vec<Bytes>),
+}
+
+/// What waits on the control connection. A probe is stamped when it is pulled.
+#[derive(Debug)]
+pub(super) enum Urgent {
+    Raft(RaftMessage),
+    Probe,
+}
+
+/// One peer: shared by the raft thread (pushes), the network threads and whoever asks.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) id: u64,
+    pub(super) urls: Vec<Url>,
+    pub(super) bulk: Outbox<Bulk>,
+    pub(super) control: Outbox<Urgent>,
+    pub(super) sent: Arc<Traffic>,
+    pub(super) received: Traffic,
+    pub(super) dropped: AtomicU64,
+    /// The peer has just called: a waiting retry of the control connection need not wait longer.
+    pub(super) retry_control: Notify,
+    /// The same for the append connection.
+    pub(super) retry_bulk: Notify,
+    /// The peer has fallen silent: the append connection is most likely as dead as the other.
+    pub(super) reset_bulk: Notify,
+    health: Mutex<Health>,
+    calls: Mutex<Option<Channel>>,
+    /// The tasks that keep the connections, to be ended with the link.
+    tasks: Mutex<Vec<AbortHandle>>,
+    transfer: Mutex<Option<AbortHandle>>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    control_since: Option<Instant>,
+    bulk_since: Option<Instant>,
+    last_contact: Option<Instant>,
+    rtt: RttEstimator,
+    outstanding: VecDeque<(u64, Instant)>,
+    probe_sequence: u64,
+    last_probe: Option<Instant>,
+    probes_sent: u64,
+    probes_lost: u64,
+    failures: u64,
+    failures_in_a_row: u64,
+    boot_id: Option<u64>,
+    version: Option<String>,
+    last_error: Option<String>,
+}
+
+impl Health {
+    fn state(&self, now: Instant, quiet_after: Duration) -> LinkState {
+        let Some(last_contact) = self.last_contact else { return LinkState::Disconnected };
+        let is_quiet = now.saturating_duration_since(last_contact) > quiet_after;
+        match self.control_since {
+            Some(_) if !is_quiet => LinkState::Healthy,
+            Some(_) => LinkState::Probing,
+            None if self.failures_in_a_row < ATTEMPTS_WHILE_PROBING => LinkState::Probing,
+            None => LinkState::Disconnected,
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn new(id: u64, urls: Vec<Url>, limits: &PeerLimits) -> Self {
+        let bulk = OutboxLimits {
+            messages_max: limits.queue_messages_max,
+            bytes_max: limits.queue_bytes_max,
+        };
+        let control =
+            OutboxLimits { messages_max: URGENT_MESSAGES_MAX, bytes_max: URGENT_BYTES_MAX };
+        Link {
+            id,
+            urls,
+            bulk: Outbox::new(bulk),
+            control: Outbox::new(control),
+            sent: Arc::default(),
+            received: Traffic::default(),
+            dropped: AtomicU64::new(0),
+            retry_control: Notify::new(),
+            retry_bulk: Notify::new(),
+            reset_bulk: Notify::new(),
+            health: Mutex::default(),
+            calls: Mutex::default(),
+            tasks: Mutex::default(),
+            transfer: Mutex::default(),
+        }
+    }
+
+    /// Hands over a task that lives as long as the link.
+    pub(super) fn own(&self, task: AbortHandle) {
+        lock(&self.tasks).push(task);
+    }
+
+    /// At most one snapshot is under way to a peer: a newer one ends the older.
+    pub(super) fn replace_transfer(&self, task: AbortHandle) {
+        if let Some(older) = lock(&self.transfer).replace(task) {
+            older.abort();
+        }
+    }
+
+    /// Ends all tasks. What waited is for the caller to take from the outboxes.
+    pub(super) fn end(&self) {
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
+        }
+        if let Some(transfer) = lock(&self.transfer).take() {
+            transfer.abort();
+        }
+        lock(&self.calls).take();
+    }
+
+    /// The peer greeted us, on a connection it made.
+    pub(super) fn greeted(&self, hello: &Hello) {
+        {
+            let mut health = lock(&self.health);
+            health.boot_id = Some(hello.boot_id);
+            health.version = Some(hello.version.clone());
+            health.last_contact = Some(Instant::now());
+        }
+        self.retry_control.notify_waiters();
+        self.retry_bulk.notify_waiters();
+    }
+
+    /// The peer said something.
+    pub(super) fn heard(&self, bytes: usize) {
+        self.received.add(bytes);
+        lock(&self.health).last_contact = Some(Instant::now());
+    }
+
+    /// A connection stands. Returns whether the peer was out of reach before.
+    pub(super) fn connected(&self, lane: Lane, calls: Option<Channel>) -> bool {
+        if calls.is_some() {
+            *lock(&self.calls) = calls;
+        }
+        let mut health = lock(&self.health);
+        let now = Instant::now();
+        let was_down = match lane {
+            Lane::Control => health.control_since.replace(now).is_none(),
+            _ => health.bulk_since.replace(now).is_none(),
+        };
+        health.failures_in_a_row = 0;
+        health.last_contact = Some(now);
+        was_down
+    }
+
+    /// A connection broke or could not be made. Returns whether it stood before.
+    pub(super) fn failed(&self, lane: Lane, error: &str) -> bool {
+        let mut health = lock(&self.health);
+        health.failures += 1;
+        health.failures_in_a_row += 1;
+        health.last_error = Some(error.to_owned());
+        if lane == Lane::Control {
+            health.probes_lost += health.outstanding.len() as u64;
+            health.outstanding.clear();
+            health.control_since.take().is_some()
+        } else {
+            let stood = health.bulk_since.take().is_some();
+            drop(health);
+            lock(&self.calls).take();
+            stood
+        }
+    }
+
+    /// A channel for single questions, while the append connection stands.
+    pub(super) fn calls(&self) -> Option<Channel> {
+        lock(&self.calls).clone()
+    }
+
+    /// Numbers a probe that leaves now.
+    pub(super) fn probe_leaves(&self, now: Instant) -> u64 {
+        let mut health = lock(&self.health);
+        if health.outstanding.len() == PROBES_OUTSTANDING_MAX {
+            health.outstanding.pop_front();
+            health.probes_lost += 1;
+        }
+        health.probe_sequence += 1;
+        let sequence = health.probe_sequence;
+        health.outstanding.push_back((sequence, now));
+        health.last_probe = Some(now);
+        health.probes_sent += 1;
+        sequence
+    }
+
+    /// The answer to a probe. The time it left is the one remembered here, not the one the peer
+    /// echoes: a peer cannot make itself near or far.
+    pub(super) fn probe_answered(&self, sequence: u64, hold: Duration, now: Instant) {
+        let mut health = lock(&self.health);
+        health.last_contact = Some(now);
+        let Some(at) = health.outstanding.iter().position(|(s, _)| *s == sequence) else { return };
+        // One connection keeps the order: whatever was sent before and is not answered, is lost.
+        health.probes_lost += at as u64;
+        let (_, left) = health.outstanding.drain(..=at).next_back().expect("position found it");
+        // The estimator takes no answer that was held for longer than it was away.
+        health.rtt.record(0, us(now.saturating_duration_since(left)), us(hold));
+    }
+
+    /// When the last probe left.
+    pub(super) fn last_probe(&self) -> Option<Instant> {
+        lock(&self.health).last_probe
+    }
+
+    /// How long nothing has been heard.
+    pub(super) fn silence(&self, now: Instant) -> Duration {
+        lock(&self.health)
+            .last_contact
+            .map_or(Duration::MAX, |at| now.saturating_duration_since(at))
+    }
+
+    /// How the peer can be reached.
+    pub(super) fn state(&self, now: Instant, quiet_after: Duration) -> LinkState {
+        lock(&self.health).state(now, quiet_after)
+    }
+
+    /// The link as of now. Longer silence than `quiet_after` is worth a doubt.
+    pub(super) fn view(&self, now: Instant, quiet_after: Duration) -> PeerLink {
+        let traffic = |traffic: &Traffic| LinkTraffic {
+            messages: traffic.messages.load(Ordering::Relaxed),
+            bytes: traffic.bytes.load(Ordering::Relaxed),
+        };
+        let health = lock(&self.health);
+        PeerLink {
+            id: self.id,
+            urls: crate::config::texts(&self.urls),
+            state: health.state(now, quiet_after),
+            connected_for: health
+                .control_since
+                .zip(health.bulk_since)
+                .map(|(control, bulk)| now.saturating_duration_since(control.max(bulk))),
+            last_contact: health.last_contact.map(|at| now.saturating_duration_since(at)),
+            rtt: health.rtt,
+            sent: traffic(&self.sent),
+            received: traffic(&self.received),
+            dropped: self.dropped.load(Ordering::Relaxed),
+            failures: health.failures,
+            probes_sent: health.probes_sent,
+            probes_lost: health.probes_lost,
+            boot_id: health.boot_id,
+            version: health.version.clone(),
+            last_error: health.last_error.clone(),
+        }
+    }
+}
+
+fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link() -> Link {
+        Link::new(2, Vec::new(), &PeerLimits::default())
+    }
+
+    const QUIET: Duration = Duration::from_secs(2);
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_round_trip_is_what_elapsed_here_without_what_the_peer_held() {
+        let link = link();
+        let start = Instant::now();
+        let sequence = link.probe_leaves(start);
+        link.probe_answered(sequence, 4 * MS, start + 10 * MS);
+        let rtt = link.view(start, QUIET).rtt;
+        assert_eq!((rtt.srtt_us(), rtt.rttvar_us(), rtt.samples()), (6_000, 3_000, 1));
+    }
+
+    #[test]
+    fn an_answer_to_nothing_or_from_before_the_question_is_no_sample() {
+        let link = link();
+        let start = Instant::now();
+        let sequence = link.probe_leaves(start);
+        link.probe_answered(sequence + 1, Duration::ZERO, start + MS);
+        link.probe_answered(sequence, 5 * MS, start + MS);
+        link.probe_answered(sequence, Duration::ZERO, start + MS);
+        assert_eq!(link.view(start, QUIET).rtt.samples(), 0);
+    }
+
+    #[test]
+    fn probes_overtaken_or_cut_off_are_lost() {
+        let link = link();
+        let start = Instant::now();
+        link.probe_leaves(start);
+        let second = link.probe_leaves(start);
+        link.probe_answered(second, Duration::ZERO, start + MS);
+        assert_eq!(link.view(start, QUIET).probes_lost, 1);
+        link.probe_leaves(start);
+        link.failed(Lane::Control, "cut");
+        assert_eq!(link.view(start, QUIET).probes_lost, 2);
+        for _ in 0..=PROBES_OUTSTANDING_MAX {
+            link.probe_leaves(start);
+        }
+        assert_eq!(link.view(start, QUIET).probes_lost, 3);
+    }
+
+    #[test]
+    fn a_link_goes_from_healthy_over_probing_to_disconnected() {
+        let link = link();
+        let state = |after: Duration| link.view(Instant::now() + after, QUIET).state;
+        assert_eq!(state(Duration::ZERO), LinkState::Disconnected);
+        link.connected(Lane::Control, None);
+        assert_eq!(state(Duration::ZERO), LinkState::Healthy);
+        assert_eq!(state(10 * QUIET), LinkState::Probing);
+        link.failed(Lane::Control, "cut");
+        assert_eq!(state(Duration::ZERO), LinkState::Probing);
+        for _ in 0..ATTEMPTS_WHILE_PROBING {
+            link.failed(Lane::Control, "refused");
+        }
+        assert_eq!(state(Duration::ZERO), LinkState::Disconnected);
+    }
+}

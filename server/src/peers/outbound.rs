@@ -1,0 +1,364 @@
+//! The connections this member makes: to each peer one for what is urgent and one for the bulk.
+//!
+//! Both are kept the same way: connect, greet, and only when the peer has accepted the greeting let
+//! the outbox flow; when the connection breaks, hand back what never left, wait a little longer than
+//! the last time, and begin again. The wait is cut short when the peer calls: then it is there.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::Stream;
+use http::uri::PathAndQuery;
+use proto::peer::{
+    AppendAck, AppendFrame, ControlFrame, Forward, Hello, Probe, append_frame, control_frame,
+};
+use tonic::codec::Streaming;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use super::admission::{Refusal, Topic};
+use super::codec::{Frame, FrameCodec, Received};
+use super::link::{Bulk, Lane, Link, Urgent};
+use super::{Core, Reports, wire};
+
+/// Path of a method of `metastore.peer.v1.Peer`.
+pub(super) const APPEND: &str = "/metastore.peer.v1.Peer/Append";
+pub(super) const CONTROL: &str = "/metastore.peer.v1.Peer/Control";
+pub(super) const SNAPSHOT: &str = "/metastore.peer.v1.Peer/Snapshot";
+pub(super) const LEADER: &str = "/metastore.peer.v1.Peer/Leader";
+
+/// For the connection and the answer to the greeting.
+pub(super) const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest answer that is read on the append and control connections.
+const REPLY_BYTES_MAX: usize = 64 << 10;
+/// First wait before connecting again; doubled each time,
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// up to this,
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// or to this when the peer will not have us.
+const RETRY_REFUSED_MAX: Duration = Duration::from_secs(5);
+/// A connection that stood this long begins over with short waits.
+const STOOD_LONG: Duration = Duration::from_secs(5);
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) why: String,
+    pub(super) refusal: Option<Refusal>,
+}
+
+impl Ended {
+    pub(super) fn because(why: impl Into<String>) -> Self {
+        Ended { why: why.into(), refusal: None }
+    }
+
+    pub(super) fn status(status: &Status) -> Self {
+        let refusal = Refusal::of(status);
+        let source = std::error::Error::source(status);
+        let why = match source {
+            Some(source) if status.message().is_empty() || refusal.is_none() => wire::cause(source),
+            _ => status.message().to_owned(),
+        };
+        Ended { why, refusal }
+    }
+}
+
+/// Waits between attempts: exponential, each drawn from the upper half, so that the members of a
+/// cluster that come back together do not stay in step.
+#[derive(Debug)]
+struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Backoff { next: RETRY_FIRST }
+    }
+
+    fn reset(&mut self) {
+        self.next = RETRY_FIRST;
+    }
+
+    fn draw(&mut self, max: Duration) -> Duration {
+        let wait = self.next.min(max);
+        self.next = (wait * 2).min(max);
+        wait.mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+/// Keeps one connection to a peer for as long as the link lives.
+pub(super) async fn keep(core: Arc<Core>, reports: Arc<dyn Reports>, link: Arc<Link>, lane: Lane) {
+    let mut backoff = Backoff::new();
+    for attempt in 0usize.. {
+        let begun = Instant::now();
+        let url_count = link.urls.len().max(1);
+        let ended = match lane {
+            Lane::Control => control_session(&core, &link, attempt % url_count).await,
+            _ => bulk_session(&core, &link, attempt % url_count).await,
+        };
+        let Err(ended) = ended;
+        let stood = link.failed(lane, &ended.why);
+        hand_back(&*reports, &link, lane);
+        reports.unreachable(link.id);
+        if let Some(refusal) = ended.refusal {
+            reports.refused(link.id, refusal);
+        }
+        // A connection lost is news; one that still cannot be made is said once in a while.
+        let topic = Topic::Unreachable(lane, link.id, ended.refusal);
+        if stood || core.throttle.is_due(topic) {
+            tracing::warn!(
+                peer = format_args!("{:x}", link.id),
+                connection = lane.as_str(),
+                "{} peer: {}",
+                if stood { "lost a" } else { "cannot reach a" },
+                ended.why
+            );
+        }
+        if begun.elapsed() >= STOOD_LONG {
+            backoff.reset();
+        }
+        let max = if ended.refusal.is_some() { RETRY_REFUSED_MAX } else { RETRY_MAX };
+        let called = match lane {
+            Lane::Control => &link.retry_control,
+            _ => &link.retry_bulk,
+        };
+        tokio::select! {
+            () = tokio::time::sleep(backoff.draw(max)) => {}
+            () = called.notified() => {}
+        }
+    }
+}
+
+/// Closes an outbox and returns to the node what provably never left.
+pub(super) fn hand_back(reports: &dyn Reports, link: &Link, lane: Lane) {
+    let mut dropped = 0;
+    if lane == Lane::Control {
+        dropped = link.control.close().iter().filter(|it| matches!(it, Urgent::Raft(_))).count();
+    } else {
+        for item in link.bulk.close() {
+            match item {
+                Bulk::Raft(_) => dropped += 1,
+                Bulk::Forward(commands) => reports.not_forwarded(commands),
+            }
+        }
+    }
+    link.dropped.fetch_add(dropped as u64, std::sync::atomic::Ordering::Relaxed);
+}
+
+enum Never {}
+
+/// Appends and forwards, until the connection breaks.
+async fn bulk_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Result<Never, Ended> {
+    let session = link.bulk.begin();
+    let pull = BulkPull { link: Arc::clone(link), hello: Some(core.hello(link.id)), session };
+    let (channel, mut acks) = tokio::time::timeout(
+        GREETING_TIMEOUT,
+        open::<_, AppendFrame, AppendAck>(link, url, Lane::Bulk, APPEND, pull),
+    )
+    .await
+    .map_err(|_| Ended::because("no answer to the greeting"))??;
+    if link.connected(Lane::Bulk, Some(channel)) {
+        tracing::info!(peer = format_args!("{:x}", link.id), "append connection to a peer stands");
+    }
+    link.bulk.open(session);
+    loop {
+        tokio::select! {
+            ack = acks.message() => match ack {
+                Ok(Some(ack)) => link.heard(ack.bytes),
+                Ok(None) => return Err(Ended::because("closed by the peer")),
+                Err(status) => return Err(Ended::status(&status)),
+            },
+            () = link.reset_bulk.notified() => {
+                return Err(Ended::because("the peer has fallen silent"));
+            }
+        }
+    }
+}
+
+/// Heartbeats, votes and probes, until the connection breaks or the peer falls silent.
+async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Result<Never, Ended> {
+    let session = link.control.begin();
+    let pull = ControlPull {
+        core: Arc::clone(core),
+        link: Arc::clone(link),
+        hello: Some(core.hello(link.id)),
+        session,
+        probe_next: false,
+    };
+    let (_channel, mut replies) = tokio::time::timeout(
+        GREETING_TIMEOUT,
+        open::<_, ControlFrame, ControlFrame>(link, url, Lane::Control, CONTROL, pull),
+    )
+    .await
+    .map_err(|_| Ended::because("no answer to the greeting"))??;
+    link.connected(Lane::Control, None);
+    link.control.open(session);
+    // At once: the distance to a new peer is worth knowing.
+    drop(link.control.push(Urgent::Probe, 0, super::outbox::Admit::Open));
+    let idle = core.config.limits.probe_interval_idle;
+    let mut next_check = tokio::time::Instant::now() + idle;
+    loop {
+        tokio::select! {
+            reply = replies.message() => match reply {
+                Ok(Some(Received { message, bytes })) => {
+                    let now = Instant::now();
+                    link.received.add(bytes);
+                    if let Some(control_frame::Frame::ProbeReply(reply)) = message.frame {
+                        link.probe_answered(reply.sequence, Duration::from_micros(reply.hold_us), now);
+                    }
+                }
+                Ok(None) => return Err(Ended::because("closed by the peer")),
+                Err(status) => return Err(Ended::status(&status)),
+            },
+            () = tokio::time::sleep_until(next_check) => {
+                let now = Instant::now();
+                if link.silence(now) > core.silence_max() {
+                    // After a partition TCP itself tries again only after many seconds: a fresh
+                    // connection finds a peer that is back much sooner.
+                    link.reset_bulk.notify_waiters();
+                    return Err(Ended::because("the peer has fallen silent"));
+                }
+                let since = link.last_probe().map_or(idle, |at| now.saturating_duration_since(at));
+                if since >= idle {
+                    drop(link.control.push(Urgent::Probe, 0, super::outbox::Admit::Open));
+                    next_check = tokio::time::Instant::now() + idle;
+                } else {
+                    next_check = tokio::time::Instant::now() + (idle - since);
+                }
+            }
+        }
+    }
+}
+
+/// Connects, and opens a stream which the peer has accepted.
+async fn open<S, E, D>(
+    link: &Link,
+    url: usize,
+    lane: Lane,
+    path: &'static str,
+    frames: S,
+) -> Result<(Channel, Streaming<Received<D>>), Ended>
+where
+    S: Stream<Item = E> + Send + 'static,
+    E: Frame,
+    D: Frame,
+{
+    let Some(url) = link.urls.get(url) else {
+        return Err(Ended::because("the peer has no usable URL"));
+    };
+    let channel = wire::dial(url, lane).await.map_err(Ended::because)?;
+    let codec = FrameCodec::<E, D>::new(Some(Arc::clone(&link.sent)));
+    let replies = open_stream(channel.clone(), path, codec, frames, REPLY_BYTES_MAX).await?;
+    Ok((channel, replies))
+}
+
+/// Opens a stream on a connection. Returns when the peer has accepted the greeting.
+pub(super) async fn open_stream<S, E, D>(
+    channel: Channel,
+    path: &'static str,
+    codec: FrameCodec<E, D>,
+    frames: S,
+    reply_bytes_max: usize,
+) -> Result<Streaming<Received<D>>, Ended>
+where
+    S: Stream<Item = E> + Send + 'static,
+    E: Frame,
+    D: Frame,
+{
+    let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(reply_bytes_max);
+    grpc.ready().await.map_err(|error| Ended::because(wire::cause(&error)))?;
+    let path = PathAndQuery::from_static(path);
+    let response = grpc.streaming(Request::new(frames), path, codec).await;
+    response.map(tonic::Response::into_inner).map_err(|status| Ended::status(&status))
+}
+
+/// The stream behind the append connection: what is polled out of it has left.
+struct BulkPull {
+    link: Arc<Link>,
+    hello: Option<Hello>,
+    session: u64,
+}
+
+impl Stream for BulkPull {
+    type Item = AppendFrame;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<AppendFrame>> {
+        let frame = match self.hello.take() {
+            Some(hello) => append_frame::Frame::Hello(hello),
+            None => match self.link.bulk.poll_pull(context, self.session) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Bulk::Raft(message))) => append_frame::Frame::Raft(message),
+                Poll::Ready(Some(Bulk::Forward(commands))) => {
+                    append_frame::Frame::Forward(Forward { commands })
+                }
+            },
+        };
+        Poll::Ready(Some(AppendFrame { frame: Some(frame) }))
+    }
+}
+
+/// The stream behind the control connection. A probe is stamped here, on its way out, and one goes
+/// along with other messages as often as the limits allow: they share a packet.
+struct ControlPull {
+    core: Arc<Core>,
+    link: Arc<Link>,
+    hello: Option<Hello>,
+    session: u64,
+    probe_next: bool,
+}
+
+impl ControlPull {
+    fn probe(&self) -> control_frame::Frame {
+        let now = Instant::now();
+        let sequence = self.link.probe_leaves(now);
+        control_frame::Frame::Probe(Probe { sequence, sent_us: self.core.us(now) })
+    }
+}
+
+impl Stream for ControlPull {
+    type Item = ControlFrame;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<ControlFrame>> {
+        let frame = if let Some(hello) = self.hello.take() {
+            control_frame::Frame::Hello(hello)
+        } else if std::mem::take(&mut self.probe_next) {
+            self.probe()
+        } else {
+            match self.link.control.poll_pull(context, self.session) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Urgent::Probe)) => self.probe(),
+                Poll::Ready(Some(Urgent::Raft(message))) => {
+                    let least = self.core.config.limits.probe_interval_min;
+                    self.probe_next = self.link.last_probe().is_none_or(|at| at.elapsed() >= least);
+                    control_frame::Frame::Raft(message)
+                }
+            }
+        };
+        Poll::Ready(Some(ControlFrame { frame: Some(frame) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_their_limit_and_are_never_in_step() {
+        let mut backoff = Backoff::new();
+        let mut least = RETRY_FIRST / 2;
+        for _ in 0..10 {
+            let wait = backoff.draw(RETRY_MAX);
+            assert!(wait >= least && wait <= RETRY_MAX, "{wait:?}");
+            least = (least * 2).min(RETRY_MAX / 2);
+        }
+        backoff.reset();
+        assert!(backoff.draw(RETRY_MAX) <= RETRY_FIRST);
+    }
+}

@@ -1,0 +1,220 @@
+//! What waits for one peer on one connection.
+//!
+//! The raft thread pushes and never waits; the thread that owns the connection pulls. Between the two
+//! stands a queue bounded in messages and in bytes, so that a peer that has stopped reading costs a
+//! known amount of memory and nobody's time.
+//!
+//! **An item is pulled once.** From then on its bytes may have left. An item that was never pulled
+//! provably stayed here, and [`Outbox::close`] hands exactly those back: that is all it takes to
+//! never send a forwarded write twice. Sessions are numbered, so that the stream of a connection
+//! given up, which the network code may poll once more, finds nothing to take.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// How much one outbox holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OutboxLimits {
+    pub(super) messages_max: usize,
+    pub(super) bytes_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No connection, and none is being made.
+    Closed,
+    /// Being made. What can be said again anyway may wait for it.
+    Connecting,
+    /// The peer has accepted us.
+    Open,
+}
+
+/// When an item may be queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admit {
+    /// Also while the connection is being made.
+    Connecting,
+    /// Only once the peer has accepted us.
+    Open,
+}
+
+/// The queue of one connection.
+#[derive(Debug)]
+pub(super) struct Outbox<T> {
+    limits: OutboxLimits,
+    waiting: Mutex<Waiting<T>>,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    phase: Phase,
+    session: u64,
+    queue: VecDeque<(T, usize)>,
+    bytes: usize,
+    waker: Option<Waker>,
+}
+
+impl<T> Outbox<T> {
+    pub(super) fn new(limits: OutboxLimits) -> Self {
+        let waiting = Waiting {
+            phase: Phase::Closed,
+            session: 0,
+            queue: VecDeque::new(),
+            bytes: 0,
+            waker: None,
+        };
+        Outbox { limits, waiting: Mutex::new(waiting) }
+    }
+
+    /// A connection is being made; what is pushed now goes out on it. Returns the session's number.
+    pub(super) fn begin(&self) -> u64 {
+        let mut waiting = self.lock();
+        assert_eq!(waiting.phase, Phase::Closed, "one connection at a time");
+        waiting.phase = Phase::Connecting;
+        waiting.session += 1;
+        waiting.session
+    }
+
+    /// The peer has accepted us: the queue may be pulled.
+    pub(super) fn open(&self, session: u64) {
+        let waker = {
+            let mut waiting = self.lock();
+            if waiting.session != session || waiting.phase != Phase::Connecting {
+                return;
+            }
+            waiting.phase = Phase::Open;
+            waiting.waker.take()
+        };
+        wake(waker);
+    }
+
+    /// The connection is over. Returns what never left.
+    pub(super) fn close(&self) -> Vec<T> {
+        let (unsent, waker) = {
+            let mut waiting = self.lock();
+            waiting.phase = Phase::Closed;
+            waiting.bytes = 0;
+            (std::mem::take(&mut waiting.queue), waiting.waker.take())
+        };
+        wake(waker);
+        unsent.into_iter().map(|(item, _)| item).collect()
+    }
+
+    /// Queues an item of about so many bytes, or gives it back.
+    pub(super) fn push(&self, item: T, bytes: usize, admit: Admit) -> Result<(), T> {
+        let waker = {
+            let mut waiting = self.lock();
+            let admitted = match waiting.phase {
+                Phase::Closed => false,
+                Phase::Connecting => admit == Admit::Connecting,
+                Phase::Open => true,
+            };
+            // An item larger than the whole allowance still passes, alone.
+            let fits = waiting.queue.len() < self.limits.messages_max
+                && (waiting.queue.is_empty() || waiting.bytes + bytes <= self.limits.bytes_max);
+            if !admitted || !fits {
+                return Err(item);
+            }
+            waiting.bytes += bytes;
+            waiting.queue.push_back((item, bytes));
+            waiting.waker.take()
+        };
+        wake(waker);
+        Ok(())
+    }
+
+    /// The next item for this session's stream; `None` when the session is over.
+    pub(super) fn poll_pull(&self, context: &mut Context<'_>, session: u64) -> Poll<Option<T>> {
+        let mut waiting = self.lock();
+        if waiting.session != session || waiting.phase == Phase::Closed {
+            return Poll::Ready(None);
+        }
+        if waiting.phase == Phase::Open
+            && let Some((item, bytes)) = waiting.queue.pop_front()
+        {
+            waiting.bytes -= bytes;
+            return Poll::Ready(Some(item));
+        }
+        waiting.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().queue.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Outside the lock: a waker may run code of the runtime.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: OutboxLimits = OutboxLimits { messages_max: 3, bytes_max: 100 };
+
+    fn pull(outbox: &Outbox<u32>, session: u64) -> Poll<Option<u32>> {
+        outbox.poll_pull(&mut Context::from_waker(Waker::noop()), session)
+    }
+
+    #[test]
+    fn items_are_pulled_in_order_once_the_peer_has_accepted() {
+        let outbox = Outbox::new(LIMITS);
+        let session = outbox.begin();
+        outbox.push(1, 10, Admit::Connecting).unwrap();
+        assert_eq!(outbox.push(2, 10, Admit::Open), Err(2));
+        assert_eq!(pull(&outbox, session), Poll::Pending);
+        outbox.open(session);
+        outbox.push(3, 10, Admit::Open).unwrap();
+        assert_eq!(pull(&outbox, session), Poll::Ready(Some(1)));
+        assert_eq!(pull(&outbox, session), Poll::Ready(Some(3)));
+        assert_eq!(pull(&outbox, session), Poll::Pending);
+    }
+
+    #[test]
+    fn a_full_outbox_gives_the_item_back() {
+        let outbox = Outbox::new(LIMITS);
+        outbox.begin();
+        outbox.push(1, 60, Admit::Connecting).unwrap();
+        assert_eq!(outbox.push(2, 60, Admit::Connecting), Err(2), "too many bytes");
+        outbox.push(3, 10, Admit::Connecting).unwrap();
+        outbox.push(4, 10, Admit::Connecting).unwrap();
+        assert_eq!(outbox.push(5, 10, Admit::Connecting), Err(5), "too many messages");
+    }
+
+    #[test]
+    fn an_item_larger_than_the_allowance_passes_alone() {
+        let outbox = Outbox::new(LIMITS);
+        outbox.begin();
+        outbox.push(1, 1_000, Admit::Connecting).unwrap();
+        assert_eq!(outbox.push(2, 1, Admit::Connecting), Err(2));
+    }
+
+    #[test]
+    fn what_was_never_pulled_comes_back_and_an_old_stream_takes_nothing() {
+        let outbox = Outbox::new(LIMITS);
+        let first = outbox.begin();
+        outbox.open(first);
+        for item in 1..=3 {
+            outbox.push(item, 1, Admit::Open).unwrap();
+        }
+        assert_eq!(pull(&outbox, first), Poll::Ready(Some(1)));
+        assert_eq!(outbox.close(), [2, 3]);
+        assert_eq!(outbox.push(4, 1, Admit::Connecting), Err(4), "closed");
+        let second = outbox.begin();
+        outbox.open(second);
+        outbox.push(5, 1, Admit::Open).unwrap();
+        assert_eq!(pull(&outbox, first), Poll::Ready(None));
+        assert_eq!(pull(&outbox, second), Poll::Ready(Some(5)));
+    }
+}

@@ -1,0 +1,187 @@
+//! The one place where sockets, listeners and HTTP/2 connections between members are made.
+//!
+//! Two kinds of connection arrive on one port and must end up on different threads: the control
+//! connection on the control thread, everything else on the bulk thread. Which it is has to be known
+//! before HTTP/2 (and before TLS) begins, since a connection cannot be moved afterwards. So who dials
+//! a control connection says so first, in a line that begins with a zero byte: no HTTP request and
+//! no TLS handshake does. A control stream that comes without it is served all the same, by the bulk
+//! thread.
+
+use std::error::Error as StdError;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tonic::body::Body;
+use tonic::transport::{Channel, Endpoint};
+
+use super::PeersError;
+use super::link::Lane;
+use crate::config::{Address, Scheme, Url};
+
+/// What a control connection begins with.
+const CONTROL_PREFACE: &[u8] = b"\0metastore control\n";
+
+/// For a TCP connection to be made, on either side for the preface, and for the first request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An idle connection is asked for a sign of life this often,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// and given up when none came for this long. TCP gives up unacknowledged data after the same time.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2 windows of bulk connections: 80 ms of 100 MB/s.
+const BULK_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const BULK_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// HTTP/2 windows of control connections.
+const CONTROL_WINDOW_BYTES: u32 = 1 << 20;
+/// Largest HTTP/2 frame we ask for: few frames for much data.
+const HTTP2_FRAME_BYTES_MAX: u32 = 1 << 20;
+/// Streams on one connection; questions to the leader are one each.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// Binds a URL. The error names it.
+pub(super) fn bind(url: &Url) -> Result<StdListener, PeersError> {
+    let address = match (url.scheme(), url.bind_address()) {
+        (Scheme::Http, Ok(Address::Tcp(address))) => address,
+        (Scheme::Http, Err(error)) => return Err(PeersError::bind(url, &error)),
+        _ => return Err(PeersError::Scheme { url: url.to_string() }),
+    };
+    let bound = StdListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| PeersError::bind(url, &error))
+}
+
+/// Connects to a peer. The connection lives on the runtime this is called on.
+pub(super) async fn dial(url: &Url, lane: Lane) -> Result<Channel, String> {
+    if url.scheme() != Scheme::Http {
+        return Err(format!("{url}: only http:// is supported between members"));
+    }
+    let origin = url.to_string().parse().unwrap_or_else(|_| Uri::from_static("http://peer"));
+    let (stream_window, connection_window) = match lane {
+        Lane::Control => (CONTROL_WINDOW_BYTES, CONTROL_WINDOW_BYTES),
+        Lane::Bulk | Lane::Snapshot => (BULK_STREAM_WINDOW_BYTES, BULK_CONNECTION_WINDOW_BYTES),
+    };
+    let endpoint = Endpoint::from(origin)
+        .connect_timeout(HANDSHAKE_TIMEOUT)
+        .initial_stream_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .http2_max_header_list_size(HEADER_BYTES_MAX);
+    let (host, port) = (url.host().to_owned(), url.port());
+    let connector = tower::service_fn(move |_: Uri| {
+        let host = host.clone();
+        async move { connect(&host, port, lane).await.map(TokioIo::new) }
+    });
+    endpoint
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| format!("{url}: {}", cause(&error)))
+}
+
+async fn connect(host: &str, port: u16, lane: Lane) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect((host, port)).await?;
+    set_options(&stream)?;
+    if lane == Lane::Control {
+        stream.write_all(CONTROL_PREFACE).await?;
+    }
+    Ok(stream)
+}
+
+/// A plain connection for one HTTP request.
+pub(super) async fn connect_plain(url: &Url) -> io::Result<TcpStream> {
+    if url.scheme() != Scheme::Http {
+        return Err(io::Error::other("only http:// is supported between members"));
+    }
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, connect(url.host(), url.port(), Lane::Bulk)).await?
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(KEEPALIVE_TIMEOUT))
+}
+
+/// Learns for which thread an accepted connection is.
+pub(super) async fn lane_of(stream: &mut TcpStream) -> io::Result<Lane> {
+    set_options(stream)?;
+    let first = async {
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if first[0] != CONTROL_PREFACE[0] {
+            return Ok(Lane::Bulk);
+        }
+        let mut preface = [0; CONTROL_PREFACE.len()];
+        stream.read_exact(&mut preface).await?;
+        if preface == *CONTROL_PREFACE {
+            Ok(Lane::Control)
+        } else {
+            Err(io::Error::other("an unknown preface"))
+        }
+    };
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, first).await?
+}
+
+/// Serves an accepted connection until it ends. One that makes no request in time is closed.
+pub(super) async fn serve<S, F>(stream: TcpStream, lane: Lane, answer: S)
+where
+    S: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (stream_window, connection_window) = match lane {
+        Lane::Control => (CONTROL_WINDOW_BYTES, CONTROL_WINDOW_BYTES),
+        Lane::Bulk | Lane::Snapshot => (BULK_STREAM_WINDOW_BYTES, BULK_CONNECTION_WINDOW_BYTES),
+    };
+    let asked = Arc::new(AtomicBool::new(false));
+    let has_asked = Arc::clone(&asked);
+    let service = service_fn(move |request| {
+        asked.store(true, Ordering::Relaxed);
+        let answer = answer(request);
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
+        .max_frame_size(HTTP2_FRAME_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        // However it ends, the streams on it are told; there is nobody else to tell.
+        ended = &mut connection => drop(ended),
+        () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => {
+            if has_asked.load(Ordering::Relaxed) {
+                drop(connection.await);
+            }
+        }
+    }
+}
+
+/// The innermost cause of a network error: the outer ones say "transport error".
+pub(super) fn cause(error: &(dyn StdError + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
