@@ -933,7 +933,7 @@ full_store() {
     ((RC == 0)) || break
   done
   is "a store that is full refuses a put" "Error: etcdserver: mvcc: database space exceeded" "$ERR"
-  like "alarm list tells" '^memberID:[0-9]+ alarm:NOSPACE *$' alarm list
+  like "alarm list tells" '^memberID:[0-9]+ +alarm:NOSPACE *$' alarm list
   refuses "... every put" "etcdserver: mvcc: database space exceeded" put "${d}small" 1
   refuses "... a txn that puts" "etcdserver: mvcc: database space exceeded" txn <<<$'\n'"put ${d}small 1"$'\n\n\n'
   refuses "... a new lease" "failed to grant lease (etcdserver: mvcc: database space exceeded)" lease grant 100
@@ -957,7 +957,7 @@ full_store() {
   run defrag
   is "defrag still works" 0 "$RC"
   refuses "room alone does not end the alarm" "etcdserver: mvcc: database space exceeded" put "${d}small" 1
-  like "alarm disarm" '^memberID:[0-9]+ alarm:NOSPACE *$' alarm disarm
+  like "alarm disarm" '^memberID:[0-9]+ +alarm:NOSPACE *$' alarm disarm
   prints "... leaves no alarm" "" alarm list
   prints "... and the store takes a put" OK put "${d}small" 1
   http /health
