@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 
 use crate::check::LEASE_TTL_MAX;
 use crate::error::StateError;
+use crate::mvcc::order::distance;
 use crate::mvcc::tree::{self, Nothing, Order, Tree};
 use crate::parts::{Row, RowChange, Table};
 
@@ -41,6 +42,20 @@ impl Order for ById {
     type Key<'a> = i64;
     type Bound = i64;
     type Sum = Nothing;
+    type Base = i64;
+
+    fn base(first: i64, _: i64) -> i64 {
+        first
+    }
+    fn head(key: i64, base: i64) -> u32 {
+        distance(key, base)
+    }
+    fn fits_all(_: i64) -> bool {
+        true
+    }
+    fn place(_: i64, _: i64, _: i64) -> Ordering {
+        Ordering::Equal
+    }
 
     fn key(entry: &Lease) -> i64 {
         entry.id

@@ -37,6 +37,7 @@ pub mod record;
 pub mod snapshot;
 pub mod txn;
 pub mod view;
+pub mod watch;
 
 pub use command::{Limits, PartsError, State};
 pub use error::StateError;

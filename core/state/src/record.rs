@@ -219,6 +219,11 @@ impl Record {
         &self.0
     }
 
+    /// How many places share the bytes.
+    pub(crate) fn shares(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// When the change happened.
     #[must_use]
     pub fn revision(&self) -> Revision {

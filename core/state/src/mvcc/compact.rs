@@ -13,7 +13,7 @@
 //! How far a sweep has come is no part of the replicated state: [`Store::records`] leaves out what
 //! the sweep has still to take, so that snapshots and hashes of equal states are equal.
 
-use super::{NEVER_COMPACTED, Store};
+use super::Store;
 use crate::error::StateError;
 use crate::record::{Record, Revision};
 
@@ -36,10 +36,12 @@ impl Store {
         if revision > self.revision {
             return Err(StateError::FutureRevision);
         }
-        let from = self.compact_revision.max(NEVER_COMPACTED);
+        // A sweep under way goes on to the new end, but not from beyond the old one: tombstones there
+        // were left.
+        let from = Revision::first_of(self.compact_revision);
+        let next = self.sweep.map_or(from, |sweep| sweep.next.min(from));
+        self.sweep = Some(Sweep { next });
         self.compact_revision = revision;
-        // A sweep under way goes on from where it is, to the new end.
-        self.sweep.get_or_insert(Sweep { next: Revision::first_of(from) });
         Ok(())
     }
 

@@ -14,6 +14,40 @@ use std::sync::Arc;
 use super::tree::{Nothing, Order, Sum};
 use crate::record::{Record, Revision};
 
+/// Bytes a string must share with its neighbours before a head leaves them out; rounding down keeps
+/// bases from changing with every split.
+const PREFIX_STEP: usize = 2;
+
+fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
+    let shared = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    shared - shared % PREFIX_STEP
+}
+
+/// The four bytes after the first `base`, as a number that sorts as they do.
+fn head(key: &[u8], base: usize) -> u32 {
+    let rest = key.get(base..).unwrap_or_default();
+    match rest.first_chunk() {
+        Some(four) => u32::from_be_bytes(*four),
+        None => {
+            let mut four = [0; 4];
+            four[..rest.len()].copy_from_slice(rest);
+            u32::from_be_bytes(four)
+        }
+    }
+}
+
+/// `base` bytes of the witness are what every key of the node begins with.
+fn place(key: &[u8], base: usize, witness: &[u8]) -> Ordering {
+    let prefix = &witness[..base];
+    if key.starts_with(prefix) { Ordering::Equal } else { key.cmp(prefix) }
+}
+
+/// How far a number is above the base; what is too far up or below is as far as can be.
+pub(crate) fn distance(number: i64, base: i64) -> u32 {
+    let distance = i128::from(number) - i128::from(base);
+    u32::try_from(distance.clamp(0, i128::from(u32::MAX))).expect("clamped just now")
+}
+
 /// Live records by key.
 pub struct ByKey;
 
@@ -22,6 +56,20 @@ impl Order for ByKey {
     type Key<'a> = &'a [u8];
     type Bound = Arc<[u8]>;
     type Sum = Nothing;
+    type Base = usize;
+
+    fn base(first: &[u8], last: &[u8]) -> usize {
+        shared_prefix(first, last)
+    }
+    fn head(key: &[u8], base: usize) -> u32 {
+        head(key, base)
+    }
+    fn fits_all(base: usize) -> bool {
+        base == 0
+    }
+    fn place(key: &[u8], base: usize, witness: &[u8]) -> Ordering {
+        place(key, base, witness)
+    }
 
     fn key(entry: &Record) -> &[u8] {
         entry.key()
@@ -38,6 +86,9 @@ impl Order for ByKey {
     fn sum(_: &Record) -> Nothing {
         Nothing
     }
+    fn touch(entry: &Record) -> usize {
+        entry.shares()
+    }
 }
 
 /// Superseded records by key, then revision.
@@ -48,6 +99,20 @@ impl Order for ByKeyRevision {
     type Key<'a> = (&'a [u8], Revision);
     type Bound = (Arc<[u8]>, Revision);
     type Sum = Nothing;
+    type Base = usize;
+
+    fn base(first: (&[u8], Revision), last: (&[u8], Revision)) -> usize {
+        shared_prefix(first.0, last.0)
+    }
+    fn head(key: (&[u8], Revision), base: usize) -> u32 {
+        head(key.0, base)
+    }
+    fn fits_all(base: usize) -> bool {
+        base == 0
+    }
+    fn place(key: (&[u8], Revision), base: usize, witness: (&[u8], Revision)) -> Ordering {
+        place(key.0, base, witness.0)
+    }
 
     fn key(entry: &Record) -> (&[u8], Revision) {
         (entry.key(), entry.revision())
@@ -64,6 +129,9 @@ impl Order for ByKeyRevision {
     fn sum(_: &Record) -> Nothing {
         Nothing
     }
+    fn touch(entry: &Record) -> usize {
+        entry.shares()
+    }
 }
 
 /// All records by revision.
@@ -74,6 +142,20 @@ impl Order for ByRevision {
     type Key<'a> = Revision;
     type Bound = Revision;
     type Sum = Turnover;
+    type Base = i64;
+
+    fn base(key: Revision, _: Revision) -> i64 {
+        key.main
+    }
+    fn head(key: Revision, base: i64) -> u32 {
+        distance(key.main, base)
+    }
+    fn fits_all(_: i64) -> bool {
+        true
+    }
+    fn place(_: Revision, _: i64, _: Revision) -> Ordering {
+        Ordering::Equal
+    }
 
     fn key(entry: &Record) -> Revision {
         entry.revision()
@@ -89,6 +171,9 @@ impl Order for ByRevision {
     }
     fn sum(entry: &Record) -> Turnover {
         Turnover::of(entry)
+    }
+    fn touch(entry: &Record) -> usize {
+        entry.shares()
     }
 }
 
@@ -141,6 +226,20 @@ impl Order for ByLease {
     type Key<'a> = (i64, &'a [u8]);
     type Bound = (i64, Arc<[u8]>);
     type Sum = Nothing;
+    type Base = i64;
+
+    fn base((lease, _): (i64, &[u8]), _: (i64, &[u8])) -> i64 {
+        lease
+    }
+    fn head((lease, _): (i64, &[u8]), base: i64) -> u32 {
+        distance(lease, base)
+    }
+    fn fits_all(_: i64) -> bool {
+        true
+    }
+    fn place(_: (i64, &[u8]), _: i64, _: (i64, &[u8])) -> Ordering {
+        Ordering::Equal
+    }
 
     fn key(entry: &Record) -> (i64, &[u8]) {
         (entry.lease(), entry.key())
@@ -156,5 +255,8 @@ impl Order for ByLease {
     }
     fn sum(_: &Record) -> Nothing {
         Nothing
+    }
+    fn touch(entry: &Record) -> usize {
+        entry.shares()
     }
 }

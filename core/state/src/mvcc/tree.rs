@@ -13,12 +13,18 @@
 //! not kept alive by the tree above it. They are shared by all copies of a branch, because only
 //! splits and merges change them.
 //!
+//! Each key is represented in its node by a *head*, a number that sorts as the key does as far as it
+//! goes: for byte strings the four bytes that follow what all keys of the node have in common. A
+//! search compares heads, which lie side by side, and looks at one key in the end; keys lie scattered
+//! over memory, and waiting for them would be most of a lookup's time.
+//!
 //! Shape: leaves and branches hold up to [`NODE_WIDTH`] items. Nodes are split when full, at the
 //! right edge of the tree by opening a fresh node, so that ascending inserts fill nodes completely.
 //! A node that falls to a quarter is merged with a neighbour if both fit in three quarters;
 //! no node is ever empty. Together that bounds depth to the logarithm of the largest size reached.
 
 use std::cmp::Ordering;
+use std::hint::black_box;
 use std::ops::{AddAssign, SubAssign};
 use std::sync::Arc;
 
@@ -44,6 +50,19 @@ pub trait Order: 'static {
     type Bound: Clone;
     /// A statistic over entries, kept for every subtree; `()` for none.
     type Sum: Sum;
+    /// What the heads of a node's keys leave out; the default leaves nothing out.
+    type Base: Copy + Default + PartialEq;
+
+    /// A good base for keys from `first` to `last`.
+    fn base(first: Self::Key<'_>, last: Self::Key<'_>) -> Self::Base;
+    /// The head of a key whose [`Order::place`] is `Equal`. Heads of such keys sort as the keys, or
+    /// are equal.
+    fn head(key: Self::Key<'_>, base: Self::Base) -> u32;
+    /// Whether every key has what the base leaves out.
+    fn fits_all(base: Self::Base) -> bool;
+    /// Whether a key has what the base leaves out, or sorts before or after all keys that do.
+    /// `witness` is one that has.
+    fn place(key: Self::Key<'_>, base: Self::Base, witness: Self::Key<'_>) -> Ordering;
 
     /// The key of an entry.
     fn key(entry: &Self::Entry) -> Self::Key<'_>;
@@ -55,6 +74,10 @@ pub trait Order: 'static {
     fn compare(a: Self::Key<'_>, b: Self::Key<'_>) -> Ordering;
     /// What one entry adds to the statistic.
     fn sum(entry: &Self::Entry) -> Self::Sum;
+    /// Reads what cloning the entry will write to, if anything.
+    fn touch(_entry: &Self::Entry) -> usize {
+        0
+    }
 }
 
 /// A statistic that can be added up and taken away again.
@@ -85,20 +108,40 @@ enum Node<O: Order> {
 }
 
 struct Leaf<O: Order> {
+    heads: Heads<O>,
     entries: ArrayVec<O::Entry, NODE_WIDTH>,
+}
+
+/// The heads of a node's keys, in the order of the keys.
+struct Heads<O: Order> {
+    base: O::Base,
+    heads: ArrayVec<u32, NODE_WIDTH>,
+}
+
+/// The separators of a branch.
+struct Bounds<O: Order> {
+    /// Of all but the first.
+    heads: Heads<O>,
+    keys: ArrayVec<O::Bound, NODE_WIDTH>,
 }
 
 struct Branch<O: Order> {
     children: ArrayVec<Child<O>, NODE_WIDTH>,
-    /// `bounds[i]` is above every key of child `i - 1` and not above any of child `i`;
-    /// `bounds[0]` is never looked at while the branch stands, but becomes a separator in a merge.
-    bounds: Arc<ArrayVec<O::Bound, NODE_WIDTH>>,
+    /// `keys[i]` is above every key of child `i - 1` and not above any of child `i`;
+    /// `keys[0]` is not looked at.
+    bounds: Arc<Bounds<O>>,
 }
 
 struct Child<O: Order> {
     node: Node<O>,
     len: usize,
     sum: O::Sum,
+}
+
+/// Reads every reference count before the first is changed. Plain reads wait for memory together,
+/// changes one after the other; that is most of what copying a node costs.
+fn touch(counts: impl Iterator<Item = usize>) {
+    black_box(counts.fold(0_usize, usize::wrapping_add));
 }
 
 impl<O: Order> Clone for Tree<O> {
@@ -118,12 +161,29 @@ impl<O: Order> Clone for Node<O> {
 
 impl<O: Order> Clone for Leaf<O> {
     fn clone(&self) -> Self {
-        Self { entries: self.entries.clone() }
+        touch(self.entries.iter().map(O::touch));
+        Self { heads: self.heads.clone(), entries: self.entries.clone() }
+    }
+}
+
+impl<O: Order> Clone for Heads<O> {
+    fn clone(&self) -> Self {
+        Self { base: self.base, heads: self.heads.clone() }
+    }
+}
+
+impl<O: Order> Clone for Bounds<O> {
+    fn clone(&self) -> Self {
+        Self { heads: self.heads.clone(), keys: self.keys.clone() }
     }
 }
 
 impl<O: Order> Clone for Branch<O> {
     fn clone(&self) -> Self {
+        touch(self.children.iter().map(|child| match &child.node {
+            Node::Leaf(leaf) => Arc::strong_count(leaf),
+            Node::Branch(branch) => Arc::strong_count(branch),
+        }));
         Self { children: self.children.clone(), bounds: Arc::clone(&self.bounds) }
     }
 }
@@ -276,9 +336,8 @@ impl<O: Order> Tree<O> {
     pub fn insert(&mut self, entry: O::Entry) -> Option<O::Entry> {
         let added = O::sum(&entry);
         let Some(root) = &mut self.root else {
-            let mut entries = ArrayVec::new();
-            entries.push(entry);
-            self.root = Some(Node::Leaf(Arc::new(Leaf { entries })));
+            let leaf = Leaf::new(ArrayVec::from_iter([entry]));
+            self.root = Some(Node::Leaf(Arc::new(leaf)));
             (self.len, self.sum) = (1, added);
             return None;
         };
@@ -298,7 +357,7 @@ impl<O: Order> Tree<O> {
                 },
                 node: root.clone(),
             };
-            let bounds = Arc::new(ArrayVec::from_iter([bound.clone(), bound]));
+            let bounds = Arc::new(Bounds::new(ArrayVec::from_iter([bound.clone(), bound])));
             let children = ArrayVec::from_iter([left, right]);
             self.root = Some(Node::Branch(Arc::new(Branch { children, bounds })));
         }
@@ -365,16 +424,112 @@ impl<O: Order> Node<O> {
         match self {
             Self::Leaf(leaf) => {
                 let at = leaf.find(key).ok()?;
-                Some(Arc::make_mut(leaf).entries.remove(at))
+                Some(Arc::make_mut(leaf).remove(at))
             }
             Self::Branch(branch) => Arc::make_mut(branch).remove(key),
         }
     }
 }
 
+impl<O: Order> Heads<O> {
+    fn new<'a>(mut keys: impl DoubleEndedIterator<Item = O::Key<'a>> + Clone) -> Self {
+        let all = keys.clone();
+        let base = keys.next().map_or_else(O::Base::default, |first| {
+            O::base(first, keys.next_back().unwrap_or(first))
+        });
+        Self { base, heads: all.map(|key| O::head(key, base)).collect() }
+    }
+
+    /// Where `key` is, or would be. `at` gives the key of a place.
+    fn find<'a>(&self, key: O::Key<'_>, at: impl Fn(usize) -> O::Key<'a>) -> Result<usize, usize> {
+        let Some(last) = self.heads.len().checked_sub(1) else { return Err(0) };
+        let head = O::head(key, self.base);
+        let mut low = self.heads.partition_point(|other| *other < head);
+        let mut high = low + self.heads[low..].partition_point(|other| *other == head);
+        if !O::fits_all(self.base) {
+            match O::place(key, self.base, at(low.min(last))) {
+                Ordering::Equal => {}
+                Ordering::Less => return Err(0),
+                Ordering::Greater => return Err(last + 1),
+            }
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match O::compare(at(middle), key) {
+                Ordering::Equal => return Ok(middle),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
+        }
+        Err(low)
+    }
+
+    /// Notes a key at a place that [`Heads::find`] gave. Returns false if the base does not fit it.
+    fn insert<'a>(
+        &mut self,
+        at: usize,
+        key: O::Key<'_>,
+        witness: impl FnOnce() -> O::Key<'a>,
+    ) -> bool {
+        let known = !self.heads.is_empty();
+        let fits = known && (O::fits_all(self.base) || O::place(key, self.base, witness()).is_eq());
+        if fits {
+            self.heads.insert(at, O::head(key, self.base));
+        }
+        fits
+    }
+}
+
+impl<O: Order> Bounds<O> {
+    fn new(keys: ArrayVec<O::Bound, NODE_WIDTH>) -> Self {
+        Self { heads: Heads::new(keys[1..].iter().map(O::bound_key)), keys }
+    }
+
+    /// `at` is never the first place: what splits off stands right of something.
+    fn insert(&mut self, at: usize, bound: O::Bound) {
+        let witness = || O::bound_key(&self.keys[1]);
+        let fits = self.heads.insert(at - 1, O::bound_key(&bound), witness);
+        self.keys.insert(at, bound);
+        if !fits {
+            self.heads = Heads::new(self.keys[1..].iter().map(O::bound_key));
+        }
+    }
+
+    fn remove(&mut self, at: usize) -> O::Bound {
+        if !self.heads.heads.is_empty() {
+            self.heads.heads.remove(at.saturating_sub(1));
+        }
+        self.keys.remove(at)
+    }
+
+    /// Takes the separators from `at` on away, and leaves at least one.
+    fn split_off(&mut self, at: usize) -> ArrayVec<O::Bound, NODE_WIDTH> {
+        self.heads.heads.truncate(at - 1);
+        self.keys.drain(at..).collect()
+    }
+}
+
 impl<O: Order> Leaf<O> {
+    fn new(entries: ArrayVec<O::Entry, NODE_WIDTH>) -> Self {
+        Self { heads: Heads::new(entries.iter().map(O::key)), entries }
+    }
+
     fn find(&self, key: O::Key<'_>) -> Result<usize, usize> {
-        self.entries.binary_search_by(|entry| O::compare(O::key(entry), key))
+        self.heads.find(key, |at| O::key(&self.entries[at]))
+    }
+
+    fn remove(&mut self, at: usize) -> O::Entry {
+        self.heads.heads.remove(at);
+        self.entries.remove(at)
+    }
+
+    /// Where to put what: the place must come from [`Leaf::find`], the leaf must not be full.
+    fn insert_at(&mut self, at: usize, entry: O::Entry) {
+        let fits = self.heads.insert(at, O::key(&entry), || O::key(&self.entries[0]));
+        self.entries.insert(at, entry);
+        if !fits {
+            self.heads = Heads::new(self.entries.iter().map(O::key));
+        }
     }
 
     fn insert(&mut self, entry: O::Entry, at_right_edge: bool) -> Inserted<O> {
@@ -386,30 +541,42 @@ impl<O: Order> Leaf<O> {
             Err(at) => at,
         };
         if !self.entries.is_full() {
-            self.entries.insert(at, entry);
+            self.insert_at(at, entry);
             return Inserted { replaced: None, split: None };
         }
         let cut = if at_right_edge && at == NODE_WIDTH { NODE_WIDTH } else { NODE_WIDTH / 2 };
         let mut right: ArrayVec<_, NODE_WIDTH> = self.entries.drain(cut..).collect();
+        self.heads.heads.truncate(cut);
         if at < cut {
-            self.entries.insert(at, entry);
+            self.insert_at(at, entry);
         } else {
             right.insert(at - cut, entry);
         }
+        self.rebase();
         let bound = O::bound(O::key(&right[0]));
-        let right = Self { entries: right };
+        let right = Self::new(right);
         let mut sum = O::Sum::default();
         right.entries.iter().for_each(|entry| sum += O::sum(entry));
         let right = Child { len: right.entries.len(), sum, node: Node::Leaf(Arc::new(right)) };
         Inserted { replaced: None, split: Some((bound, right)) }
+    }
+
+    /// After a split the keys left may have more in common.
+    fn rebase(&mut self) {
+        let (first, last) = (&self.entries[0], &self.entries[self.entries.len() - 1]);
+        if O::base(O::key(first), O::key(last)) != self.heads.base {
+            self.heads = Heads::new(self.entries.iter().map(O::key));
+        }
     }
 }
 
 impl<O: Order> Branch<O> {
     /// The child in which `key` is, or would be.
     fn child_for(&self, key: O::Key<'_>) -> usize {
-        self.bounds[1..]
-            .partition_point(|bound| O::compare(O::bound_key(bound), key) != Ordering::Greater)
+        match self.bounds.heads.find(key, |at| O::bound_key(&self.bounds.keys[at + 1])) {
+            Ok(at) => at + 1,
+            Err(at) => at,
+        }
     }
 
     fn insert(&mut self, entry: O::Entry, at_right_edge: bool) -> Inserted<O> {
@@ -436,7 +603,7 @@ impl<O: Order> Branch<O> {
         }
         let cut = if at_right_edge && at == NODE_WIDTH { NODE_WIDTH } else { NODE_WIDTH / 2 };
         let mut right_children: ArrayVec<_, NODE_WIDTH> = self.children.drain(cut..).collect();
-        let mut right_bounds: ArrayVec<_, NODE_WIDTH> = bounds.drain(cut..).collect();
+        let mut right_bounds = bounds.split_off(cut);
         if at < cut {
             self.children.insert(at, right);
             bounds.insert(at, bound);
@@ -450,7 +617,7 @@ impl<O: Order> Branch<O> {
             len += child.len;
             sum += child.sum;
         }
-        let right = Self { children: right_children, bounds: Arc::new(right_bounds) };
+        let right = Self { children: right_children, bounds: Arc::new(Bounds::new(right_bounds)) };
         let right = Child { len, sum, node: Node::Branch(Arc::new(right)) };
         Inserted { replaced, split: Some((bound, right)) }
     }
@@ -488,15 +655,17 @@ impl<O: Order> Branch<O> {
         child.sum += right.sum;
         match (&mut child.node, right.node) {
             (Node::Leaf(to), Node::Leaf(from)) => {
-                Arc::make_mut(to).entries.extend(from.entries.iter().cloned());
+                let mut entries = to.entries.clone();
+                entries.extend(from.entries.iter().cloned());
+                *to = Arc::new(Leaf::new(entries));
             }
             (Node::Branch(to), Node::Branch(from)) => {
                 let to = Arc::make_mut(to);
                 to.children.extend(from.children.iter().cloned());
-                let bounds = Arc::make_mut(&mut to.bounds);
-                // The first child's own bound may be unset in spirit; the parent's is exact enough.
+                let mut bounds = to.bounds.keys.clone();
                 bounds.push(bound);
-                bounds.extend(from.bounds.iter().skip(1).cloned());
+                bounds.extend(from.bounds.keys.iter().skip(1).cloned());
+                to.bounds = Arc::new(Bounds::new(bounds));
             }
             _ => unreachable!("all leaves lie at the same depth"),
         }

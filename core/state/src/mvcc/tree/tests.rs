@@ -15,6 +15,23 @@ impl Order for Pairs {
     type Key<'a> = u16;
     type Bound = u16;
     type Sum = Total;
+    /// Hundreds, so that bases change and keys fall outside.
+    type Base = u16;
+
+    fn base(first: u16, last: u16) -> u16 {
+        if first / 100 == last / 100 { 1 + first / 100 } else { 0 }
+    }
+    fn head(key: u16, base: u16) -> u32 {
+        // Coarse, so that heads tie.
+        if base == 0 { u32::from(key / 50) } else { u32::from(key % 100 / 7) }
+    }
+    fn fits_all(base: u16) -> bool {
+        base == 0
+    }
+    fn place(key: u16, base: u16, witness: u16) -> Ordering {
+        assert_eq!(witness / 100, base - 1, "the witness has what the base leaves out");
+        (key / 100).cmp(&(base - 1))
+    }
 
     fn key(entry: &(u16, i64)) -> u16 {
         entry.0
@@ -71,20 +88,26 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 1..400)
 }
 
+fn verify_heads<'a, O: Order>(heads: &Heads<O>, keys: impl Iterator<Item = O::Key<'a>>) {
+    assert!(keys.map(|key| O::head(key, heads.base)).eq(heads.heads.iter().copied()));
+}
+
 /// Counts, sums and order below a node; panics on a malformed one. Returns its depth.
 fn verify<O: Order>(node: &Node<O>, len: usize) -> usize {
     match node {
         Node::Leaf(leaf) => {
             assert!(!leaf.entries.is_empty() && leaf.entries.len() == len);
+            verify_heads(&leaf.heads, leaf.entries.iter().map(O::key));
             assert!(leaf.entries.is_sorted_by(|a, b| O::compare(O::key(a), O::key(b)).is_lt()));
             1
         }
         Node::Branch(branch) => {
             assert!(!branch.children.is_empty());
-            assert_eq!(branch.children.len(), branch.bounds.len());
+            assert_eq!(branch.children.len(), branch.bounds.keys.len());
+            verify_heads(&branch.bounds.heads, branch.bounds.keys[1..].iter().map(O::bound_key));
             assert_eq!(branch.children.iter().map(|child| child.len).sum::<usize>(), len);
             for at in 1..branch.children.len() {
-                let bound = O::bound_key(&branch.bounds[at]);
+                let bound = O::bound_key(&branch.bounds.keys[at]);
                 let below = O::key(branch.children[at - 1].node.last());
                 assert!(O::compare(below, bound).is_lt());
                 let first = first(&branch.children[at].node);
@@ -133,7 +156,7 @@ fn compare(tree: &Tree<Pairs>, model: &BTreeMap<u16, i64>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_tree_holds_what_a_sorted_map_holds_and_its_clones_never_change(steps in steps()) {
