@@ -42,7 +42,8 @@ pub(crate) fn open(boot: Boot) -> Result<Opened, ConsensusError> {
 
     let mut log = LogCache::new(
         before,
-        snapshot,
+        // One without chunks only says where the log begins.
+        snapshot.filter(|meta| !meta.chunks.is_empty()),
         convert::hard_state_to_raft(&hard_state),
         convert::conf_state_to_raft(&conf_state),
     );

@@ -50,8 +50,8 @@ pub(crate) const ELECTION_TICKS: u64 = 50;
 pub(crate) const ELECTION_TICKS_MIN: u64 = 51;
 /// Waits are shorter than this.
 pub(crate) const ELECTION_TICKS_MAX: u64 = 100;
-/// Raft's own heartbeat, a backstop: the replica sends its heartbeats by the clock.
-pub(crate) const HEARTBEAT_TICKS: u64 = 10;
+/// Raft's own heartbeat, as rare as it can be: the replica sends its heartbeats by the clock.
+pub(crate) const HEARTBEAT_TICKS: u64 = ELECTION_TICKS - 1;
 
 /// Settings of one replica.
 #[derive(Clone, Debug)]
@@ -120,7 +120,8 @@ impl Config {
 pub struct Boot {
     /// Term, vote and commit index last persisted.
     pub hard_state: Option<log::HardState>,
-    /// The newest snapshot on disk.
+    /// The newest snapshot on disk. Without chunks it only says at which index and term the log
+    /// begins, and is never sent to anyone.
     pub snapshot: Option<log::SnapshotMeta>,
     /// The log as far as it is on disk: without gaps, beginning at or before the entry after the
     /// snapshot.

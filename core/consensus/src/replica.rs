@@ -262,7 +262,7 @@ impl Replica {
     /// Stands for election now. A sole voter is called upon to at boot: a restart must not wait for
     /// a timeout nobody can win. Nothing happens where it would be unsafe or pointless.
     pub fn campaign(&mut self) {
-        if self.is_leader() || !self.may_campaign() {
+        if self.raw.raft.state != StateRole::Follower || !self.may_campaign() {
             return;
         }
         let before = self.raw.raft.state;
@@ -296,6 +296,10 @@ impl Replica {
         }
         self.raw.mut_store().set_applied(index);
         self.trim();
+        if self.raw.raft.prs().is_singleton() && self.raw.raft.promotable() {
+            // All other voters have left: there is nobody to wait for.
+            self.campaign();
+        }
     }
 
     /// The entry's change takes effect, or, if the state refuses it, does not. To be called for
@@ -326,6 +330,7 @@ impl Replica {
 
     /// A snapshot of the state is on disk: it may be sent, and the log below it may go.
     pub fn snapshot_available(&mut self, meta: SnapshotMeta) {
+        debug_assert!(!meta.chunks.is_empty(), "a snapshot has chunks");
         self.raw.mut_store().snapshot_available(meta);
         self.trim();
     }
@@ -400,7 +405,9 @@ impl Replica {
     pub fn has_output(&self) -> bool {
         let lead = self.lead();
         let due = self.making.due_us(&self.config.batching);
+        let reads = self.reads.deadline_us(self.clock.election_timeout_us(), lead.is_self);
         self.raw.has_ready()
+            || reads.is_some_and(|due_us| due_us <= self.now_us)
             || self.outbox.has_released()
             || self.reads.has_failed()
             || self.reads.may_begin(lead)

@@ -47,6 +47,9 @@ pub(crate) fn check(message: &RaftMessage, ourselves: &Ourselves) -> Result<Type
         Type::MsgSnapshot => {
             let meta = message.snapshot.as_ref().expect("the shape has one");
             check_snapshot(meta, message.term)?;
+            if meta.chunks.is_empty() {
+                return Err(Rejected::Snapshot("no chunks"));
+            }
         }
         _ => {}
     }
