@@ -13,6 +13,8 @@ use clap::{Parser, Subcommand};
 use client::{Client, Config};
 
 use crate::bench::Bench;
+use crate::inspect::Inspect;
+use crate::snapshot::Snapshot;
 use crate::{dev, keys, show};
 
 /// Operate a MetaStore cluster; everyday keys stay with etcdctl
@@ -54,6 +56,12 @@ enum Command {
     Del(keys::Del),
     /// Show changes as they happen, until interrupted
     Watch(keys::Watch),
+    /// Look into the files of a member that is not running; changes nothing
+    #[command(subcommand)]
+    Inspect(Inspect),
+    /// Save a cluster's state to a file, check such a file, make a new cluster of one
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Start a throw-away cluster on this machine, until interrupted
     Dev(dev::Dev),
     /// Measure throughput, latency and cost under load
@@ -123,6 +131,12 @@ impl Cli {
             Command::Put(put) => wait(put.run(&self.client()?, out)),
             Command::Del(del) => wait(del.run(&self.client()?, out)),
             Command::Watch(watch) => wait(watch.run(&self.client()?, out)),
+            Command::Inspect(inspect) => inspect.run(self.json, out),
+            Command::Snapshot(Snapshot::Save(save)) => {
+                wait(save.run(&self.client()?, self.json, out))
+            }
+            Command::Snapshot(Snapshot::Status(status)) => status.run(self.json, out),
+            Command::Snapshot(Snapshot::Restore(restore)) => restore.run(self.json, out),
             Command::Dev(dev) => wait(dev.run(out)),
             Command::Bench(bench) => {
                 Config::new(self.endpoints.clone()).check()?;

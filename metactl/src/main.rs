@@ -7,9 +7,13 @@
 mod bench;
 mod cli;
 mod dev;
+mod files;
+mod inspect;
 mod keys;
 mod procfs;
+mod restore;
 mod show;
+mod snapshot;
 
 use std::io::Write;
 use std::process::ExitCode;
