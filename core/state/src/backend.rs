@@ -9,8 +9,11 @@
 //! | key | value |
 //! |---|---|
 //! | `m/applied` | [`Mark`]: how far the log is contained, and a digest of everything below |
-//! | `b/` main 8 BE, sub 4 BE | a [block](crate::block) of records, under the first one's revision |
-//! | `t/lease/…`, `t/member/…` … | a table's row, with a CRC32C behind it |
+//! | `b/` revision | a [block](crate::block) of records, under the first one's revision |
+//! | `d/` revision, revision | some records of the block of the first revision that are dead, from the second one on: revisions, each main 8 and sub 4 little endian, and a CRC32C |
+//! | `t/lease/…`, `t/member/…` … | a table's row, and a CRC32C |
+//!
+//! A revision in a key is main 8, sub 4, big endian. The CRC32C behind a value is over key and value.
 //!
 //! Invariant: every batch carries the mark that describes the key space after it. A crash keeps
 //! a prefix of the batches, so data without its applied index, or the index without its data, cannot
@@ -44,11 +47,14 @@ pub const APPLIED_KEY: &[u8] = b"m/applied";
 /// Every block lies under this prefix.
 pub const BLOCK_PREFIX: &[u8] = b"b/";
 
+/// Every list of dead records lies under this prefix.
+pub const DEAD_PREFIX: &[u8] = b"d/";
+
 /// Every row lies under this prefix, followed by the table's name and a slash.
 pub const TABLE_PREFIX: &[u8] = b"t/";
 
 /// Encoded length of [`Mark`].
-pub const MARK_BYTES: usize = APPLIED_BYTES + 28;
+pub const MARK_BYTES: usize = APPLIED_BYTES + 44;
 
 /// Why the backend cannot be used. The remedy is always the same: drop the generation.
 #[derive(Debug, Error)]
@@ -79,8 +85,8 @@ pub enum BackendError {
     /// Records that overlap their neighbours, or lie above the applied revision.
     #[error("backend holds record {0} where it cannot be")]
     Misplaced(Revision),
-    /// A row's checksum does not match.
-    #[error("backend row {0:?} is damaged")]
+    /// The checksum behind a row or a list of dead records does not match.
+    #[error("backend value of {0:?} is damaged")]
     Row(String),
     /// What was found is not what the mark counted.
     #[error("backend holds {found}, its applied position counts {counted}")]
@@ -187,15 +193,18 @@ impl BackendBatch {
 pub struct Census {
     /// Number of blocks.
     pub blocks: u64,
+    /// Number of lists of dead records.
+    pub dead_lists: u64,
     /// Number of rows.
     pub rows: u64,
-    /// Sum, wrapping, of [`pair_digest`] over all blocks and rows.
+    /// Sum, wrapping, of [`pair_digest`] over all of them.
     pub digest: u64,
 }
 
 impl std::fmt::Display for Census {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} blocks, {} rows, digest {:016x}", self.blocks, self.rows, self.digest)
+        let Self { blocks, dead_lists, rows, digest } = self;
+        write!(f, "{blocks} blocks, {dead_lists} dead lists, {rows} rows, digest {digest:016x}")
     }
 }
 
@@ -206,16 +215,20 @@ pub struct Mark {
     pub applied: Applied,
     /// What lies beside the mark.
     pub census: Census,
+    /// The compact revision up to which the lists of dead records are complete. Below the applied
+    /// one, whoever loads finds the rest itself.
+    pub swept_revision: i64,
 }
 
 impl Mark {
-    /// [`Applied::encode`], then blocks, rows and digest as u64, then CRC32C of all before, little
-    /// endian.
+    /// [`Applied::encode`], then blocks, dead lists, rows, digest and swept revision, 8 bytes each,
+    /// then CRC32C of all before, little endian.
     #[must_use]
     pub fn encode(&self) -> [u8; MARK_BYTES] {
         let mut bytes = [0; MARK_BYTES];
         bytes[..APPLIED_BYTES].copy_from_slice(&self.applied.encode());
-        let numbers = [self.census.blocks, self.census.rows, self.census.digest];
+        let Census { blocks, dead_lists, rows, digest } = self.census;
+        let numbers = [blocks, dead_lists, rows, digest, self.swept_revision.cast_unsigned()];
         for (index, number) in numbers.into_iter().enumerate() {
             let at = APPLIED_BYTES + index * 8;
             bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
@@ -242,30 +255,85 @@ impl Mark {
         };
         Ok(Self {
             applied: Applied::decode(&bytes[..APPLIED_BYTES])?,
-            census: Census { blocks: number(0), rows: number(1), digest: number(2) },
+            census: Census {
+                blocks: number(0),
+                dead_lists: number(1),
+                rows: number(2),
+                digest: number(3),
+            },
+            swept_revision: number(4).cast_signed(),
         })
     }
 }
 
-/// Digest of one pair: CRC32C of the key in the upper half, of key and value in the lower.
+/// Digest of one pair, made of the CRC32C of the key and the one every value ends with. (A CRC over
+/// a value with its own CRC behind it would not depend on the value.)
 #[must_use]
 pub fn pair_digest(key: &[u8], value: &[u8]) -> u64 {
-    let of_key = crc32c::crc32c(key);
-    u64::from(of_key) << 32 | u64::from(crc32c::crc32c_append(of_key, value))
+    let of_value = value.last_chunk().map_or(0, |crc| u32::from_le_bytes(*crc));
+    let mut digest = u64::from(crc32c::crc32c(key)) << 32 | u64::from(of_value);
+    // Mixed, so that the sum over all pairs tells which value lies under which key.
+    for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
+        digest = (digest ^ digest >> 30).wrapping_mul(factor);
+    }
+    digest ^ digest >> 31
 }
 
 /// Key of the block that begins with `first`.
 #[must_use]
 pub fn block_key(first: Revision) -> Vec<u8> {
-    let main = u64::try_from(first.main).expect("revisions of records are positive");
-    [BLOCK_PREFIX, &main.to_be_bytes(), &first.sub.to_be_bytes()].concat()
+    [BLOCK_PREFIX, &revision_key(first)].concat()
 }
 
 /// Revision a block's key names; `None` if it is not one.
 fn block_first(key: &[u8]) -> Option<Revision> {
-    let (main, sub) = key.strip_prefix(BLOCK_PREFIX)?.split_at_checked(8)?;
+    revision_of_key(key.strip_prefix(BLOCK_PREFIX)?)
+}
+
+fn revision_key(revision: Revision) -> [u8; 12] {
+    let main = u64::try_from(revision.main).expect("revisions of records are positive");
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&main.to_be_bytes());
+    bytes[8..].copy_from_slice(&revision.sub.to_be_bytes());
+    bytes
+}
+
+fn revision_of_key(key: &[u8]) -> Option<Revision> {
+    let (main, sub) = key.split_at_checked(8)?;
     let main = i64::try_from(u64::from_be_bytes(main.try_into().ok()?)).ok()?;
     Some(Revision { main, sub: u32::from_be_bytes(sub.try_into().ok()?) })
+}
+
+/// What the keys of all dead lists of a block begin with.
+fn dead_prefix(block: Revision) -> Vec<u8> {
+    [DEAD_PREFIX, &revision_key(block)].concat()
+}
+
+/// Key of a block's list of dead records that names `from` first.
+fn dead_key(block: Revision, from: Revision) -> Vec<u8> {
+    [DEAD_PREFIX, &revision_key(block), &revision_key(from)].concat()
+}
+
+fn dead_value(key: &[u8], dead: &[Revision]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(dead.len() * 12);
+    for revision in dead {
+        value.extend_from_slice(&revision.main.to_le_bytes());
+        value.extend_from_slice(&revision.sub.to_le_bytes());
+    }
+    guarded(key, &value)
+}
+
+/// The block and the dead records a list names; `None` if it is damaged.
+fn dead_of(key: &[u8], stored: &[u8]) -> Option<(Revision, Vec<Revision>)> {
+    let (block, _) = key.strip_prefix(DEAD_PREFIX)?.split_at_checked(12)?;
+    let value = unguarded(key, stored)?;
+    let revision = |bytes: &[u8]| {
+        let (main, sub) = bytes.split_at_checked(8)?;
+        let main = i64::from_le_bytes(main.try_into().ok()?);
+        Some(Revision { main, sub: u32::from_le_bytes(sub.try_into().ok()?) })
+    };
+    let dead: Option<Vec<Revision>> = value.chunks(12).map(revision).collect();
+    Some((revision_of_key(block)?, dead?))
 }
 
 /// Key of a table's row.
@@ -274,10 +342,17 @@ pub fn row_key(table: Table, key: &[u8]) -> Vec<u8> {
     [TABLE_PREFIX, table.name().as_bytes(), b"/", key].concat()
 }
 
-/// A row's value as it is stored: behind it the CRC32C of the whole key and the value.
-fn row_value(row_key: &[u8], value: &[u8]) -> Vec<u8> {
-    let crc = crc32c::crc32c_append(crc32c::crc32c(row_key), value);
+/// A value as it is stored: behind it the CRC32C of key and value.
+fn guarded(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(key), value);
     [value, &crc.to_le_bytes()].concat()
+}
+
+/// The value in what was stored; `None` if the checksum fails.
+fn unguarded<'a>(key: &[u8], stored: &'a [u8]) -> Option<&'a [u8]> {
+    let (value, crc) = stored.split_at_checked(stored.len().checked_sub(4)?)?;
+    let actual = crc32c::crc32c_append(crc32c::crc32c(key), value);
+    (actual.to_le_bytes() == crc).then_some(value)
 }
 
 /// The row stored under `row_key`; `None` if the key names no table or the checksum fails.
@@ -287,9 +362,8 @@ fn row_of(row_key: &[u8], stored: &[u8]) -> Option<Row> {
         let key = path.strip_prefix(table.name().as_bytes())?.strip_prefix(b"/")?;
         Some((table, key))
     })?;
-    let (value, _) = stored.split_at_checked(stored.len().checked_sub(4)?)?;
-    let row = Row { table, key: key.to_vec(), value: value.to_vec() };
-    (row_value(row_key, value) == stored).then_some(row)
+    let value = unguarded(row_key, stored)?.to_vec();
+    Some(Row { table, key: key.to_vec(), value })
 }
 
 /// A key as an operator can read it.

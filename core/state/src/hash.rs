@@ -57,14 +57,101 @@ pub fn hash_kv(view: &View, revision: i64) -> Result<KvHash, StateError> {
     Ok(KvHash { hash, compact_revision, hash_revision })
 }
 
-/// Hash of the whole state: CRC32C over the chunks of its snapshot.
+/// Hash of the whole state: [`snapshot::chain`] of its chunks.
 #[must_use]
 pub fn hash_all(view: &View) -> u32 {
-    snapshot::chunks(view).fold(0, |hash, chunk| crc32c::crc32c_append(hash, &chunk))
+    snapshot::chunks(view).fold(0, |hash, chunk| snapshot::chain(hash, &chunk))
 }
 
 /// The rolling hash after `records` have been applied, `before` being the one before; 0 at first.
 #[must_use]
 pub fn roll<'a>(before: u32, records: impl IntoIterator<Item = &'a Record>) -> u32 {
     records.into_iter().fold(before, |hash, record| crc32c::crc32c_append(hash, record.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixture::{Step, Trial, arbitrary_step};
+    use crate::{Limits, State};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn members_hash_alike_however_far_their_sweeps_have_come(
+            steps in prop::collection::vec((arbitrary_step(), any::<bool>()), 1..80),
+        ) {
+            let (mut eager, mut lazy) = (Trial::new(), Trial::new());
+            for (step, is_restored) in &steps {
+                eager.step(step);
+                eager.step(&Step::Sweep);
+                if !matches!(step, Step::Sweep) {
+                    lazy.step(step);
+                }
+                if *is_restored {
+                    let parts = eager.state.publish().parts();
+                    eager.state = State::from_parts(parts, Limits::default()).unwrap();
+                }
+            }
+            let (eager, lazy) = (eager.state.publish(), lazy.state.publish());
+            prop_assert_eq!(hash_all(&eager), hash_all(&lazy));
+            prop_assert_eq!(eager.applied(), lazy.applied());
+            for revision in 0..=eager.revision() + 1 {
+                prop_assert_eq!(hash_kv(&eager, revision), hash_kv(&lazy, revision));
+            }
+        }
+
+        #[test]
+        fn any_change_of_a_key_changes_the_hashes(
+            steps in prop::collection::vec(arbitrary_step(), 1..40),
+            key in 0_u8..12,
+        ) {
+            let mut trial = Trial::new();
+            for step in &steps {
+                trial.step(step);
+            }
+            let before = trial.state.publish();
+            trial.step(&Step::Put(key, 1));
+            let after = trial.state.publish();
+            let latest = hash_kv(&after, 0).unwrap();
+            prop_assert_ne!(latest.hash, hash_kv(&before, 0).unwrap().hash);
+            prop_assert_eq!(hash_kv(&after, before.revision()), hash_kv(&before, 0));
+            prop_assert_ne!(hash_all(&before), hash_all(&after));
+            prop_assert_ne!(before.applied().rolling_hash, after.applied().rolling_hash);
+            prop_assert_eq!(latest.hash_revision, after.revision());
+        }
+    }
+
+    #[test]
+    fn revisions_that_cannot_be_read_have_no_hash() {
+        let mut trial = Trial::new();
+        for _ in 0..9 {
+            trial.step(&Step::Put(1, 1));
+        }
+        trial.step(&Step::Compact(50));
+        let view = trial.state.publish();
+        assert_eq!(view.compact_revision(), 5);
+        assert_eq!(hash_kv(&view, 4), Err(StateError::Compacted));
+        assert_eq!(hash_kv(&view, 11), Err(StateError::FutureRevision));
+        let at = |revision| hash_kv(&view, revision).unwrap();
+        assert_eq!((at(5).hash_revision, at(5).compact_revision), (5, 5));
+        assert_eq!(at(0), at(10));
+    }
+
+    #[test]
+    fn states_with_equal_lengths_and_other_contents_differ() {
+        let state = |value: &str| {
+            let mut trial = Trial::new();
+            trial.step(&Step::Skip);
+            let mut parts = trial.state.publish().parts();
+            parts.applied.revision = 2;
+            let record = Record::put(Revision::first_of(2), 2, 1, 0, b"key", value.as_bytes());
+            parts.records.push(record);
+            State::from_parts(parts, Limits::default()).unwrap().publish()
+        };
+        assert_ne!(hash_all(&state("one")), hash_all(&state("two")));
+        assert_ne!(hash_kv(&state("one"), 0), hash_kv(&state("two"), 0));
+    }
 }

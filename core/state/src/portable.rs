@@ -75,7 +75,7 @@ pub struct PortableHeader {
 pub struct PortableStatus {
     /// What it says up front.
     pub header: PortableHeader,
-    /// CRC32C of all chunks: equal for equal states, whatever compressed them.
+    /// [`snapshot::chain`] of all chunks: equal for equal states, whatever compressed them.
     pub hash: u32,
     /// Length of the file.
     pub total_bytes: u64,
@@ -417,7 +417,7 @@ impl PortableReader {
             unpacked = unpack(stored, raw_len).ok_or(damaged)?;
             &unpacked
         };
-        self.hash = crc32c::crc32c_append(self.hash, raw);
+        self.hash = snapshot::chain(self.hash, raw);
         chunk(raw)?;
         Ok(Some(FRAME_HEADER_BYTES + stored_len))
     }

@@ -129,6 +129,14 @@ pub fn chunks_of_parts(parts: &StateParts) -> impl Iterator<Item = Bytes> {
     Chunks::new(parts.applied, parts.rows.clone(), parts.records.iter().cloned())
 }
 
+/// The hash of a sequence of chunks after one more; 0 before the first. Over the CRC32Cs the chunks
+/// end with: a CRC over a chunk with its own CRC would not depend on what is in it.
+#[must_use]
+pub fn chain(before: u32, chunk: &[u8]) -> u32 {
+    let crc = chunk.last_chunk::<CRC_BYTES>().map_or(&[][..], |crc| crc);
+    crc32c::crc32c_append(before, crc)
+}
+
 /// Writes chunks lazily.
 struct Chunks<I: Iterator<Item = Record>> {
     applied: Applied,
@@ -153,7 +161,7 @@ struct Totals {
 impl Totals {
     fn add_chunk(&mut self, crc: [u8; 4]) {
         self.chunks += 1;
-        self.chain = crc32c::crc32c_append(self.chain, &crc);
+        self.chain = chain(self.chain, &crc);
     }
 
     fn encode(&self) -> [u8; END_BYTES] {

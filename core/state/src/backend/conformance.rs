@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{APPLIED_KEY, Backend, BackendBatch, Census, Mark, Write};
+use super::{APPLIED_KEY, Backend, BackendBatch, Mark, Write};
 use crate::parts::Applied;
 
 /// Longest value written: a block of one large record.
@@ -72,7 +72,7 @@ fn put(key: &[u8], value: &[u8]) -> Write {
 
 fn commit(backend: &mut dyn Backend, index: u64, writes: Vec<Write>) -> Result<(), String> {
     let applied = Applied { index, ..Applied::default() };
-    let batch = BackendBatch::new(Mark { applied, census: Census::default() }, writes);
+    let batch = BackendBatch::new(Mark { applied, ..Mark::default() }, writes);
     backend.commit(&batch).map_err(|error| error.to_string())
 }
 

@@ -1,15 +1,15 @@
 //! Reading a key space back at boot, believing nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::{
-    APPLIED_KEY, BLOCK_PREFIX, Backend, BackendError, Census, Mark, TABLE_PREFIX, block_first,
-    pair_digest, printable, row_of,
+    APPLIED_KEY, BLOCK_PREFIX, Backend, BackendError, Census, DEAD_PREFIX, Mark, TABLE_PREFIX,
+    block_first, dead_of, pair_digest, printable, row_of,
 };
 use crate::block;
 use crate::parts::StateParts;
-use crate::record::Revision;
+use crate::record::{Record, Revision};
 
 /// What is known of a block without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) struct BlockStat {
     pub digest: u64,
     /// Records in it.
     pub records: u32,
-    /// How many of them compaction has dropped since.
+    /// How many of them are listed as dead; at most this many really are.
     pub dead: u32,
     /// Bytes of its records before compression.
     pub raw_bytes: u32,
@@ -32,6 +32,8 @@ pub struct Layout {
     pub(super) blocks: BTreeMap<Revision, BlockStat>,
     /// Digest of each row, by its whole key.
     pub(super) rows: BTreeMap<Vec<u8>, u64>,
+    /// Dead records of no list, found while loading.
+    pub(super) unlisted: Vec<Revision>,
 }
 
 /// What was found in a backend.
@@ -63,6 +65,7 @@ pub fn load(backend: &dyn Backend) -> Result<Option<Loaded>, BackendError> {
         parts: StateParts { applied: mark.applied, ..StateParts::default() },
         layout: Layout { mark, ..Layout::default() },
         census: Census::default(),
+        dead: BTreeSet::new(),
     };
     let mut failed = None;
     backend.scan(b"", &mut |key, value| match reading.take(key, value) {
@@ -78,7 +81,13 @@ pub fn load(backend: &dyn Backend) -> Result<Option<Loaded>, BackendError> {
     if reading.census != mark.census {
         return Err(BackendError::Digest { counted: mark.census, found: reading.census });
     }
-    let Reading { mut parts, layout, .. } = reading;
+    let Reading { mut parts, mut layout, dead, .. } = reading;
+    parts.records.retain(|record| !dead.contains(&record.revision()));
+    if mark.swept_revision < mark.applied.compact_revision {
+        layout.unlisted = shadowed(&parts.records, mark.applied.compact_revision);
+        let unlisted: BTreeSet<Revision> = layout.unlisted.iter().copied().collect();
+        parts.records.retain(|record| !unlisted.contains(&record.revision()));
+    }
     // The key space is in order of table names, a state's parts in order of tables.
     parts.rows.sort();
     Ok(Some(Loaded { parts, layout }))
@@ -88,6 +97,7 @@ struct Reading {
     parts: StateParts,
     layout: Layout,
     census: Census,
+    dead: BTreeSet<Revision>,
 }
 
 impl Reading {
@@ -102,6 +112,17 @@ impl Reading {
             self.census.rows += 1;
             self.parts.rows.push(row);
             self.layout.rows.insert(key.to_vec(), digest);
+            return Ok(());
+        }
+        if key.starts_with(DEAD_PREFIX) {
+            let damaged = || BackendError::Row(printable(key));
+            let (first, dead) = dead_of(key, value).ok_or_else(damaged)?;
+            // Blocks come before, by prefix.
+            let stat = self.layout.blocks.get_mut(&first).ok_or_else(damaged)?;
+            let more = u32::try_from(dead.len()).unwrap_or(u32::MAX);
+            stat.dead = stat.dead.saturating_add(more).min(stat.records);
+            self.dead.extend(dead);
+            self.census.dead_lists += 1;
             return Ok(());
         }
         let first = key
@@ -131,8 +152,24 @@ impl Reading {
     }
 }
 
+/// Records that a compaction drops but had not dropped yet, in the order it would: what a newer
+/// record at or before the compact revision supersedes, and tombstones before it.
+fn shadowed(records: &[Record], compact_revision: i64) -> Vec<Revision> {
+    let compacted = records.partition_point(|it| it.mod_revision() <= compact_revision);
+    let mut newer: BTreeSet<&[u8]> = BTreeSet::new();
+    let mut dropped = Vec::new();
+    for record in records[..compacted].iter().rev() {
+        let is_superseded = !newer.insert(record.key());
+        if is_superseded || record.is_tombstone() && record.mod_revision() < compact_revision {
+            dropped.push(record.revision());
+        }
+    }
+    dropped.reverse();
+    dropped
+}
+
 /// Bytes of records before compression.
-pub(super) fn raw_bytes(records: &[crate::record::Record]) -> u32 {
+pub(super) fn raw_bytes(records: &[Record]) -> u32 {
     let bytes: usize = records.iter().map(|it| it.as_bytes().len()).sum();
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }

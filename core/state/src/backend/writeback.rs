@@ -5,21 +5,24 @@
 //! of that entry. Until then those entries live in memory and in the log alone, which is all right:
 //! the log is cut by snapshots, never by what the backend holds.
 //!
-//! Compaction leaves dead records in blocks. A block with nothing else is deleted unread; one at
-//! least half dead is read, filtered and written anew, with small neighbours taken in, so that
-//! live data never lies spread over many nearly empty blocks. [`Writeback::compact`] does a bounded
-//! piece of that at a time, when the backend has nothing more urgent to do.
+//! Compaction leaves dead records in blocks. Which ones is written beside the blocks, in *lists of the
+//! dead*, at once and for all blocks together: were each block cleared in its own time, a tombstone
+//! could go before the records it stands against, and a deleted key would be back after a restart.
+//! A block at least half dead is then read, filtered and written anew, with small neighbours taken
+//! in, so that live data never lies spread over many nearly empty blocks. [`Writeback::compact`] does
+//! a bounded piece of that at a time, when the backend has nothing more urgent to do.
 //!
-//! Invariant: a block loses a record only after a batch is out whose applied index lies at or
-//! beyond the compaction that dropped the record. Else a crash would bring back an index at which
-//! the record was still readable, without it.
+//! Invariant: a record is listed as dead only in a batch whose applied index lies at or beyond the
+//! compaction that dropped it, and in the order in which it was dropped. Else a crash would bring back
+//! an index at which the record was still readable, without it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use super::load::{BlockStat, Layout, raw_bytes};
 use super::{
-    Backend, BackendBatch, BackendError, Mark, Write, block_key, pair_digest, row_key, row_value,
+    Backend, BackendBatch, BackendError, Mark, Write, block_key, dead_key, dead_of, dead_prefix,
+    dead_value, guarded, pair_digest, printable, row_key,
 };
 use crate::block;
 use crate::parts::{Applied, Changes, Row};
@@ -37,7 +40,7 @@ pub struct WritebackLimits {
     pub rows_waiting_max: usize,
     /// Entries applied that wait for a block, when they bring no records.
     pub entries_waiting_max: usize,
-    /// Dropped records that wait for a block; reached, the tail is sealed early.
+    /// Dropped records that wait to be listed as dead; reached, the tail is sealed early.
     pub removed_waiting_max: usize,
     /// Bytes of sealed blocks and rows put into one batch, unless a single entry brings more.
     pub batch_bytes_max: usize,
@@ -84,10 +87,8 @@ pub struct Writeback {
     /// Position after the last entry fed.
     applied: Applied,
 
-    /// Dropped records of which the blocks do not know yet.
+    /// Dropped records not listed as dead yet, as they were dropped.
     removed: Vec<Revision>,
-    /// The state by which dead records are told; at or before the last sealed position.
-    kept_by: Option<View>,
     /// Blocks at least half dead, by first record.
     rotten: BTreeSet<Revision>,
 }
@@ -104,19 +105,9 @@ impl Writeback {
     pub fn resume(limits: WritebackLimits, layout: Layout, view: &View) -> Self {
         let mut writeback = Self::with_layout(limits, layout);
         assert_eq!(writeback.applied.revision, view.revision(), "the state loaded and the view");
-        let mut alive: BTreeMap<Revision, u32> = BTreeMap::new();
-        for record in view.records() {
-            if let Some(first) = writeback.block_of(record.revision()) {
-                *alive.entry(first).or_default() += 1;
-            }
-        }
-        for (first, stat) in &mut writeback.layout.blocks {
-            stat.dead = stat.records.saturating_sub(alive.get(first).copied().unwrap_or(0));
-            if is_rotten(stat) {
-                writeback.rotten.insert(*first);
-            }
-        }
-        writeback.kept_by = Some(view.clone());
+        writeback.removed = std::mem::take(&mut writeback.layout.unlisted);
+        let rotten = writeback.layout.blocks.iter().filter(|(_, stat)| is_rotten(stat));
+        writeback.rotten = rotten.map(|(first, _)| *first).collect();
         writeback
     }
 
@@ -133,7 +124,6 @@ impl Writeback {
             rows: BTreeMap::new(),
             entries: 0,
             removed: Vec::new(),
-            kept_by: None,
             rotten: BTreeSet::new(),
         }
     }
@@ -165,6 +155,7 @@ impl Writeback {
             writeback.rows.insert(row_key(row.table, &row.key), Some(row.value));
         }
         writeback.applied = applied;
+        writeback.layout.mark.swept_revision = applied.compact_revision;
         writeback.seal_at(applied);
         writeback.drain_into(backend)?;
         backend.flush()?;
@@ -206,11 +197,10 @@ impl Writeback {
             }
         }
         assert_eq!(self.applied.revision, view.revision(), "the entries fed and the view");
-        if self.removed.len() >= self.limits.removed_waiting_max {
-            self.seal_at(self.applied);
-        }
-        if self.entries == 0 {
-            self.account_removed(view);
+        let is_swept = !view.is_compacting();
+        let is_news = self.layout.mark.swept_revision < self.applied.compact_revision;
+        if is_swept && is_news || self.removed.len() >= self.limits.removed_waiting_max {
+            self.list_dead(is_swept);
         }
     }
 
@@ -265,24 +255,26 @@ impl Writeback {
     /// # Errors
     /// [`BackendError`] if a block cannot be read: the generation is to be dropped.
     pub fn compact(&mut self, backend: &dyn Backend) -> Result<Option<BackendBatch>, BackendError> {
-        let (Some(view), true) = (self.kept_by.clone(), self.sealed.is_empty()) else {
+        if !self.sealed.is_empty() {
             return Ok(None);
-        };
+        }
         let mut writes = Vec::new();
         let mut looked_at = 0;
+        // What this step writes the backend does not have yet.
+        let mut fresh = BTreeSet::new();
         while looked_at < self.limits.compaction_blocks_max {
             let Some(first) = self.rotten.pop_first() else { break };
-            let group = self.neighbours(first, self.limits.compaction_blocks_max - looked_at);
+            let blocks_max = self.limits.compaction_blocks_max - looked_at;
+            let group = self.neighbours(first, blocks_max, &fresh);
             looked_at += group.len();
             let mut kept = Vec::new();
             for &revision in &group {
                 let stat = self.forget_block(revision, &mut writes);
-                if stat.dead < stat.records {
-                    let records = read_block(backend, revision, &stat)?;
-                    kept.extend(records.into_iter().filter(|record| view.keeps(record)));
-                }
+                let dead = self.forget_dead(backend, revision, &mut writes)?;
+                let records = read_block(backend, revision, &stat)?;
+                kept.extend(records.into_iter().filter(|it| !dead.contains(&it.revision())));
             }
-            self.write_blocks(&kept, &mut writes);
+            fresh.extend(self.write_blocks(&kept, &mut writes));
         }
         if writes.is_empty() {
             return Ok(None);
@@ -322,6 +314,10 @@ impl Writeback {
             self.write_row(key, value, &mut writes);
         }
         self.layout.mark.applied = applied;
+        self.push_sealed(writes);
+    }
+
+    fn push_sealed(&mut self, writes: Vec<Write>) {
         let bytes =
             writes.iter().map(|it| it.key.len() + it.value.as_ref().map_or(0, Vec::len)).sum();
         self.sealed_bytes += bytes;
@@ -330,7 +326,7 @@ impl Writeback {
 
     fn write_row(&mut self, key: Vec<u8>, value: Option<Vec<u8>>, writes: &mut Vec<Write>) {
         let census = &mut self.layout.mark.census;
-        let stored = value.map(|value| row_value(&key, &value));
+        let stored = value.map(|value| guarded(&key, &value));
         let new = stored.as_deref().map(|value| pair_digest(&key, value));
         let old = match new {
             Some(digest) => self.layout.rows.insert(key.clone(), digest),
@@ -343,8 +339,10 @@ impl Writeback {
         }
     }
 
-    /// Cuts records into blocks, at the end of a revision where that is possible.
-    fn write_blocks(&mut self, records: &[Record], writes: &mut Vec<Write>) {
+    /// Cuts records into blocks, at the end of a revision where that is possible. Returns what the
+    /// blocks begin with.
+    fn write_blocks(&mut self, records: &[Record], writes: &mut Vec<Write>) -> Vec<Revision> {
+        let mut written = Vec::new();
         let mut rest = records;
         while !rest.is_empty() {
             let (records, after) = rest.split_at(self.block_len(rest));
@@ -364,7 +362,9 @@ impl Writeback {
             census.blocks += 1;
             census.digest = census.digest.wrapping_add(stat.digest);
             writes.push(Write { key, value: Some(value) });
+            written.push(first);
         }
+        written
     }
 
     /// How many of `records` make the next block: at least one.
@@ -393,24 +393,44 @@ impl Writeback {
         self.layout.blocks.range(..=revision).next_back().map(|(first, _)| *first)
     }
 
-    /// Tells the blocks which of their records `view`, the state at the sealed position, dropped.
-    fn account_removed(&mut self, view: &View) {
-        if self.removed.is_empty() {
-            return;
-        }
+    /// Lists what compaction dropped as dead. `is_swept` says that this is all of it.
+    fn list_dead(&mut self, is_swept: bool) {
+        self.seal();
+        let mut lists: BTreeMap<Revision, Vec<Revision>> = BTreeMap::new();
         for revision in std::mem::take(&mut self.removed) {
-            let Some(first) = self.block_of(revision) else { continue };
+            // Blocks built anew since do not have it at all.
+            if let Some(first) = self.block_of(revision) {
+                lists.entry(first).or_default().push(revision);
+            }
+        }
+        let mut writes = Vec::new();
+        for (first, dead) in lists {
+            let key = dead_key(first, dead[0]);
+            let value = dead_value(&key, &dead);
+            let census = &mut self.layout.mark.census;
+            census.dead_lists += 1;
+            census.digest = census.digest.wrapping_add(pair_digest(&key, &value));
+            writes.push(Write { key, value: Some(value) });
             let stat = self.layout.blocks.get_mut(&first).expect("found just above");
-            stat.dead = stat.dead.saturating_add(1).min(stat.records);
+            let more = u32::try_from(dead.len()).unwrap_or(u32::MAX);
+            stat.dead = stat.dead.saturating_add(more).min(stat.records);
             if is_rotten(stat) {
                 self.rotten.insert(first);
             }
         }
-        self.kept_by = Some(view.clone());
+        if is_swept {
+            self.layout.mark.swept_revision = self.applied.compact_revision;
+        }
+        self.push_sealed(writes);
     }
 
     /// A rotten block and those around it that fit into one new block with it.
-    fn neighbours(&self, first: Revision, blocks_max: usize) -> Vec<Revision> {
+    fn neighbours(
+        &self,
+        first: Revision,
+        blocks_max: usize,
+        fresh: &BTreeSet<Revision>,
+    ) -> Vec<Revision> {
         let mut group = VecDeque::from([first]);
         let blocks = &self.layout.blocks;
         let (mut bytes, mut records) = alive(&blocks[&first]);
@@ -421,7 +441,7 @@ impl Writeback {
             bytes <= self.limits.block_bytes_max && records <= self.limits.block_revisions_max
         };
         for (revision, stat) in blocks.range(..first).rev() {
-            if group.len() >= blocks_max || !fits(stat) {
+            if group.len() >= blocks_max || fresh.contains(revision) || !fits(stat) {
                 break;
             }
             group.push_front(*revision);
@@ -443,6 +463,30 @@ impl Writeback {
         census.digest = census.digest.wrapping_sub(stat.digest);
         writes.push(Write { key: block_key(first), value: None });
         stat
+    }
+
+    /// Takes away a block's lists of the dead and returns what they list.
+    fn forget_dead(
+        &mut self,
+        backend: &dyn Backend,
+        first: Revision,
+        writes: &mut Vec<Write>,
+    ) -> Result<BTreeSet<Revision>, BackendError> {
+        let mut dead = BTreeSet::new();
+        let census = &mut self.layout.mark.census;
+        let mut failed = None;
+        backend.scan(&dead_prefix(first), &mut |key, value| {
+            let Some((_, listed)) = dead_of(key, value) else {
+                failed = Some(BackendError::Row(printable(key)));
+                return ControlFlow::Break(());
+            };
+            dead.extend(listed);
+            census.dead_lists -= 1;
+            census.digest = census.digest.wrapping_sub(pair_digest(key, value));
+            writes.push(Write { key: key.to_vec(), value: None });
+            ControlFlow::Continue(())
+        })?;
+        failed.map_or(Ok(dead), Err)
     }
 }
 
