@@ -8,7 +8,24 @@
 //! [`api`] decodes and checks it and knocks at the [`door`], behind which the node proposes, waits
 //! and answers; [`http`] serves the plain pages beside it.
 
+pub mod api;
+mod backend;
+pub mod boot;
+mod compaction;
 pub mod config;
-//pub mod disk;
+pub mod disk;
+pub mod door;
+pub mod fanout;
+pub mod http;
+pub mod metrics;
+pub mod run;
+pub mod serve;
+mod shutdown;
+pub mod identity;
+mod inbox;
+pub mod node;
+pub mod peers;
+pub mod propose;
+pub mod start;
 pub mod telemetry;
 pub mod version;

@@ -17,7 +17,10 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
-        Ok(Start::Serve(_config)) => ExitCode::SUCCESS,
+        Ok(Start::Serve(config)) => match server::start::start(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, 1),
+        },
         Err(error) => fail(&error, 2),
     }
 }

@@ -36,7 +36,9 @@ mod snapshot_policy;
 mod snapshot_worker;
 mod step;
 
-pub use apply::{Applied, ApplyReport, ApplyTask, ApplyWorker, SnapshotJob};
+pub use apply::{
+    Applied, ApplyReport, ApplyTask, ApplyWorker, Completed, Completion, Restored, SnapshotJob,
+};
 pub use boot::{
     BASE_INDEX, BASE_TERM, BootError, Booted, Recovery, bootstrap, conf_state_of,
     force_new_cluster, join, recover,

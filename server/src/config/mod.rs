@@ -126,8 +126,6 @@ pub struct Config {
     pub initial_cluster_token: String,
     /// Refuse member changes that would lose the quorum.
     pub strict_reconfig_check: bool,
-    /// Learners at a time.
-    pub max_learners: usize,
     /// Make a new cluster of this member alone.
     pub force_new_cluster: bool,
     /// Size above which writes are refused; none: no limit.
@@ -138,8 +136,6 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// Streams on one connection.
     pub max_concurrent_streams: u32,
-    /// Shortest interval of a client's pings.
-    pub grpc_keepalive_min_time: Duration,
     /// Interval of pings to clients; zero: none.
     pub grpc_keepalive_interval: Duration,
     /// Wait for their answer; zero: for ever.
@@ -265,7 +261,6 @@ impl Config {
             },
             initial_cluster_token: given.text("initial-cluster-token").to_owned(),
             strict_reconfig_check: boolean(given, "strict-reconfig-check"),
-            max_learners: size(given, "max-learners"),
             force_new_cluster: boolean(given, "force-new-cluster"),
             quota_bytes: match int(given, "quota-backend-bytes") {
                 0 => Some(QUOTA_BYTES_DEFAULT),
@@ -275,7 +270,6 @@ impl Config {
             max_request_bytes: size(given, "max-request-bytes"),
             max_concurrent_streams: u32::try_from(uint(given, "max-concurrent-streams"))
                 .unwrap_or(u32::MAX),
-            grpc_keepalive_min_time: duration(given, "grpc-keepalive-min-time"),
             grpc_keepalive_interval: duration(given, "grpc-keepalive-interval"),
             grpc_keepalive_timeout: duration(given, "grpc-keepalive-timeout"),
             socket_reuse_port: boolean(given, "socket-reuse-port"),
@@ -325,6 +319,11 @@ impl Config {
     /// How long a request may wait for its outcome: queue, computation and disk, and an election.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(5_000 + 2 * self.election_timeout_ms)
+    }
+
+    /// Seconds of the shortest lease: it must outlive an election.
+    pub fn lease_ttl_min(&self) -> i64 {
+        i64::try_from((3 * self.election_timeout_ms).div_ceil(2_000)).unwrap_or(i64::MAX)
     }
 
     fn check(&self) -> Result<(), ConfigError> {

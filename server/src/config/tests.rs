@@ -30,6 +30,7 @@ fn no_flags_at_all_make_a_single_member_on_localhost() {
     assert_eq!(config.initial_cluster, "default=http://localhost:2380");
     assert_eq!(config.quota_bytes, Some(QUOTA_BYTES_DEFAULT));
     assert_eq!(config.request_timeout(), Duration::from_secs(7));
+    assert_eq!(config.lease_ttl_min(), 2);
     assert_eq!(config.snapshot_count, None);
     assert!(config.warnings.is_empty());
     assert_eq!(config.initial_members().expect("members").len(), 1);

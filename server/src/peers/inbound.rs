@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use proto::peer::{
     snapshot_frame,
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codec::Streaming;
@@ -32,8 +33,10 @@ use super::link::Lane;
 use super::outbound::{APPEND, CONTROL, LEADER, SNAPSHOT};
 use super::{Chunks, Core, Inbound, pages, snapshot, wire};
 
-/// Connections at one time, of all kinds. Five members need twenty.
-const CONNECTIONS_MAX: usize = 512;
+/// Connections at one time, of all kinds. Seven members need twenty.
+const CONNECTIONS_MAX: usize = 256;
+/// Connections at one time on which no member has greeted yet.
+const STRANGERS_MAX: usize = 64;
 /// For the greeting, once a stream is open.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest frame on the control connection.
@@ -53,6 +56,7 @@ pub(super) struct Door<I, C> {
     pub(super) chunks: C,
     pub(super) receiving: Semaphore,
     connections: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
 }
 
 impl<I: Inbound, C: Chunks> Door<I, C> {
@@ -63,13 +67,17 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
             chunks,
             receiving: Semaphore::new(snapshot::RECEIVING_MAX),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
         }
     }
 
     /// Accepts on one listener, and hands each connection to the thread it is for.
     pub(super) async fn accept(self: Arc<Self>, listener: TcpListener) {
         loop {
-            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
+            let Ok(connection) = Arc::clone(&self.connections).acquire_owned().await else {
+                return;
+            };
+            let Ok(stranger) = Arc::clone(&self.strangers).acquire_owned().await else { return };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -87,47 +95,58 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
                 // load balancers and port scanners do it all day.
                 let Ok(lane) = wire::lane_of(&mut stream).await else { return };
                 if lane == Lane::Control {
-                    door.serve(stream, lane).await;
-                    drop(permit);
+                    door.serve(stream, lane, stranger).await;
+                    drop(connection);
                 } else if let Ok(stream) = stream.into_std() {
                     let bulk = door.core.bulk.clone();
                     bulk.spawn(async move {
                         if let Ok(stream) = TcpStream::from_std(stream) {
-                            door.serve(stream, lane).await;
+                            door.serve(stream, lane, stranger).await;
                         }
-                        drop(permit);
+                        drop(connection);
                     });
                 }
             });
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, lane: Lane) {
-        wire::serve(stream, lane, move |request| Arc::clone(&self).answer(request)).await;
+    async fn serve(self: Arc<Self>, stream: TcpStream, lane: Lane, stranger: OwnedSemaphorePermit) {
+        let is_known = Arc::new(AtomicBool::new(false));
+        let known = Arc::clone(&is_known);
+        let answer = move |request| Arc::clone(&self).answer(request, Arc::clone(&is_known));
+        wire::serve(stream, lane, known, stranger, answer).await;
     }
 
     /// One HTTP request, gRPC or not.
-    async fn answer(self: Arc<Self>, request: http::Request<Incoming>) -> Response<Body> {
+    async fn answer(
+        self: Arc<Self>,
+        request: http::Request<Incoming>,
+        is_known: Arc<AtomicBool>,
+    ) -> Response<Body> {
         let frame_bytes_max = self.core.config.limits.frame_bytes_max;
         match request.uri().path() {
             APPEND => {
                 let codec = FrameCodec::<AppendAck, AppendFrame>::new(None);
-                let service = service_fn(move |r| Arc::clone(&self).append(r));
+                let service =
+                    service_fn(move |r| Arc::clone(&self).append(r, Arc::clone(&is_known)));
                 grpc(codec, frame_bytes_max).streaming(service, request).await
             }
             CONTROL => {
                 let codec = FrameCodec::<ControlFrame, ControlFrame>::new(None);
-                let service = service_fn(move |r| Arc::clone(&self).control(r));
+                let service =
+                    service_fn(move |r| Arc::clone(&self).control(r, Arc::clone(&is_known)));
                 grpc(codec, CONTROL_FRAME_BYTES_MAX).streaming(service, request).await
             }
             SNAPSHOT => {
                 let codec = FrameCodec::<SnapshotReply, SnapshotFrame>::new(None);
-                let service = service_fn(move |r| Arc::clone(&self).snapshot(r));
+                let service =
+                    service_fn(move |r| Arc::clone(&self).snapshot(r, Arc::clone(&is_known)));
                 grpc(codec, frame_bytes_max).streaming(service, request).await
             }
             LEADER => {
                 let codec = FrameCodec::<LeaderReply, LeaderRequest>::new(None);
-                let service = service_fn(move |r| Arc::clone(&self).leader(r));
+                let service =
+                    service_fn(move |r| Arc::clone(&self).leader(r, Arc::clone(&is_known)));
                 grpc(codec, LEADER_REQUEST_BYTES_MAX).unary(service, request).await
             }
             path if request
@@ -141,23 +160,30 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         }
     }
 
-    fn admit(&self, hello: Option<Hello>, lane: Lane) -> Result<Admitted, Status> {
+    fn admit(
+        &self,
+        hello: Option<Hello>,
+        lane: Lane,
+        is_known: &AtomicBool,
+    ) -> Result<Admitted, Status> {
         let hello =
             hello.ok_or_else(|| Status::invalid_argument("a stream must begin with a greeting"))?;
         let link = self.core.admission.check(&hello, &self.core.links())?;
+        is_known.store(true, Ordering::Relaxed);
         Ok(self.core.admission.enter(link, lane))
     }
 
     async fn append(
         self: Arc<Self>,
         request: Request<Streaming<Received<AppendFrame>>>,
+        is_known: Arc<AtomicBool>,
     ) -> Result<tonic::Response<ReceiverStream<Result<AppendAck, Status>>>, Status> {
         let mut frames = request.into_inner();
         let hello = match first(&mut frames).await?.frame {
             Some(append_frame::Frame::Hello(hello)) => Some(hello),
             _ => None,
         };
-        let mut admitted = self.admit(hello, Lane::Bulk)?;
+        let mut admitted = self.admit(hello, Lane::Bulk, &is_known)?;
         let from = admitted.link.id;
         let (end, acks) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -205,13 +231,14 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
     async fn control(
         self: Arc<Self>,
         request: Request<Streaming<Received<ControlFrame>>>,
+        is_known: Arc<AtomicBool>,
     ) -> Result<tonic::Response<ProbeReplies>, Status> {
         let mut frames = request.into_inner();
         let hello = match first(&mut frames).await?.frame {
             Some(control_frame::Frame::Hello(hello)) => Some(hello),
             _ => None,
         };
-        let mut admitted = self.admit(hello, Lane::Control)?;
+        let mut admitted = self.admit(hello, Lane::Control, &is_known)?;
         let from = admitted.link.id;
         let (probes, replies) = mpsc::channel(PROBE_REPLIES_MAX);
         tokio::spawn(async move {
@@ -259,13 +286,14 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
     async fn snapshot(
         self: Arc<Self>,
         request: Request<Streaming<Received<SnapshotFrame>>>,
+        is_known: Arc<AtomicBool>,
     ) -> Result<tonic::Response<ReceiverStream<Result<SnapshotReply, Status>>>, Status> {
         let mut frames = request.into_inner();
         let hello = match first(&mut frames).await?.frame {
             Some(snapshot_frame::Frame::Hello(hello)) => Some(hello),
             _ => None,
         };
-        let mut admitted = self.admit(hello, Lane::Snapshot)?;
+        let mut admitted = self.admit(hello, Lane::Snapshot, &is_known)?;
         let (replies, stream) = mpsc::channel(snapshot::REPLIES_MAX);
         tokio::spawn(async move {
             let from = admitted.link.id;
@@ -280,6 +308,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
     async fn leader(
         self: Arc<Self>,
         request: Request<Received<LeaderRequest>>,
+        is_known: Arc<AtomicBool>,
     ) -> Result<tonic::Response<LeaderReply>, Status> {
         let Received { message: mut request, bytes } = request.into_inner();
         let hello = request
@@ -287,6 +316,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
             .take()
             .ok_or_else(|| Status::invalid_argument("a question must carry a greeting"))?;
         let link = self.core.admission.check(&hello, &self.core.links())?;
+        is_known.store(true, Ordering::Relaxed);
         link.heard(bytes);
         Ok(tonic::Response::new(self.inbound.leader_call(link.id, request).await))
     }

@@ -1,7 +1,7 @@
 //! One peer as this member sees it: what waits for it, how it fares, how far away it is.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -127,6 +127,14 @@ pub(super) enum Urgent {
     Probe,
 }
 
+/// A snapshot on its way.
+#[derive(Debug)]
+struct Transfer {
+    task: AbortHandle,
+    /// A newer one has taken its place: its end means nothing any more.
+    is_replaced: Arc<AtomicBool>,
+}
+
 /// One peer: shared by the raft thread (pushes), the network threads and whoever asks.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -147,7 +155,7 @@ pub(super) struct Link {
     calls: Mutex<Option<Channel>>,
     /// The tasks that keep the connections, to be ended with the link.
     tasks: Mutex<Vec<AbortHandle>>,
-    transfer: Mutex<Option<AbortHandle>>,
+    transfer: Mutex<Option<Transfer>>,
 }
 
 #[derive(Debug, Default)]
@@ -212,10 +220,12 @@ impl Link {
         lock(&self.tasks).push(task);
     }
 
-    /// At most one snapshot is under way to a peer: a newer one ends the older.
-    pub(super) fn replace_transfer(&self, task: AbortHandle) {
-        if let Some(older) = lock(&self.transfer).replace(task) {
-            older.abort();
+    /// At most one snapshot is under way to a peer: a newer one ends the older, silently, which
+    /// learns of it through its flag.
+    pub(super) fn replace_transfer(&self, task: AbortHandle, is_replaced: Arc<AtomicBool>) {
+        if let Some(older) = lock(&self.transfer).replace(Transfer { task, is_replaced }) {
+            older.is_replaced.store(true, Ordering::Relaxed);
+            older.task.abort();
         }
     }
 
@@ -225,7 +235,7 @@ impl Link {
             task.abort();
         }
         if let Some(transfer) = lock(&self.transfer).take() {
-            transfer.abort();
+            transfer.task.abort();
         }
         lock(&self.calls).take();
     }

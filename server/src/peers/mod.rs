@@ -32,7 +32,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ const FORWARD_BYTES: usize = 1 << 20;
 /// What a message costs beside the bytes it carries.
 const MESSAGE_BYTES: usize = 128;
 const ENTRY_BYTES: usize = 96;
-/// How often a stopping transport looks whether all has left.
+/// How often a stopping transport looks whether all has arrived.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(2);
 /// For a network thread to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -301,6 +301,7 @@ struct Core {
     epoch: Instant,
     throttle: Throttle,
     sending: Semaphore,
+    stopping: AtomicBool,
     control_lateness_us: AtomicU64,
     urgent_refused: AtomicU64,
 }
@@ -340,20 +341,50 @@ impl<I: Inbound, C: Chunks> Reports for Told<I, C> {
     }
 
     fn send_snapshot(self: Arc<Self>, link: &Arc<Link>, message: RaftMessage) {
+        let is_replaced = Arc::new(AtomicBool::new(false));
+        let mut outcome = SnapshotOutcome {
+            inbound: self.inbound.clone(),
+            to: link.id,
+            is_replaced: Arc::clone(&is_replaced),
+            ok: false,
+        };
         let owner = Arc::clone(link);
         let link = Arc::clone(link);
         let bulk = self.core.bulk.clone();
         let task = bulk.spawn(async move {
             let sent = snapshot::send(&self.core, &self.chunks, &link, message).await;
-            if let Err(why) = &sent {
+            outcome.is(sent.is_ok());
+            if let Err(why) = sent {
                 tracing::warn!(
                     peer = format_args!("{:x}", link.id),
                     "could not send a snapshot to a peer: {why}"
                 );
             }
-            self.inbound.snapshot_sent(link.id, sent.is_ok());
         });
-        owner.replace_transfer(task.abort_handle());
+        owner.replace_transfer(task.abort_handle(), is_replaced);
+    }
+}
+
+/// Reports how a transfer ended, however it ends: raft sends a peer nothing else until it knows.
+struct SnapshotOutcome<I: Inbound> {
+    inbound: I,
+    to: u64,
+    is_replaced: Arc<AtomicBool>,
+    ok: bool,
+}
+
+impl<I: Inbound> SnapshotOutcome<I> {
+    /// A method, so that the transfer's task owns the whole and not a copy of one field.
+    fn is(&mut self, ok: bool) {
+        self.ok = ok;
+    }
+}
+
+impl<I: Inbound> Drop for SnapshotOutcome<I> {
+    fn drop(&mut self) {
+        if !self.is_replaced.load(Ordering::Relaxed) {
+            self.inbound.snapshot_sent(self.to, self.ok);
+        }
     }
 }
 
@@ -378,6 +409,7 @@ impl Peers {
             epoch: Instant::now(),
             throttle: Throttle::default(),
             sending: Semaphore::new(config.limits.snapshots_sending_max),
+            stopping: AtomicBool::new(false),
             control_lateness_us: AtomicU64::new(0),
             urgent_refused: AtomicU64::new(0),
             config,
@@ -593,13 +625,19 @@ impl Peers {
         self.core.urgent_refused.load(Ordering::Relaxed)
     }
 
-    /// Lets what waits for connected peers leave, for at most `grace`, and ends everything. Blocks;
+    /// Lets what waits for connected peers arrive, for at most `grace`, and ends everything. Blocks;
     /// not to be called on one of the transport's own threads. Once is enough.
     pub fn shutdown(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
+        self.core.stopping.store(true, Ordering::Relaxed);
         let links = self.core.links();
-        let waits = || links.values().any(|it| !it.bulk.is_empty() || !it.control.is_empty());
-        while waits() && Instant::now() < deadline {
+        for link in links.values() {
+            link.control.finish();
+            link.bulk.finish();
+        }
+        // A stream that has ended is closed by the peer in turn, when it has read it all.
+        let open = || links.values().any(|it| !it.bulk.is_closed() || !it.control.is_closed());
+        while open() && Instant::now() < deadline {
             std::thread::sleep(FLUSH_INTERVAL);
         }
         let threads = std::mem::take(&mut *lock(&self.threads));

@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use tonic::{Request, Status};
 use super::admission::{Refusal, Topic};
 use super::codec::{Frame, FrameCodec, Received};
 use super::link::{Bulk, Lane, Link, Urgent};
+use super::outbox::Admit;
 use super::{Core, Reports, wire};
 
 /// Path of a method of `metastore.peer.v1.Peer`.
@@ -40,7 +42,10 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// or to this when the peer will not have us.
 const RETRY_REFUSED_MAX: Duration = Duration::from_secs(5);
 /// A connection that stood this long begins over with short waits.
-const STOOD_LONG: Duration = Duration::from_secs(5);
+const STOOD_LONG: Duration = Duration::from_secs(1);
+
+/// For a silent peer to answer one last probe: it may be this member that was asleep.
+const LAST_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -101,6 +106,9 @@ pub(super) async fn keep(core: Arc<Core>, reports: Arc<dyn Reports>, link: Arc<L
         let Err(ended) = ended;
         let stood = link.failed(lane, &ended.why);
         hand_back(&*reports, &link, lane);
+        if core.stopping.load(Ordering::Relaxed) {
+            return;
+        }
         reports.unreachable(link.id);
         if let Some(refusal) = ended.refusal {
             reports.refused(link.id, refusal);
@@ -144,7 +152,7 @@ pub(super) fn hand_back(reports: &dyn Reports, link: &Link, lane: Lane) {
             }
         }
     }
-    link.dropped.fetch_add(dropped as u64, std::sync::atomic::Ordering::Relaxed);
+    link.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
 }
 
 enum Never {}
@@ -196,9 +204,10 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
     link.connected(Lane::Control, None);
     link.control.open(session);
     // At once: the distance to a new peer is worth knowing.
-    drop(link.control.push(Urgent::Probe, 0, super::outbox::Admit::Open));
+    drop(link.control.push(Urgent::Probe, 0, Admit::Open));
     let idle = core.config.limits.probe_interval_idle;
     let mut next_check = tokio::time::Instant::now() + idle;
+    let mut is_suspect = false;
     loop {
         tokio::select! {
             reply = replies.message() => match reply {
@@ -214,7 +223,14 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
             },
             () = tokio::time::sleep_until(next_check) => {
                 let now = Instant::now();
-                if link.silence(now) > core.silence_max() {
+                if link.silence(now) <= core.silence_max() {
+                    is_suspect = false;
+                } else if !is_suspect {
+                    is_suspect = true;
+                    drop(link.control.push(Urgent::Probe, 0, Admit::Open));
+                    next_check = tokio::time::Instant::now() + LAST_PROBE_TIMEOUT;
+                    continue;
+                } else {
                     // After a partition TCP itself tries again only after many seconds: a fresh
                     // connection finds a peer that is back much sooner.
                     link.reset_bulk.notify_waiters();
@@ -222,7 +238,7 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
                 }
                 let since = link.last_probe().map_or(idle, |at| now.saturating_duration_since(at));
                 if since >= idle {
-                    drop(link.control.push(Urgent::Probe, 0, super::outbox::Admit::Open));
+                    drop(link.control.push(Urgent::Probe, 0, Admit::Open));
                     next_check = tokio::time::Instant::now() + idle;
                 } else {
                     next_check = tokio::time::Instant::now() + (idle - since);

@@ -28,6 +28,8 @@ enum Phase {
     Connecting,
     /// The peer has accepted us.
     Open,
+    /// What waits still leaves, nothing is added, then the stream ends.
+    Finishing,
 }
 
 /// When an item may be queued.
@@ -89,6 +91,18 @@ impl<T> Outbox<T> {
         wake(waker);
     }
 
+    /// Lets what waits leave and then ends the stream, if there is one.
+    pub(super) fn finish(&self) {
+        let waker = {
+            let mut waiting = self.lock();
+            if waiting.phase == Phase::Open {
+                waiting.phase = Phase::Finishing;
+            }
+            waiting.waker.take()
+        };
+        wake(waker);
+    }
+
     /// The connection is over. Returns what never left.
     pub(super) fn close(&self) -> Vec<T> {
         let (unsent, waker) = {
@@ -106,7 +120,7 @@ impl<T> Outbox<T> {
         let waker = {
             let mut waiting = self.lock();
             let admitted = match waiting.phase {
-                Phase::Closed => false,
+                Phase::Closed | Phase::Finishing => false,
                 Phase::Connecting => admit == Admit::Connecting,
                 Phase::Open => true,
             };
@@ -130,19 +144,22 @@ impl<T> Outbox<T> {
         if waiting.session != session || waiting.phase == Phase::Closed {
             return Poll::Ready(None);
         }
-        if waiting.phase == Phase::Open
+        if waiting.phase != Phase::Connecting
             && let Some((item, bytes)) = waiting.queue.pop_front()
         {
             waiting.bytes -= bytes;
             return Poll::Ready(Some(item));
         }
+        if waiting.phase == Phase::Finishing {
+            return Poll::Ready(None);
+        }
         waiting.waker = Some(context.waker().clone());
         Poll::Pending
     }
 
-    /// Nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().queue.is_empty()
+    /// There is no connection, so nothing is on its way.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().phase == Phase::Closed
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
@@ -179,6 +196,20 @@ mod tests {
         assert_eq!(pull(&outbox, session), Poll::Ready(Some(1)));
         assert_eq!(pull(&outbox, session), Poll::Ready(Some(3)));
         assert_eq!(pull(&outbox, session), Poll::Pending);
+    }
+
+    #[test]
+    fn a_finishing_outbox_lets_go_of_what_it_has_and_takes_no_more() {
+        let outbox = Outbox::new(LIMITS);
+        let session = outbox.begin();
+        outbox.open(session);
+        outbox.push(1, 10, Admit::Open).unwrap();
+        outbox.finish();
+        assert_eq!(outbox.push(2, 10, Admit::Connecting), Err(2));
+        assert_eq!(pull(&outbox, session), Poll::Ready(Some(1)));
+        assert_eq!(pull(&outbox, session), Poll::Ready(None));
+        assert!(!outbox.is_closed());
+        assert!(outbox.close().is_empty() && outbox.is_closed());
     }
 
     #[test]

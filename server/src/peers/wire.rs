@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 
@@ -31,7 +32,7 @@ use crate::config::{Address, Scheme, Url};
 /// What a control connection begins with.
 const CONTROL_PREFACE: &[u8] = b"\0metastore control\n";
 
-/// For a TCP connection to be made, on either side for the preface, and for the first request.
+/// For a TCP connection to be made, for its preface, and for a member to greet on it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// An idle connection is asked for a sign of life this often,
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -135,9 +136,16 @@ pub(super) async fn lane_of(stream: &mut TcpStream) -> io::Result<Lane> {
     tokio::time::timeout(HANDSHAKE_TIMEOUT, first).await?
 }
 
-/// Serves an accepted connection until it ends. One that makes no request in time is closed.
-pub(super) async fn serve<S, F>(stream: TcpStream, lane: Lane, answer: S)
-where
+/// Serves an accepted connection until it ends. `is_known` is set by whoever answers when a member
+/// has greeted on it; a connection on which none has is closed after a while, so that strangers hold
+/// neither descriptors nor windows.
+pub(super) async fn serve<S, F>(
+    stream: TcpStream,
+    lane: Lane,
+    is_known: Arc<AtomicBool>,
+    strangers: OwnedSemaphorePermit,
+    answer: S,
+) where
     S: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -145,10 +153,7 @@ where
         Lane::Control => (CONTROL_WINDOW_BYTES, CONTROL_WINDOW_BYTES),
         Lane::Bulk | Lane::Snapshot => (BULK_STREAM_WINDOW_BYTES, BULK_CONNECTION_WINDOW_BYTES),
     };
-    let asked = Arc::new(AtomicBool::new(false));
-    let has_asked = Arc::clone(&asked);
     let service = service_fn(move |request| {
-        asked.store(true, Ordering::Relaxed);
         let answer = answer(request);
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
@@ -170,7 +175,8 @@ where
         // However it ends, the streams on it are told; there is nobody else to tell.
         ended = &mut connection => drop(ended),
         () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => {
-            if has_asked.load(Ordering::Relaxed) {
+            drop(strangers);
+            if is_known.load(Ordering::Relaxed) {
                 drop(connection.await);
             }
         }

@@ -1,0 +1,268 @@
+//! Keys and values. A write is proposed and answered with its outcome; a read is answered from a view
+//! on the caller's own task, after ReadIndex unless the client said that a stale answer will do.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use prost::Message;
+use proto::etcdserverpb::kv_server::Kv;
+use proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+};
+use proto::log::command::Op;
+use state::{KeyRange, Response as Applied, View, check, txn, view};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use super::error::state_status;
+use crate::door::{AppliedOutcome, Door, RequestError};
+
+/// A range with more keys is put together beside the client threads, not on one of them.
+const INLINE_KEYS_MAX: i64 = 1_000;
+/// Records of the first piece of a streamed range; the client has something soon.
+const FIRST_PIECE_RECORDS: usize = 10;
+/// Pieces of a streamed range that wait for the client.
+const PIECES_WAITING_MAX: usize = 2;
+/// How often a physical compaction is asked whether it is done.
+const SWEEP_POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The service.
+pub(super) struct KvService<D> {
+    shared: Arc<Shared<D>>,
+}
+
+type Pieces = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
+
+impl<D: Door> KvService<D> {
+    pub(super) fn new(shared: Arc<Shared<D>>) -> Self {
+        Self { shared }
+    }
+
+    async fn view(&self, serializable: bool) -> Result<View, Status> {
+        if serializable {
+            Ok(self.shared.door.view())
+        } else {
+            Ok(self.shared.door.linearizable_view().await?)
+        }
+    }
+
+    async fn answer_range(&self, view: View, request: RangeRequest) -> Result<RangeResponse, Status> {
+        let may_be_large = !request.range_end.is_empty()
+            && !request.count_only
+            && !(1..=INLINE_KEYS_MAX).contains(&request.limit);
+        let is_large = may_be_large && {
+            let count = RangeRequest { count_only: true, ..request.clone() };
+            view.range(&count).map_err(state_status)?.count > INLINE_KEYS_MAX
+        };
+        let answer = if is_large {
+            self.shared.beside(move || view.range(&request)).await?
+        } else {
+            view.range(&request)
+        };
+        answer.map_err(state_status)
+    }
+
+    /// Fills the header of the txn and, as etcd does, only the revision of those inside.
+    fn fill_txn(&self, response: &mut TxnResponse, term: u64) {
+        self.shared.fill(&mut response.header, term);
+    }
+}
+
+impl<D: Door> Shared<D> {
+    /// Computes something long on a thread of its own, if not too many do already.
+    pub(super) async fn beside<T: Send + 'static>(
+        &self,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let _place = self.heavy.acquire().await.map_err(|_| Status::from(RequestError::Stopped))?;
+        tokio::task::spawn_blocking(compute)
+            .await
+            .map_err(|error| RequestError::Other(error.to_string()).into())
+    }
+
+    /// The answer to a command that can only be of one kind.
+    pub(super) fn mismatch(outcome: &AppliedOutcome) -> Status {
+        RequestError::Other(format!("entry {}: answer of another kind", outcome.index)).into()
+    }
+}
+
+#[tonic::async_trait]
+impl<D: Door> Kv for KvService<D> {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
+        let request = request.into_inner();
+        if !request.serializable {
+            self.shared.refuse_on_learner()?;
+        }
+        check::range(&request).map_err(state_status)?;
+        let view = self.view(request.serializable).await?;
+        self.shared.metrics.mvcc_ranges.inc();
+        let mut response = self.answer_range(view, request).await?;
+        self.shared.fill(&mut response.header, self.shared.door.leadership().term);
+        Ok(Response::new(response))
+    }
+
+    type RangeStreamStream = Pieces;
+
+    async fn range_stream(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Pieces>, Status> {
+        let request = request.into_inner();
+        check::range(&request).map_err(state_status)?;
+        if !view::is_streamable(&request) {
+            let without_filters = RangeRequest {
+                min_mod_revision: 0,
+                max_mod_revision: 0,
+                min_create_revision: 0,
+                max_create_revision: 0,
+                ..request
+            };
+            let what = if view::is_streamable(&without_filters) {
+                "revision filters"
+            } else {
+                "custom sort orders"
+            };
+            return Err(Status::unimplemented(format!("RangeStream does not support {what}")));
+        }
+        let view = self.view(request.serializable).await?;
+        self.shared.metrics.mvcc_ranges.inc();
+        let mut summary = view.range_summary(&request).map_err(state_status)?;
+        self.shared.fill(&mut summary.header, self.shared.door.leadership().term);
+        if request.count_only {
+            let only = Ok(RangeStreamResponse { range_response: Some(summary) });
+            return Ok(Response::new(Box::pin(tokio_stream::once(only))));
+        }
+        let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);
+        let bytes_max = self.shared.settings.request_bytes_max;
+        tokio::spawn(stream_range(view, request, summary, bytes_max, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let request = request.into_inner();
+        check::put(&request).map_err(state_status)?;
+        self.shared.refuse_over_quota(check::put_quota_cost(&request)).await?;
+        let outcome = self.shared.propose(Op::Put(request)).await?;
+        let Applied::Put(mut response) = outcome.response else {
+            return Err(Shared::<D>::mismatch(&outcome));
+        };
+        self.shared.fill(&mut response.header, outcome.term);
+        Ok(Response::new(response))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let request = request.into_inner();
+        check::delete_range(&request).map_err(state_status)?;
+        let outcome = self.shared.propose(Op::DeleteRange(request)).await?;
+        let Applied::DeleteRange(mut response) = outcome.response else {
+            return Err(Shared::<D>::mismatch(&outcome));
+        };
+        self.shared.fill(&mut response.header, outcome.term);
+        Ok(Response::new(response))
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let request = request.into_inner();
+        check::txn(&request, self.shared.settings.txn_ops_max).map_err(state_status)?;
+        if txn::is_read_only(&request) {
+            let view = self.view(txn::is_serializable(&request)).await?;
+            let mut response = view.txn_read_only(&request).map_err(state_status)?;
+            self.fill_txn(&mut response, self.shared.door.leadership().term);
+            return Ok(Response::new(response));
+        }
+        self.shared.refuse_over_quota(check::txn_quota_cost(&request)).await?;
+        let outcome = self.shared.propose(Op::Txn(request)).await?;
+        let Applied::Txn(mut response) = outcome.response else {
+            return Err(Shared::<D>::mismatch(&outcome));
+        };
+        self.fill_txn(&mut response, outcome.term);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        let request = request.into_inner();
+        let is_physical = request.physical;
+        let outcome = self.shared.propose(Op::Compact(request)).await?;
+        let Applied::Compact(mut response) = outcome.response else {
+            return Err(Shared::<D>::mismatch(&outcome));
+        };
+        if is_physical {
+            wait_for_sweep(&self.shared.door, self.shared.settings.request_timeout).await?;
+        }
+        self.shared.fill(&mut response.header, outcome.term);
+        Ok(Response::new(response))
+    }
+}
+
+async fn wait_for_sweep<D: Door>(door: &D, timeout: Duration) -> Result<(), Status> {
+    let swept = async {
+        while door.view().is_compacting() {
+            tokio::time::sleep(SWEEP_POLL_INTERVAL).await;
+        }
+    };
+    tokio::time::timeout(timeout, swept).await.map_err(|_| RequestError::Timeout.into())
+}
+
+/// Sends a range piece by piece; the last one carries header, count and whether there is more.
+async fn stream_range(
+    view: View,
+    request: RangeRequest,
+    summary: RangeResponse,
+    bytes_max: usize,
+    sender: mpsc::Sender<Result<RangeStreamResponse, Status>>,
+) {
+    let revision = if request.revision > 0 { request.revision } else { view.revision() };
+    let mut left = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
+    let mut records_max = FIRST_PIECE_RECORDS;
+    let mut from: Option<Vec<u8>> = None;
+    loop {
+        let range = KeyRange::new(&request.key, &request.range_end);
+        let page_max = left.map_or(records_max, |left| left.min(records_max));
+        let page = match view.range_page(range, revision, from.as_deref(), page_max, bytes_max) {
+            Ok(page) => page,
+            Err(error) => {
+                // The receiver may be gone; then nobody is left to tell.
+                let _ = sender.send(Err(state_status(error))).await;
+                return;
+            }
+        };
+        let sent = page.records.len();
+        let keys_only = request.keys_only;
+        let mut piece = RangeResponse {
+            kvs: page
+                .records
+                .iter()
+                .map(|record| if keys_only { record.to_key_only() } else { record.to_key_value() })
+                .collect(),
+            ..RangeResponse::default()
+        };
+        left = left.map(|left| left - sent);
+        from = page.next_key;
+        let is_last = from.is_none() || left == Some(0);
+        if is_last {
+            piece.header = summary.header;
+            piece.count = summary.count;
+            piece.more = summary.more;
+        } else if piece.encoded_len() < bytes_max / 2 {
+            records_max = records_max.saturating_mul(2);
+        }
+        let piece = RangeStreamResponse { range_response: Some(piece) };
+        if sender.send(Ok(piece)).await.is_err() || is_last {
+            return;
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! The on-disk home of the state: sled, behind [`state::backend::Backend`], written behind apply's
+//! back by a thread of its own.
+//!
+//! Nothing waits for it and nothing is promised on it. It spares a member reading a whole snapshot at
+//! boot; whenever it fails, falls too far behind or can not be read back, its generation (a
+//! directory `sled-N`) is dropped and the next one is filled from the state in memory. `Defragment`
+//! does just that too: sled does not give back the room that deleted data took.
+
+use std::fs;
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use state::View;
+use state::backend::{
+    Backend, BackendBatch, BackendError, Loaded, Writeback, WritebackLimits, load,
+};
+use state::parts::Changes;
+use tokio::sync::oneshot;
+
+use crate::metrics::Metrics;
+use crate::node::panic_text;
+
+/// sled's page cache; reads are served from the state in memory, so a small one does.
+const CACHE_BYTES: u64 = 16 << 20;
+/// Changes that may wait for the thread. Beyond, the generation is given up and rebuilt.
+const WAITING_BYTES_MAX: usize = 256 << 20;
+/// How long opening a generation may take: sled has been seen to hang on damaged files.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two asynchronous flushes, and the longest an idle thread leaves a tail unsealed.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two rebuilds after failures: a disk that fails is not beaten.
+const REBUILD_PAUSE: Duration = Duration::from_secs(10);
+/// File that names the generation in use.
+const CURRENT: &str = "CURRENT";
+const PREFIX: &str = "sled-";
+
+/// One sled database with one tree.
+struct SledBackend {
+    db: sled::Db,
+}
+
+impl SledBackend {
+    fn open(path: &Path) -> Result<Self, BackendError> {
+        sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .mode(sled::Mode::HighThroughput)
+            .open()
+            .map(|db| SledBackend { db })
+            .map_err(engine)
+    }
+}
+
+fn engine(error: impl std::fmt::Display) -> BackendError {
+    BackendError::Engine(error.to_string())
+}
+
+impl Backend for SledBackend {
+    fn commit(&mut self, batch: &BackendBatch) -> Result<(), BackendError> {
+        let mut writes = sled::Batch::default();
+        for write in batch.writes() {
+            match &write.value {
+                Some(value) => writes.insert(write.key.as_slice(), value.as_slice()),
+                None => writes.remove(write.key.as_slice()),
+            }
+        }
+        self.db.apply_batch(writes).map_err(engine)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BackendError> {
+        let found = self.db.get(key).map_err(engine)?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), BackendError> {
+        for pair in self.db.scan_prefix(prefix) {
+            let (key, value) = pair.map_err(engine)?;
+            if visit(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), BackendError> {
+        self.db.flush().map(drop).map_err(engine)
+    }
+
+    fn size_bytes(&self) -> Result<u64, BackendError> {
+        self.db.size_on_disk().map_err(engine)
+    }
+
+    fn clear(&mut self) -> Result<(), BackendError> {
+        self.db.clear().map_err(engine)?;
+        self.db.flush().map(drop).map_err(engine)
+    }
+}
+
+/// The directory with the generations.
+#[derive(Clone, Debug)]
+pub(crate) struct Generations {
+    dir: PathBuf,
+}
+
+/// A generation that could be opened, and what was in it.
+pub(crate) struct Opened {
+    generation: u64,
+    backend: SledBackend,
+    layout: Option<state::backend::Layout>,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+impl Generations {
+    /// `dir` is made if need be.
+    pub(crate) fn new(dir: PathBuf) -> std::io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        Ok(Generations { dir })
+    }
+
+    fn path(&self, generation: u64) -> PathBuf {
+        self.dir.join(format!("{PREFIX}{generation}"))
+    }
+
+    fn current(&self) -> Option<u64> {
+        fs::read_to_string(self.dir.join(CURRENT)).ok()?.trim().parse().ok()
+    }
+
+    /// Reads the generation in use. Any doubt about it: `None`, and it will be replaced.
+    pub(crate) fn open_current(&self) -> Option<(Opened, Option<state::StateParts>)> {
+        let generation = self.current()?;
+        let path = self.path(generation);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // A thread of its own: a panic or a hang of sled must not be the member's.
+        let spawned = std::thread::Builder::new().name(String::from("backend-open")).spawn(
+            move || {
+                let read = catch_unwind(|| {
+                    let backend = SledBackend::open(&path)?;
+                    let loaded = load(&backend)?;
+                    Ok::<_, BackendError>((backend, loaded))
+                });
+                drop(sender.send(read.map_err(|panic| panic_text(panic.as_ref()))));
+            },
+        );
+        spawned.ok()?;
+        let reason = match receiver.recv_timeout(OPEN_TIMEOUT) {
+            Ok(Ok(Ok((backend, loaded)))) => {
+                let (parts, layout) = match loaded {
+                    Some(Loaded { parts, layout }) => (Some(parts), Some(layout)),
+                    None => (None, None),
+                };
+                return Some((Opened { generation, backend, layout }, parts));
+            }
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(panic)) => panic,
+            Err(_) => format!("no answer in {OPEN_TIMEOUT:?}"),
+        };
+        tracing::warn!(generation, reason, "the backend can not be used and is built anew");
+        None
+    }
+
+    /// A generation after all there ever were, empty.
+    fn begin_next(&self) -> Result<(u64, SledBackend), BackendError> {
+        let last = self.all().into_iter().max().unwrap_or(0).max(self.current().unwrap_or(0));
+        let backend = SledBackend::open(&self.path(last + 1))?;
+        Ok((last + 1, backend))
+    }
+
+    /// Makes `generation` the one in use, durably, and removes the others.
+    fn switch_to(&self, generation: u64) -> std::io::Result<()> {
+        let temporary = self.dir.join(format!("{CURRENT}.tmp"));
+        let mut file = fs::File::create(&temporary)?;
+        writeln!(file, "{generation}")?;
+        file.sync_data()?;
+        fs::rename(&temporary, self.dir.join(CURRENT))?;
+        fs::File::open(&self.dir)?.sync_all()?;
+        for other in self.all().into_iter().filter(|other| *other != generation) {
+            fs::remove_dir_all(self.path(other))?;
+        }
+        Ok(())
+    }
+
+    fn all(&self) -> Vec<u64> {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok())
+            .collect()
+    }
+}
+
+enum Task {
+    Applied { view: View, changes: Changes, bytes: usize },
+    Replace(View),
+    Rebuild(View, oneshot::Sender<Result<(), String>>),
+    Stop,
+}
+
+/// Figures of the backend, and the way to ask for a rebuild.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    tasks: Sender<Task>,
+    figures: Arc<Figures>,
+}
+
+#[derive(Debug, Default)]
+struct Figures {
+    size_bytes: AtomicU64,
+    waiting_bytes: AtomicUsize,
+}
+
+impl Control {
+    /// Builds a new generation from `view` and drops the old one.
+    pub(crate) async fn rebuild(&self, view: View) -> Result<(), String> {
+        let (sender, receiver) = oneshot::channel();
+        drop(self.tasks.send(Task::Rebuild(view, sender)));
+        receiver.await.map_err(|_| String::from("the backend has stopped"))?
+    }
+
+    /// Bytes of the generation in use.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.figures.size_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What apply hands its changes to. Never waits.
+#[derive(Debug)]
+pub(crate) struct BackendWriter {
+    control: Control,
+    thread: Option<JoinHandle<()>>,
+    behind: bool,
+}
+
+impl BackendWriter {
+    /// Starts the thread. `opened` holds the state that `view` was built from, or nothing usable.
+    pub(crate) fn start(
+        generations: Generations,
+        opened: Option<Opened>,
+        view: &View,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<BackendWriter> {
+        let (tasks, received) = std::sync::mpsc::channel();
+        let figures = Arc::new(Figures::default());
+        let mut worker = Worker {
+            generations,
+            open: None,
+            figures: Arc::clone(&figures),
+            latest: view.clone(),
+            rebuild_at: None,
+            metrics,
+        };
+        let view = view.clone();
+        let thread = std::thread::Builder::new()
+            .name(String::from("backend"))
+            .spawn(move || worker.run(opened, &view, &received))?;
+        let control = Control { tasks, figures };
+        Ok(BackendWriter { control, thread: Some(thread), behind: false })
+    }
+
+    /// A way to the thread for others.
+    pub(crate) fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// `changes` led to `view`; after `replaced` the view stands alone.
+    pub(crate) fn applied(&mut self, view: &View, changes: Changes, replaced: bool) {
+        let waiting = &self.control.figures.waiting_bytes;
+        if replaced {
+            self.behind = false;
+            drop(self.control.tasks.send(Task::Replace(view.clone())));
+            return;
+        }
+        if self.behind {
+            // What it missed it can only get from a whole view, once it has caught up.
+            if waiting.load(Ordering::Relaxed) == 0 {
+                self.behind = false;
+                drop(self.control.tasks.send(Task::Replace(view.clone())));
+            }
+            return;
+        }
+        let bytes = changes.records.iter().map(|record| record.as_bytes().len()).sum();
+        if waiting.fetch_add(bytes, Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
+            waiting.fetch_sub(bytes, Ordering::Relaxed);
+            tracing::warn!("the backend can not follow: its generation is given up");
+            self.behind = true;
+            return;
+        }
+        drop(self.control.tasks.send(Task::Applied { view: view.clone(), changes, bytes }));
+    }
+}
+
+impl Drop for BackendWriter {
+    fn drop(&mut self) {
+        drop(self.control.tasks.send(Task::Stop));
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+struct Open {
+    generation: u64,
+    backend: SledBackend,
+    writeback: Writeback,
+}
+
+struct Worker {
+    generations: Generations,
+    open: Option<Open>,
+    figures: Arc<Figures>,
+    latest: View,
+    /// No generation is in use; not before this is a new one begun.
+    rebuild_at: Option<Instant>,
+    metrics: Arc<Metrics>,
+}
+
+impl Worker {
+    fn run(&mut self, opened: Option<Opened>, view: &View, tasks: &Receiver<Task>) {
+        match opened {
+            Some(Opened { generation, backend, layout: Some(layout) }) => {
+                let writeback = Writeback::resume(WritebackLimits::default(), layout, view);
+                self.open = Some(Open { generation, backend, writeback });
+                self.note_size();
+            }
+            _ => self.rebuild(view),
+        }
+        let mut flushed = Instant::now();
+        loop {
+            match tasks.recv_timeout(FLUSH_INTERVAL) {
+                Ok(Task::Applied { view, changes, bytes }) => {
+                    let began = Instant::now();
+                    let committed = self.guarded(|open| open.feed(&changes, &view));
+                    if committed == Some(true) {
+                        let seconds = began.elapsed().as_secs_f64();
+                        self.metrics.backend_commit_seconds.observe(seconds);
+                    }
+                    self.latest = view;
+                    self.figures.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                }
+                Ok(Task::Replace(view)) => self.rebuild(&view),
+                Ok(Task::Rebuild(_, reply)) => {
+                    // Later changes may have been taken in since the view was cut.
+                    let latest = self.latest.clone();
+                    self.rebuild(&latest);
+                    let done = self.open.is_some();
+                    let failed = || String::from("the backend could not be rebuilt");
+                    drop(reply.send(if done { Ok(()) } else { Err(failed()) }));
+                }
+                Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.guarded(Open::close);
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => drop(self.guarded(Open::tidy)),
+            }
+            if flushed.elapsed() >= FLUSH_INTERVAL {
+                flushed = Instant::now();
+                self.guarded(|open| open.backend.flush());
+                self.note_size();
+                if self.rebuild_at.is_some_and(|at| at <= flushed) {
+                    let latest = self.latest.clone();
+                    self.rebuild(&latest);
+                }
+            }
+        }
+    }
+
+    /// Whatever goes wrong in the engine costs its generation and nothing else.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Open) -> Result<T, BackendError>) -> Option<T> {
+        let open = self.open.as_mut()?;
+        let reason = match catch_unwind(AssertUnwindSafe(|| work(open))) {
+            Ok(Ok(done)) => return Some(done),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic_text(panic.as_ref()),
+        };
+        tracing::warn!(generation = open.generation, reason, "the backend is given up");
+        self.give_up();
+        None
+    }
+
+    fn give_up(&mut self) {
+        let open = self.open.take();
+        // Closing a broken engine may panic once more.
+        drop(catch_unwind(AssertUnwindSafe(|| drop(open))));
+        self.rebuild_at = Some(Instant::now() + REBUILD_PAUSE);
+    }
+
+    fn rebuild(&mut self, view: &View) {
+        self.latest = view.clone();
+        let generations = self.generations.clone();
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            let (generation, mut backend) = generations.begin_next()?;
+            let writeback = Writeback::rebuild(
+                WritebackLimits::default(),
+                &mut backend,
+                view.applied(),
+                view.rows(),
+                view.records().cloned(),
+            )?;
+            generations.switch_to(generation).map_err(engine)?;
+            Ok::<_, BackendError>(Open { generation, backend, writeback })
+        }));
+        let reason = match built {
+            Ok(Ok(open)) => {
+                tracing::info!(generation = open.generation, "the backend was built anew");
+                let old = self.open.replace(open);
+                drop(catch_unwind(AssertUnwindSafe(|| drop(old))));
+                self.rebuild_at = None;
+                self.metrics.statestore_rebuilds.inc();
+                self.note_size();
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic_text(panic.as_ref()),
+        };
+        tracing::warn!(reason, "the backend could not be built anew");
+        self.give_up();
+    }
+
+    fn note_size(&self) {
+        if let Some(open) = &self.open {
+            if let Ok(bytes) = open.backend.size_bytes() {
+                self.figures.size_bytes.store(bytes, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Open {
+    /// Whether anything was committed.
+    fn feed(&mut self, changes: &Changes, view: &View) -> Result<bool, BackendError> {
+        self.writeback.feed([changes], view);
+        let mut committed = self.commit_sealed()?;
+        if self.writeback.wants_compaction()
+            && let Some(batch) = self.writeback.compact(&self.backend)?
+        {
+            self.backend.commit(&batch)?;
+            committed = true;
+        }
+        Ok(committed)
+    }
+
+    fn commit_sealed(&mut self) -> Result<bool, BackendError> {
+        let mut committed = false;
+        while let Some(batch) = self.writeback.take_batch() {
+            self.backend.commit(&batch)?;
+            committed = true;
+        }
+        Ok(committed)
+    }
+
+    /// Work for idle times: what compaction left, in bounded steps.
+    fn tidy(&mut self) -> Result<(), BackendError> {
+        while self.writeback.wants_compaction() {
+            match self.writeback.compact(&self.backend)? {
+                Some(batch) => self.backend.commit(&batch)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), BackendError> {
+        self.writeback.seal();
+        self.commit_sealed()?;
+        self.backend.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sled_keeps_the_promises_of_a_backend() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut backend = SledBackend::open(&dir.path().join("sled-1")).unwrap();
+        state::backend::conformance(&mut backend);
+    }
+}

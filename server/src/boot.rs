@@ -1,0 +1,359 @@
+//! From settings and a disk to a running member: founds, joins, recovers, or makes a survivor a
+//! cluster of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use member::{autotune, consensus};
+use member::wal::{self, Disk as _, LogOptions};
+use member::{ApplyWorker, Booted, LogWorker, Member, MemberConfig, Recovery, SnapshotPolicy};
+use proto::log::Member as MemberRow;
+use state::{Limits, StateParts, View};
+
+use crate::backend::{BackendWriter, Generations};
+use crate::config::{ClusterState, Config, texts};
+use crate::disk::{DataDir, DataDirError, OsDisk};
+use crate::door::Identity;
+use crate::identity;
+use crate::metrics::Metrics;
+use crate::node::{AppliedSink, Fatal, Node, NodeInbound, Parts, SnapshotDoor, addresses};
+use crate::peers::{PeerLimits, PeerTiming, Peers, PeersConfig, fetch_members};
+use crate::propose::{Shared, SharedLimits};
+use crate::version;
+
+/// Why a member can not begin. One line, naming the thing.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The data directory can not be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The settings do not fit each other.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// What the disk holds can not be used.
+    #[error("data directory {data_dir}: {error}")]
+    Recover {
+        /// The directory.
+        data_dir: String,
+        /// Why.
+        error: member::BootError,
+    },
+    /// The directory belongs to someone else.
+    #[error(
+        "data directory {data_dir} belongs to member {found:?} of cluster {cluster_id:x}, not to \
+         {name:?}: nothing was changed"
+    )]
+    ForeignMember {
+        /// The directory.
+        data_dir: String,
+        /// The name in it.
+        found: String,
+        /// The cluster in it.
+        cluster_id: u64,
+        /// The name given.
+        name: String,
+    },
+    /// The cluster has let this member go.
+    #[error(
+        "data directory {data_dir}: member {member_id:x} has been removed from cluster \
+         {cluster_id:x}; remove the directory and add the member anew"
+    )]
+    Removed {
+        /// The directory.
+        data_dir: String,
+        /// The member.
+        member_id: u64,
+        /// The cluster.
+        cluster_id: u64,
+    },
+    /// The cluster to join does not answer.
+    #[error("cannot fetch cluster info from peer urls: {0}")]
+    Fetch(String),
+    /// The cluster to join does not know this member.
+    #[error(
+        "the cluster at {from} has no member with the peer URLs {urls}: add it first (etcdctl \
+         member add {name} --peer-urls={urls})"
+    )]
+    NotAnnounced {
+        /// Who was asked.
+        from: String,
+        /// The own URLs.
+        urls: String,
+        /// The own name.
+        name: String,
+    },
+    /// There is nothing to make a new cluster of.
+    #[error("--force-new-cluster: data directory {0} holds no member")]
+    NothingToForce(String),
+    /// A listener, a thread, a file.
+    #[error("{0}")]
+    Start(String),
+}
+
+/// A member that has just begun.
+#[derive(Debug)]
+pub struct Begun {
+    /// The member.
+    pub node: Node,
+    /// Keeps the directory locked.
+    pub data_dir: DataDir,
+    /// The state it began with.
+    pub view: View,
+}
+
+/// Brings a member up as far as it can come by itself; `sinks` are told of everything applied.
+pub async fn begin(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    fatal: &Fatal,
+    sinks: impl FnOnce(&View) -> std::io::Result<Vec<Box<dyn AppliedSink>>>,
+) -> Result<Begun, BootError> {
+    let data_dir = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
+    for warning in data_dir.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let recovery = recovery(config);
+    let shown = config.data_dir.display().to_string();
+    if !holds_a_log(&data_dir)? {
+        if config.force_new_cluster {
+            return Err(BootError::NothingToForce(shown));
+        }
+        found_or_join(config, &data_dir, &recovery).await?;
+    }
+    let (booted, generations, opened) = recover(config, &data_dir, recovery)?;
+    check_identity(config, &booted)?;
+    let found = Found { data_dir, booted, generations, opened };
+    start(config, metrics, fatal, found, sinks)
+}
+
+fn recovery(config: &Config) -> Recovery {
+    Recovery {
+        log: LogOptions {
+            salt_seed: rand::random(),
+            allow_damaged_tail: config.force_new_cluster,
+            ..LogOptions::default()
+        },
+        limits: Limits {
+            txn_ops_max: config.max_txn_ops,
+            quota_bytes: config
+                .quota_bytes
+                .map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+            // etcd's minTTL: one and a half elections, in whole seconds.
+            lease_ttl_min: i64::try_from((3 * config.election_timeout_ms).div_ceil(2_000))
+                .unwrap_or(i64::MAX),
+        },
+    }
+}
+
+fn holds_a_log(data_dir: &DataDir) -> Result<bool, BootError> {
+    let mut disk = data_dir.disk();
+    match disk.list(wal::WAL_DIR) {
+        Ok(names) => Ok(names.iter().any(|name| name.ends_with(".wal"))),
+        Err(wal::DiskError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(BootError::Start(error.to_string())),
+    }
+}
+
+async fn found_or_join(
+    config: &Config,
+    data_dir: &DataDir,
+    recovery: &Recovery,
+) -> Result<(), BootError> {
+    let founders = config.initial_members()?;
+    let failed = |error| BootError::Recover { data_dir: shown(config), error };
+    if config.initial_cluster_state == ClusterState::New {
+        let token = &config.initial_cluster_token;
+        let members: Vec<MemberRow> = founders
+            .iter()
+            .map(|founder| {
+                let peer_urls = texts(&founder.peer_urls);
+                MemberRow {
+                    id: identity::member_id(&peer_urls, token),
+                    name: founder.name.clone(),
+                    peer_urls,
+                    ..MemberRow::default()
+                }
+            })
+            .collect();
+        let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
+        let own = members.iter().find(|member| member.name == config.name);
+        let member_id = own.map_or(0, |member| member.id);
+        let identity = wal::Identity { cluster_id: identity::cluster_id(&ids), member_id };
+        let parts = StateParts::new_cluster(&members);
+        return member::bootstrap(data_dir.disk(), data_dir.disk(), identity, parts, recovery)
+            .map_err(failed);
+    }
+    let own_urls = texts(&config.advertise_peer_urls);
+    let others: Vec<String> = founders
+        .iter()
+        .filter(|founder| founder.name != config.name)
+        .flat_map(|founder| texts(&founder.peer_urls))
+        .collect();
+    let cluster =
+        fetch_members(&others).await.map_err(|error| BootError::Fetch(error.to_string()))?;
+    let own = cluster.members.iter().find(|member| same_urls(&member.peer_urls, &own_urls));
+    let own = own.ok_or_else(|| BootError::NotAnnounced {
+        from: cluster.answered.clone(),
+        urls: own_urls.join(","),
+        name: config.name.clone(),
+    })?;
+    let identity = wal::Identity { cluster_id: cluster.cluster_id, member_id: own.id };
+    member::join(data_dir.disk(), identity, recovery).map_err(failed)
+}
+
+fn same_urls(left: &[String], right: &[String]) -> bool {
+    let sorted = |urls: &[String]| {
+        let mut urls = urls.to_vec();
+        urls.sort();
+        urls
+    };
+    sorted(left) == sorted(right)
+}
+
+type Recovered = (Booted<OsDisk>, Generations, Option<crate::backend::Opened>);
+
+fn recover(
+    config: &Config,
+    data_dir: &DataDir,
+    recovery: Recovery,
+) -> Result<Recovered, BootError> {
+    let failed = |error| BootError::Recover { data_dir: shown(config), error };
+    let generations = Generations::new(data_dir.member_dir().join("state"))
+        .map_err(|error| BootError::Start(format!("{}: {error}", shown(config))))?;
+    let (opened, parts) = match generations.open_current() {
+        Some((opened, parts)) => (Some(opened), parts),
+        None => (None, None),
+    };
+    let mut booted =
+        member::recover(data_dir.disk(), data_dir.disk(), None, &recovery, parts).map_err(failed)?;
+    if config.force_new_cluster {
+        booted = member::force_new_cluster(booted, &recovery).map_err(failed)?;
+        tracing::warn!("forced a new cluster of this member alone");
+    }
+    for damage in &booted.damaged_snapshots {
+        tracing::warn!(damage, "a snapshot can not be used");
+    }
+    tracing::info!(
+        cluster_id = format!("{:x}", booted.identity.cluster_id),
+        member_id = format!("{:x}", booted.identity.member_id),
+        applied = booted.boot.applied,
+        entries = booted.boot.entries.len(),
+        torn_bytes = booted.torn_bytes,
+        from_backend = booted.from_backend,
+        "recovered"
+    );
+    let opened = opened.filter(|_| booted.from_backend);
+    Ok((booted, generations, opened))
+}
+
+/// A directory started under another member's name is most likely a mistake that would cost data.
+fn check_identity(config: &Config, booted: &Booted<OsDisk>) -> Result<(), BootError> {
+    let wal::Identity { cluster_id, member_id } = booted.identity;
+    let members = booted.state.members();
+    let own = members.iter().find(|member| member.id == member_id);
+    match own {
+        Some(own) if !own.name.is_empty() && own.name != config.name => {
+            Err(BootError::ForeignMember {
+                data_dir: shown(config),
+                found: own.name.clone(),
+                cluster_id,
+                name: config.name.clone(),
+            })
+        }
+        None if !members.is_empty() => {
+            Err(BootError::Removed { data_dir: shown(config), member_id, cluster_id })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What was found on the disk.
+struct Found {
+    data_dir: DataDir,
+    booted: Booted<OsDisk>,
+    generations: Generations,
+    opened: Option<crate::backend::Opened>,
+}
+
+fn start(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    fatal: &Fatal,
+    found: Found,
+    sinks: impl FnOnce(&View) -> std::io::Result<Vec<Box<dyn AppliedSink>>>,
+) -> Result<Begun, BootError> {
+    let failed = |error: std::io::Error| BootError::Start(error.to_string());
+    let Found { data_dir, booted, generations, opened } = found;
+    let Booted { identity, state, boot, log, snapshots, held, .. } = booted;
+    let identity = Identity { cluster_id: identity.cluster_id, member_id: identity.member_id };
+    let origin: u64 = rand::random::<u64>() | 1;
+    let mut apply = ApplyWorker::new(state);
+    let view = apply.view();
+    let backend = BackendWriter::start(generations, opened, &view, Arc::clone(metrics)).map_err(failed)?;
+    let limits = SharedLimits {
+        election_timeout: Duration::from_millis(config.election_timeout_ms),
+        request_timeout: config.request_timeout(),
+        request_bytes_max: config.max_request_bytes,
+    };
+    let shared = Arc::new(Shared::new(identity, origin, view.clone(), backend.control(), limits));
+    let mut consensus = consensus::Config::new(identity.member_id, origin);
+    consensus.timing = autotune::Timing {
+        heartbeat_interval_us: config.heartbeat_interval_ms * 1_000,
+        election_timeout_us: config.election_timeout_ms * 1_000,
+    };
+    consensus.batching = autotune::Batching {
+        enabled: config.batch_proposals,
+        entry_bytes_max: config.batch_bytes_max as u64,
+        entry_commands_max: config.batch_commands_max as u64,
+        linger_us: u64::try_from(config.batch_linger.as_micros()).unwrap_or(u64::MAX),
+    };
+    consensus.log_entries_kept = config.snapshot_catchup_entries.max(consensus.log_entries_kept);
+    consensus.pre_vote = true;
+    let member_config = MemberConfig {
+        cluster_id: identity.cluster_id,
+        origin,
+        consensus,
+        snapshots: SnapshotPolicy { entries: config.snapshot_count, ..SnapshotPolicy::default() },
+        strict_reconfig_check: config.strict_reconfig_check,
+    };
+    let member = Member::new(member_config, boot, &view, held, shared.now_us())
+        .map_err(|error| BootError::Start(error.to_string()))?;
+    let snapshots =
+        SnapshotDoor::start(snapshots, Arc::clone(&shared.inbox), fatal).map_err(failed)?;
+    let inbound = NodeInbound::new(Arc::clone(&shared));
+    let peers = Peers::start(
+        PeersConfig {
+            cluster_id: identity.cluster_id,
+            member_id: identity.member_id,
+            boot_id: origin,
+            version: version::VERSION.to_owned(),
+            listen_urls: config.listen_peer_urls.clone(),
+            timing: PeerTiming::new(Duration::from_millis(config.election_timeout_ms)),
+            limits: PeerLimits::default(),
+        },
+        inbound.clone(),
+        snapshots.clone(),
+    )
+    .map_err(|error| BootError::Start(error.to_string()))?;
+    peers.set_members(addresses(&view.members()));
+    let sinks = sinks(&view).map_err(failed)?;
+    let parts = Parts {
+        member,
+        log: LogWorker::new(log),
+        apply,
+        snapshots,
+        backend,
+        shared,
+        peers,
+        sinks,
+        metrics: Arc::clone(metrics),
+        fatal: fatal.clone(),
+    };
+    let node = Node::start(parts).map_err(failed)?;
+    inbound.open(node.handle());
+    Ok(Begun { node, data_dir, view })
+}
+
+fn shown(config: &Config) -> String {
+    config.data_dir.display().to_string()
+}

@@ -1,0 +1,587 @@
+//! Every number this member exports, under the names and in the buckets of etcd, so that dashboards
+//! and alerts written for etcd work unchanged; `metastore_*` only for what etcd does not know.
+//!
+//! Threads hold an [`Arc<Metrics>`](std::sync::Arc) and touch plain atomic counters. What can be read
+//! off a [`NodeStatus`] or a [`View`](state::View) is not kept at all but set when somebody scrapes.
+//! Label values come from fixed sets or from member ids, never from what a client sent as it is.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, exponential_buckets,
+};
+
+use crate::door::NodeStatus;
+use crate::version;
+
+/// The numbers, by who moves them.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+
+    // Moved by the Raft thread.
+    /// Leaders seen to change.
+    pub leader_changes: IntCounter,
+    /// Proposals that were refused or lost.
+    pub proposals_failed: IntCounter,
+    /// Proposals under way.
+    pub proposals_pending: IntGauge,
+    /// Heartbeats that could not be sent.
+    pub heartbeat_send_failures: IntCounter,
+    /// ReadIndex rounds that failed.
+    pub read_indexes_failed: IntCounter,
+    /// ReadIndex rounds that were slow.
+    pub slow_read_indexes: IntCounter,
+    /// Learners promoted while this member led.
+    pub learner_promotes: IntCounter,
+    /// Promotions refused, by reason.
+    pub learner_promote_failures: IntCounterVec,
+    /// Commands in one entry.
+    pub batch_commands: Histogram,
+
+    // Moved by the log thread.
+    /// `fdatasync` of the log.
+    pub wal_fsync_seconds: Histogram,
+    /// Writes to the log.
+    pub wal_write_seconds: Histogram,
+    /// Bytes written to the log.
+    pub wal_write_bytes: IntGauge,
+    /// Entries in one sync.
+    pub wal_batch_entries: Histogram,
+
+    // Moved by the apply thread.
+    /// Applies that took longer than `--warning-apply-duration`.
+    pub slow_applies: IntCounter,
+    /// A snapshot is being applied.
+    pub snapshot_applies: IntGauge,
+    /// Puts applied.
+    pub mvcc_puts: IntCounter,
+    /// Deletes applied.
+    pub mvcc_deletes: IntCounter,
+    /// Txns applied.
+    pub mvcc_txns: IntCounter,
+    /// Leases that ran out.
+    pub lease_expired: IntCounter,
+
+    // Moved by the backend thread.
+    /// Commits of the store on disk.
+    pub backend_commit_seconds: Histogram,
+    /// Defragmentations.
+    pub backend_defrag_seconds: Histogram,
+    /// One is under way.
+    pub defrag_inflight: IntGauge,
+    /// Times the store on disk was thrown away and built again.
+    pub statestore_rebuilds: IntCounter,
+
+    // Moved by the peer connections. Labels are member ids in hexadecimal.
+    /// Connections to peers.
+    pub active_peers: IntGaugeVec,
+    /// Connections lost.
+    pub disconnected_peers: IntCounterVec,
+    /// Bytes sent.
+    pub peer_sent_bytes: IntCounterVec,
+    /// Bytes received.
+    pub peer_received_bytes: IntCounterVec,
+    /// Sends that failed.
+    pub peer_sent_failures: IntCounterVec,
+    /// Receives that failed.
+    pub peer_received_failures: IntCounterVec,
+    /// Round trips of probes.
+    pub peer_rtt_seconds: HistogramVec,
+    /// Snapshots sent.
+    pub snapshot_sends: IntCounterVec,
+    /// Snapshots that could not be sent.
+    pub snapshot_send_failures: IntCounterVec,
+    /// Snapshots received.
+    pub snapshot_receives: IntCounterVec,
+
+    // Moved by the api.
+    /// Ranges answered.
+    pub mvcc_ranges: IntCounter,
+    /// Bytes received from clients.
+    pub client_received_bytes: IntCounter,
+    /// Bytes sent to clients.
+    pub client_sent_bytes: IntCounter,
+    /// Client connections open.
+    pub client_connections: IntGauge,
+    /// Requests by kind and by the version the client says it speaks.
+    pub client_requests: IntCounterVec,
+    /// Positive answers of /health.
+    pub health_successes: IntCounter,
+    /// Negative answers of /health.
+    pub health_failures: IntCounter,
+    /// Result of each check of /livez and /readyz.
+    pub healthcheck: IntGaugeVec,
+    /// Checks made.
+    pub healthchecks: IntCounterVec,
+    /// Snapshots sent to clients.
+    pub backend_snapshot_seconds: Histogram,
+    /// Hashes over everything.
+    pub hash_seconds: Histogram,
+    /// Hashes over a revision.
+    pub hash_rev_seconds: Histogram,
+
+    // Moved by the watch fan-out.
+    /// Watch streams open.
+    pub watch_streams: IntGauge,
+    /// Watchers.
+    pub watchers: IntGauge,
+    /// Watchers that read history to catch up.
+    pub slow_watchers: IntGauge,
+    /// Events sent.
+    pub watch_events: IntCounter,
+    /// Events waiting to be sent.
+    pub pending_events: IntGauge,
+    /// Bytes of events waiting to be sent.
+    pub watch_buffer_bytes: IntGauge,
+
+    // Set at each scrape.
+    scraped: Scraped,
+}
+
+#[derive(Debug)]
+struct Scraped {
+    has_leader: IntGauge,
+    is_leader: IntGauge,
+    is_learner: IntGauge,
+    proposals_committed: IntGauge,
+    proposals_applied: IntGauge,
+    quota_bytes: IntGauge,
+    db_size_bytes: IntGauge,
+    db_size_in_use_bytes: IntGauge,
+    keys: IntGauge,
+    current_revision: IntGauge,
+    compact_revision: IntGauge,
+    known_peers: IntGaugeVec,
+    id: IntGaugeVec,
+    heartbeat_effective_seconds: GaugeVec,
+    fd_used: IntGauge,
+    fd_limit: IntGauge,
+}
+
+/// What a scrape reads off the state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StateFigures {
+    /// Keys that live.
+    pub keys: u64,
+    /// Revision of the store.
+    pub revision: i64,
+    /// Revision of the last compaction.
+    pub compact_revision: i64,
+    /// The quota; 0: none.
+    pub quota_bytes: u64,
+}
+
+/// Makes metrics and registers them. Names are constants, so failing here is a mistake in this file.
+struct Maker {
+    registry: Registry,
+}
+
+impl Maker {
+    fn add<M: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: prometheus::Result<M>,
+    ) -> M {
+        let metric = metric.unwrap_or_else(|error| panic!("metric: {error}"));
+        let registered = self.registry.register(Box::new(metric.clone()));
+        registered.unwrap_or_else(|error| panic!("metric: {error}"));
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    /// Buckets from `first`, each twice the one before, as etcd has them.
+    fn histogram(&self, name: &str, help: &str, first: f64, count: usize) -> Histogram {
+        let buckets = exponential_buckets(first, 2.0, count);
+        let opts = buckets.map(|buckets| HistogramOpts::new(name, help).buckets(buckets));
+        self.add(opts.and_then(Histogram::with_opts))
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        first: f64,
+        count: usize,
+        labels: &[&str],
+    ) -> HistogramVec {
+        let buckets = exponential_buckets(first, 2.0, count);
+        let opts = buckets.map(|buckets| HistogramOpts::new(name, help).buckets(buckets));
+        self.add(opts.and_then(|opts| HistogramVec::new(opts, labels)))
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All numbers at their beginning, in a registry of their own.
+    #[allow(clippy::too_many_lines, reason = "a list")]
+    pub fn new() -> Self {
+        let make = Maker { registry: Registry::new() };
+        let m = &make;
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        m.registry.register(Box::new(process)).unwrap_or_else(|error| panic!("metric: {error}"));
+        m.gauges("etcd_server_version", "Which version of etcd's API is served.", &["server_version"])
+            .with_label_values(&[version::ETCD_VERSION])
+            .set(1);
+        m.gauges("etcd_cluster_version", "Which version the cluster has.", &["cluster_version"])
+            .with_label_values(&[version::ETCD_CLUSTER_VERSION.trim_end_matches(".0")])
+            .set(1);
+        m.gauges("metastore_build_info", "Which version of MetaStore runs.", &["version"])
+            .with_label_values(&[version::VERSION])
+            .set(1);
+        Self {
+            leader_changes: m
+                .counter("etcd_server_leader_changes_seen_total", "Leader changes seen."),
+            proposals_failed: m
+                .counter("etcd_server_proposals_failed_total", "Proposals that failed."),
+            proposals_pending: m.gauge("etcd_server_proposals_pending", "Proposals under way."),
+            heartbeat_send_failures: m.counter(
+                "etcd_server_heartbeat_send_failures_total",
+                "Heartbeats of this leader that could not be sent.",
+            ),
+            read_indexes_failed: m
+                .counter("etcd_server_read_indexes_failed_total", "ReadIndex rounds that failed."),
+            slow_read_indexes: m
+                .counter("etcd_server_slow_read_indexes_total", "ReadIndex rounds that were slow."),
+            learner_promotes: m.counter(
+                "etcd_server_learner_promote_successes",
+                "Learners promoted while this member led.",
+            ),
+            learner_promote_failures: m.counters(
+                "etcd_server_learner_promote_failures",
+                "Promotions that failed while this member led.",
+                &["Reason"],
+            ),
+            batch_commands: m.histogram(
+                "metastore_raft_batch_size",
+                "Commands carried by one Raft entry.",
+                1.0,
+                12,
+            ),
+            wal_fsync_seconds: m.histogram(
+                "etcd_disk_wal_fsync_duration_seconds",
+                "Durations of fdatasync on the log.",
+                0.001,
+                14,
+            ),
+            wal_write_seconds: m.histogram(
+                "etcd_disk_wal_write_duration_seconds",
+                "Durations of writes to the log.",
+                0.001,
+                14,
+            ),
+            wal_write_bytes: m.gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the log."),
+            wal_batch_entries: m.histogram(
+                "metastore_wal_batch_entries",
+                "Entries made durable by one sync.",
+                1.0,
+                12,
+            ),
+            slow_applies: m.counter(
+                "etcd_server_slow_apply_total",
+                "Applies slower than --warning-apply-duration.",
+            ),
+            snapshot_applies: m.gauge(
+                "etcd_server_snapshot_apply_in_progress_total",
+                "1 while a snapshot is applied.",
+            ),
+            mvcc_puts: m.counter("etcd_mvcc_put_total", "Puts applied by this member."),
+            mvcc_deletes: m.counter("etcd_mvcc_delete_total", "Deletes applied by this member."),
+            mvcc_txns: m.counter("etcd_mvcc_txn_total", "Txns applied by this member."),
+            lease_expired: m.counter("etcd_server_lease_expired_total", "Leases that ran out."),
+            backend_commit_seconds: m.histogram(
+                "etcd_disk_backend_commit_duration_seconds",
+                "Durations of commits of the store on disk.",
+                0.001,
+                14,
+            ),
+            backend_defrag_seconds: m.histogram(
+                "etcd_disk_backend_defrag_duration_seconds",
+                "Durations of defragmentations.",
+                0.1,
+                13,
+            ),
+            defrag_inflight: m
+                .gauge("etcd_disk_defrag_inflight", "1 while a defragmentation is under way."),
+            statestore_rebuilds: m.counter(
+                "metastore_statestore_rebuild_total",
+                "Times the store on disk was built anew from snapshot and log.",
+            ),
+            active_peers: m.gauges(
+                "etcd_network_active_peers",
+                "Connections to peers.",
+                &["Local", "Remote"],
+            ),
+            disconnected_peers: m.counters(
+                "etcd_network_disconnected_peers_total",
+                "Connections to peers that were lost.",
+                &["Local", "Remote"],
+            ),
+            peer_sent_bytes: m.counters(
+                "etcd_network_peer_sent_bytes_total",
+                "Bytes sent to peers.",
+                &["To"],
+            ),
+            peer_received_bytes: m.counters(
+                "etcd_network_peer_received_bytes_total",
+                "Bytes received from peers.",
+                &["From"],
+            ),
+            peer_sent_failures: m.counters(
+                "etcd_network_peer_sent_failures_total",
+                "Sends to peers that failed.",
+                &["To"],
+            ),
+            peer_received_failures: m.counters(
+                "etcd_network_peer_received_failures_total",
+                "Receives from peers that failed.",
+                &["From"],
+            ),
+            peer_rtt_seconds: m.histograms(
+                "etcd_network_peer_round_trip_time_seconds",
+                "Round trips between peers.",
+                0.0001,
+                16,
+                &["To"],
+            ),
+            snapshot_sends: m.counters(
+                "etcd_network_snapshot_send_success",
+                "Snapshots sent to peers.",
+                &["To"],
+            ),
+            snapshot_send_failures: m.counters(
+                "etcd_network_snapshot_send_failures",
+                "Snapshots that could not be sent to peers.",
+                &["To"],
+            ),
+            snapshot_receives: m.counters(
+                "etcd_network_snapshot_receive_success",
+                "Snapshots received from peers.",
+                &["From"],
+            ),
+            mvcc_ranges: m.counter("etcd_mvcc_range_total", "Ranges answered by this member."),
+            client_received_bytes: m.counter(
+                "etcd_network_client_grpc_received_bytes_total",
+                "Bytes received from clients.",
+            ),
+            client_sent_bytes: m
+                .counter("etcd_network_client_grpc_sent_bytes_total", "Bytes sent to clients."),
+            client_connections: m
+                .gauge("metastore_client_connections", "Client connections open."),
+            client_requests: m.counters(
+                "etcd_server_client_requests_total",
+                "Requests by kind and client version.",
+                &["type", "client_api_version"],
+            ),
+            health_successes: m
+                .counter("etcd_server_health_success", "Positive answers of /health."),
+            health_failures: m
+                .counter("etcd_server_health_failures", "Negative answers of /health."),
+            healthcheck: m.gauges(
+                "etcd_server_healthcheck",
+                "Result of each check of /livez and /readyz.",
+                &["type", "name"],
+            ),
+            healthchecks: m.counters(
+                "etcd_server_healthchecks_total",
+                "Checks made for /livez and /readyz.",
+                &["type", "name", "status"],
+            ),
+            backend_snapshot_seconds: m.histogram(
+                "etcd_disk_backend_snapshot_duration_seconds",
+                "Durations of sending the store to a client.",
+                0.01,
+                17,
+            ),
+            hash_seconds: m.histogram(
+                "etcd_mvcc_hash_duration_seconds",
+                "Durations of hashing everything.",
+                0.01,
+                15,
+            ),
+            hash_rev_seconds: m.histogram(
+                "etcd_mvcc_hash_rev_duration_seconds",
+                "Durations of hashing at a revision.",
+                0.01,
+                15,
+            ),
+            watch_streams: m.gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams."),
+            watchers: m.gauge("etcd_debugging_mvcc_watcher_total", "Watchers."),
+            slow_watchers: m.gauge(
+                "etcd_debugging_mvcc_slow_watcher_total",
+                "Watchers that read history to catch up.",
+            ),
+            watch_events: m.counter("etcd_debugging_mvcc_events_total", "Events sent."),
+            pending_events: m
+                .gauge("etcd_debugging_mvcc_pending_events_total", "Events waiting to be sent."),
+            watch_buffer_bytes: m
+                .gauge("metastore_watch_buffer_bytes", "Bytes of events waiting to be sent."),
+            scraped: Scraped {
+                has_leader: m.gauge("etcd_server_has_leader", "1 while a leader is known."),
+                is_leader: m.gauge("etcd_server_is_leader", "1 while this member leads."),
+                is_learner: m.gauge("etcd_server_is_learner", "1 while this member is a learner."),
+                proposals_committed: m.gauge(
+                    "etcd_server_proposals_committed_total",
+                    "Consensus proposals committed.",
+                ),
+                proposals_applied: m
+                    .gauge("etcd_server_proposals_applied_total", "Consensus proposals applied."),
+                quota_bytes: m.gauge(
+                    "etcd_server_quota_backend_bytes",
+                    "Size of the store above which writes are refused.",
+                ),
+                db_size_bytes: m
+                    .gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the store on disk."),
+                db_size_in_use_bytes: m.gauge(
+                    "etcd_mvcc_db_total_size_in_use_in_bytes",
+                    "Size of what lives in the store.",
+                ),
+                keys: m.gauge("etcd_debugging_mvcc_keys_total", "Keys."),
+                current_revision: m
+                    .gauge("etcd_debugging_mvcc_current_revision", "Revision of the store."),
+                compact_revision: m.gauge(
+                    "etcd_debugging_mvcc_compact_revision",
+                    "Revision of the last compaction.",
+                ),
+                known_peers: m.gauges(
+                    "etcd_network_known_peers",
+                    "Peers this member knows.",
+                    &["Local", "Remote"],
+                ),
+                id: m.gauges("etcd_server_id", "Member id in hexadecimal.", &["server_id"]),
+                heartbeat_effective_seconds: m.add(GaugeVec::new(
+                    Opts::new(
+                        "metastore_raft_timing_effective_seconds",
+                        "Heartbeat interval and election timeout in force.",
+                    ),
+                    &["timing"],
+                )),
+                fd_used: m.gauge("os_fd_used", "File descriptors in use."),
+                fd_limit: m.gauge("os_fd_limit", "File descriptors this process may use."),
+            },
+            registry: make.registry,
+        }
+    }
+
+    /// Adds a collector that lives elsewhere, such as the one of the gRPC methods.
+    pub fn register(&self, collector: Box<dyn prometheus::core::Collector>) {
+        let registered = self.registry.register(collector);
+        registered.unwrap_or_else(|error| panic!("metric: {error}"));
+    }
+
+    /// Everything in the text format of Prometheus.
+    pub fn scrape(&self, status: &NodeStatus, figures: StateFigures) -> String {
+        let s = &self.scraped;
+        s.has_leader.set(i64::from(status.leader.is_some()));
+        s.is_leader.set(i64::from(status.is_leader));
+        s.is_learner.set(i64::from(status.is_learner));
+        s.proposals_committed.set(status.commit_index.cast_signed());
+        s.proposals_applied.set(status.applied_index.cast_signed());
+        s.quota_bytes.set(figures.quota_bytes.cast_signed());
+        s.db_size_bytes.set(status.db_size_bytes.cast_signed());
+        s.db_size_in_use_bytes.set(status.db_size_in_use_bytes.cast_signed());
+        s.keys.set(figures.keys.cast_signed());
+        s.current_revision.set(figures.revision);
+        s.compact_revision.set(figures.compact_revision);
+        let local = format!("{:x}", status.identity.member_id);
+        s.id.with_label_values(&[&local]).set(1);
+        s.known_peers.reset();
+        for peer in &status.peers {
+            let remote = format!("{:x}", peer.member_id);
+            s.known_peers.with_label_values(&[&local, &remote]).set(1);
+        }
+        for (timing, us) in [
+            ("heartbeat", status.heartbeat_interval_us),
+            ("election", status.election_timeout_us),
+        ] {
+            let seconds = Duration::from_micros(us).as_secs_f64();
+            s.heartbeat_effective_seconds.with_label_values(&[timing]).set(seconds);
+        }
+        if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
+            s.fd_used.set(i64::try_from(entries.count()).unwrap_or(i64::MAX));
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        s.fd_limit.set(limit.map_or(i64::MAX, u64::cast_signed));
+        let mut text = Vec::new();
+        // Writing to memory fails only on a metric without samples, and those are left out.
+        let families: Vec<_> = self
+            .registry
+            .gather()
+            .into_iter()
+            .filter(|family| !family.get_metric().is_empty())
+            .collect();
+        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
+            tracing::warn!(%error, "metrics cannot be written");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::door::{Identity, PeerStatus};
+
+    #[test]
+    fn a_scrape_has_etcds_names_and_follows_the_status() {
+        let metrics = Metrics::new();
+        metrics.wal_fsync_seconds.observe(0.003);
+        let mut status = NodeStatus {
+            identity: Identity { cluster_id: 1, member_id: 0xabc },
+            leader: Some(7),
+            is_leader: true,
+            commit_index: 9,
+            peers: vec![PeerStatus { member_id: 0xdef, ..PeerStatus::default() }],
+            ..NodeStatus::default()
+        };
+        let figures = StateFigures { keys: 5, revision: 6, compact_revision: 3, quota_bytes: 8 };
+        let text = metrics.scrape(&status, figures);
+        for line in [
+            "etcd_server_has_leader 1",
+            "etcd_server_is_leader 1",
+            "etcd_server_proposals_committed_total 9",
+            "etcd_debugging_mvcc_keys_total 5",
+            "etcd_debugging_mvcc_current_revision 6",
+            "etcd_debugging_mvcc_compact_revision 3",
+            "etcd_server_quota_backend_bytes 8",
+            "etcd_server_id{server_id=\"abc\"} 1",
+            "etcd_network_known_peers{Local=\"abc\",Remote=\"def\"} 1",
+            "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.002\"} 0",
+            "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.004\"} 1",
+            "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"8.192\"} 1",
+            "etcd_disk_wal_fsync_duration_seconds_count 1",
+            "etcd_cluster_version{cluster_version=\"3.6\"} 1",
+            "etcd_server_proposals_pending 0",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} in\n{text}");
+        }
+        for name in ["process_resident_memory_bytes ", "os_fd_used ", "os_fd_limit "] {
+            assert!(text.lines().any(|have| have.starts_with(name)), "{name}");
+        }
+        status.leader = None;
+        status.peers.clear();
+        let text = metrics.scrape(&status, figures);
+        assert!(text.lines().any(|line| line == "etcd_server_has_leader 0"));
+        assert!(!text.contains("Remote=\"def\""), "a peer that left is not known any more");
+    }
+}

@@ -1,0 +1,167 @@
+//! One member as threads: the order in which disk, network, apply and replies happen.
+//!
+//! ```text
+//! inbox ─▶ raft thread: member.step ─┬─ disk ──▶ log thread ───── Persisted ─▶ inbox
+//!                                    ├─ net ───▶ peers
+//!                                    ├─ apply ─▶ apply thread ─── Applied ───▶ inbox
+//!                                    │              └─▶ view, callers, watchers, backend, snapshots
+//!                                    └─ reply ─▶ callers
+//! ```
+//!
+//! The raft thread never waits for disk, apply or a reader. What must not happen before the disk has
+//! it is held inside the member, so the order in which this file carries effects out does not matter
+//! for safety; it is the order that costs least time. The channels between the threads have no bound
+//! of their own: what is in them is bounded by the member (uncommitted bytes, bytes given to apply).
+//!
+//! Any failure of the log ends the member: [`Fatal`] tells `main`, nothing is acknowledged any more.
+
+mod apply_thread;
+mod inbound;
+mod log_thread;
+mod raft_thread;
+mod snapshot_thread;
+mod steward;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use member::{ApplyWorker, LogWorker, Member};
+use tokio::sync::watch;
+
+use crate::backend::BackendWriter;
+use crate::disk::OsDisk;
+use crate::inbox::Inbox;
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::propose::{Handle, Shared};
+
+pub use apply_thread::AppliedSink;
+pub(crate) use apply_thread::addresses;
+pub(crate) use inbound::NodeInbound;
+pub(crate) use snapshot_thread::SnapshotDoor;
+pub use steward::{StewardConfig, run as run_steward};
+
+/// Tells that the member can not go on, and why. The first reason stays.
+#[derive(Clone, Debug)]
+pub struct Fatal(watch::Sender<Option<String>>);
+
+impl Default for Fatal {
+    fn default() -> Self {
+        Fatal(watch::channel(None).0)
+    }
+}
+
+impl Fatal {
+    /// The member can not go on.
+    pub fn raise(&self, reason: String) {
+        self.0.send_if_modified(|held| {
+            let first = held.is_none();
+            if first {
+                tracing::error!(reason, "this member stops");
+                *held = Some(reason);
+            }
+            first
+        });
+    }
+
+    /// Waits until something is raised.
+    pub async fn raised(&self) -> String {
+        let mut reason = self.0.subscribe();
+        match reason.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => String::from("the member is gone"),
+        }
+    }
+}
+
+/// What the threads of a member are made of.
+pub(crate) struct Parts {
+    pub(crate) member: Member,
+    pub(crate) log: LogWorker<OsDisk>,
+    pub(crate) apply: ApplyWorker,
+    pub(crate) snapshots: SnapshotDoor,
+    pub(crate) backend: BackendWriter,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peers: Peers,
+    pub(crate) sinks: Vec<Box<dyn AppliedSink>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) fatal: Fatal,
+}
+
+/// A running member.
+#[derive(Debug)]
+pub struct Node {
+    handle: Handle,
+    inbox: Arc<Inbox>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Node {
+    pub(crate) fn start(parts: Parts) -> std::io::Result<Node> {
+        let Parts { member, log, apply, snapshots, backend, shared, peers, sinks, metrics, fatal } = parts;
+        let inbox = Arc::clone(&shared.inbox);
+        let (to_log, log_tasks) = std::sync::mpsc::channel();
+        let (to_apply, apply_tasks) = std::sync::mpsc::channel();
+        let mut threads = Vec::new();
+        threads.push(spawn("log", &fatal, {
+            let (inbox, fatal) = (Arc::clone(&inbox), fatal.clone());
+            let metrics = Arc::clone(&metrics);
+            move || log_thread::run(log, &log_tasks, &inbox, &metrics, &fatal)
+        })?);
+        threads.push(spawn("apply", &fatal, {
+            let (shared, fatal) = (Arc::clone(&shared), fatal.clone());
+            let peers = peers.clone();
+            let mut thread =
+                apply_thread::ApplyThread { worker: apply, shared, snapshots, backend, sinks, peers, metrics: Arc::clone(&metrics), fatal };
+            move || thread.run(&apply_tasks)
+        })?);
+        threads.push(spawn("raft", &fatal, {
+            let fatal = fatal.clone();
+            let (shared, peers) = (Arc::clone(&shared), peers.clone());
+            let mut thread = raft_thread::RaftThread::new(member, shared, peers, to_log, to_apply, metrics, fatal);
+            move || thread.run()
+        })?);
+        Ok(Node { handle: Handle { shared, peers }, inbox, threads })
+    }
+
+    /// The door for everything that serves clients.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Stops the threads. What was handed to the log is synced before this returns.
+    pub fn stop(mut self) {
+        self.inbox.close();
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+/// A thread whose panic ends the member instead of leaving it half alive.
+pub(crate) fn spawn(
+    name: &str,
+    fatal: &Fatal,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let fatal = fatal.clone();
+    let label = name.to_owned();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            fatal.raise(format!("the {label} thread failed: {}", panic_text(panic.as_ref())));
+        }
+    })
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| String::from("unknown panic"))
+}
+
+/// How long a thread waits for work before it looks after itself.
+pub(crate) const IDLE: Duration = Duration::from_secs(1);

@@ -1,0 +1,121 @@
+//! What peers bring, put where the member finds it.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use member::Input;
+use proto::log::Member;
+use proto::peer::{
+    Accepted, Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply,
+    leader_reply, leader_request,
+};
+use tonic::Status;
+
+use crate::door::RequestError;
+use crate::peers::{Inbound, Versions};
+use crate::propose::{Handle, Shared};
+use crate::version;
+
+/// The node, as the transport sees it.
+#[derive(Clone)]
+pub(crate) struct NodeInbound {
+    shared: Arc<Shared>,
+    handle: Arc<OnceLock<Handle>>,
+}
+
+impl NodeInbound {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        NodeInbound { shared, handle: Arc::default() }
+    }
+
+    /// From now on questions for the leader can be answered.
+    pub(crate) fn open(&self, handle: Handle) {
+        drop(self.handle.set(handle));
+    }
+
+    async fn answer(&self, call: leader_request::Call) -> Result<leader_reply::Reply, RequestError> {
+        let handle = self.handle.get().ok_or(RequestError::NotLeader)?;
+        match call {
+            leader_request::Call::LeaseKeepAlive(call) => {
+                let id = call.id;
+                self.lease(handle, |ticket| Input::LeaseKeepAlive { ticket, id }).await
+            }
+            leader_request::Call::LeaseTimeToLive(call) => {
+                let id = call.id;
+                self.lease(handle, |ticket| Input::LeaseTimeToLive { ticket, id }).await
+            }
+            leader_request::Call::Membership(call) => {
+                let change = call.change.unwrap_or_default();
+                let (index, _) = handle.change_membership_as_leader(change).await?;
+                Ok(leader_reply::Reply::ReadIndex(ReadIndexReply { index }))
+            }
+            leader_request::Call::MemberPromote(_) | leader_request::Call::ReadIndex(_) => {
+                Ok(leader_reply::Reply::Accepted(Accepted {}))
+            }
+        }
+    }
+
+    async fn lease(
+        &self,
+        handle: &Handle,
+        input: impl FnOnce(u64) -> Input,
+    ) -> Result<leader_reply::Reply, RequestError> {
+        // Only once: whoever is no leader any more says so, and the asker looks for the new one.
+        let lease = handle.ask_lease_here(input).await?.map_err(|_| RequestError::NotLeader)?;
+        let (ttl, granted_ttl) = lease.map_or((-1, 0), |lease| (lease.ttl, lease.granted_ttl));
+        Ok(leader_reply::Reply::LeaseTtl(LeaseTtl { ttl, granted_ttl }))
+    }
+}
+
+impl Inbound for NodeInbound {
+    async fn append(&self, message: RaftMessage) -> bool {
+        self.shared.inbox.bulk(Input::Message(message)).await
+    }
+
+    fn urgent(&self, message: RaftMessage) -> bool {
+        self.shared.inbox.urgent(Input::Message(message))
+    }
+
+    async fn forwarded(&self, _from: u64, commands: Vec<Bytes>) -> bool {
+        self.shared.inbox.bulk(Input::Forwarded(commands)).await
+    }
+
+    fn not_forwarded(&self, commands: Vec<Bytes>) {
+        self.shared.inbox.urgent(Input::NotForwarded(commands));
+    }
+
+    fn unreachable(&self, to: u64) {
+        self.shared.inbox.urgent(Input::PeerUnreachable { to });
+    }
+
+    fn snapshot_sent(&self, to: u64, ok: bool) {
+        self.shared.inbox.urgent(Input::SnapshotSent { to, ok });
+    }
+
+    async fn leader_call(&self, _from: u64, request: LeaderRequest) -> LeaderReply {
+        let answer = match request.call {
+            Some(call) => self.answer(call).await,
+            None => Err(RequestError::Other(String::from("the question is missing"))),
+        };
+        let reply = answer.unwrap_or_else(|error| {
+            let status = Status::from(error);
+            leader_reply::Reply::Error(Error {
+                kind: (status.code() as i32).to_string(),
+                message: status.message().to_owned(),
+            })
+        });
+        LeaderReply { reply: Some(reply) }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        self.shared.view.load().members()
+    }
+
+    fn versions(&self) -> Versions {
+        Versions {
+            server: version::ETCD_VERSION.to_owned(),
+            cluster: self.shared.view.load().cluster_version().unwrap_or_default().to_owned(),
+            storage: version::ETCD_STORAGE_VERSION.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Drain, step, carry out.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply};
+
+use super::Fatal;
+use crate::door::{Leadership, NodeStatus, PeerStatus};
+use crate::metrics::Metrics;
+use crate::peers::{LinkState, Peers};
+use crate::propose::{Led, Shared};
+
+/// The status others see is at most this old while the member is busy.
+const STATUS_AGE_MAX: Duration = Duration::from_millis(20);
+
+pub(super) struct RaftThread {
+    member: Member,
+    shared: Arc<Shared>,
+    peers: Peers,
+    to_log: Sender<Vec<DiskTask>>,
+    to_apply: Sender<Vec<ApplyTask>>,
+    metrics: Arc<Metrics>,
+    fatal: Fatal,
+    status_at: Option<Instant>,
+}
+
+impl RaftThread {
+    pub(super) fn new(
+        member: Member,
+        shared: Arc<Shared>,
+        peers: Peers,
+        to_log: Sender<Vec<DiskTask>>,
+        to_apply: Sender<Vec<ApplyTask>>,
+        metrics: Arc<Metrics>,
+        fatal: Fatal,
+    ) -> Self {
+        RaftThread { member, shared, peers, to_log, to_apply, metrics, fatal, status_at: None }
+    }
+
+    pub(super) fn run(&mut self) {
+        let mut wake_at = self.shared.started;
+        while let Some(inputs) = self.shared.inbox.take(wake_at) {
+            let now_us = self.shared.now_us();
+            let effects = self.member.step(now_us, inputs);
+            let Effects {
+                disk,
+                net,
+                forward,
+                apply,
+                reply,
+                leadership,
+                removed,
+                again,
+                wake_at_us,
+            } = effects;
+            wake_at = if again {
+                self.shared.started
+            } else {
+                self.shared.started + Duration::from_micros(wake_at_us)
+            };
+            // A receiver is gone only when its thread has failed, and that has been told.
+            if !disk.is_empty() {
+                drop(self.to_log.send(disk));
+            }
+            if !net.is_empty() {
+                self.peers.send(net);
+            }
+            if let Some(Forward { to, commands }) = forward
+                && let Err(commands) = self.peers.forward(to, commands)
+            {
+                self.shared.inbox.urgent(Input::NotForwarded(commands));
+            }
+            if !apply.is_empty() {
+                drop(self.to_apply.send(apply));
+            }
+            for reply in reply {
+                self.count(&reply);
+                self.shared.answer(reply);
+            }
+            let changed = leadership.is_some();
+            if let Some(leadership) = leadership {
+                self.tell(&leadership);
+            }
+            self.publish_status(changed);
+            if removed {
+                self.fatal.raise(String::from(
+                    "this member has been removed from the cluster; its data directory is of no \
+                     further use",
+                ));
+            }
+        }
+    }
+
+    fn count(&self, reply: &Reply) {
+        match reply {
+            Reply::NotProposed { .. } | Reply::MembershipRefused { .. } => {
+                self.metrics.proposals_failed.inc();
+            }
+            Reply::ReadFailed { .. } => self.metrics.read_indexes_failed.inc(),
+            _ => {}
+        }
+    }
+
+    fn tell(&self, new: &member::consensus::Leadership) {
+        tracing::info!(
+            leader = new.leader.map(|id| format!("{id:x}")),
+            term = new.term,
+            is_leader = new.is_leader,
+            "leadership"
+        );
+        let own = self.shared.identity.member_id;
+        let is_learner = self.member.members().iter().any(|m| m.id == own && m.is_learner);
+        if new.leader.is_some() && new.leader != self.shared.led.borrow().leadership.leader {
+            self.metrics.leader_changes.inc();
+        }
+        let leadership = Leadership { leader: new.leader, term: new.term, is_learner };
+        self.shared.led.send_modify(|held| {
+            let changes = held.changes + u64::from(new.leader != held.leadership.leader);
+            *held = Led { leadership, is_leader: new.is_leader, changes };
+        });
+        self.shared.leadership.send_replace(leadership);
+    }
+
+    fn publish_status(&mut self, now: bool) {
+        let fresh = self.status_at.is_some_and(|at| at.elapsed() < STATUS_AGE_MAX);
+        if fresh && !now {
+            return;
+        }
+        self.status_at = Some(Instant::now());
+        let pending = i64::try_from(self.shared.pending_proposals()).unwrap_or(i64::MAX);
+        self.metrics.proposals_pending.set(pending);
+        let status = self.member.status();
+        let identity = self.shared.identity;
+        let members = self.member.members();
+        let is_learner = members.iter().any(|m| m.id == identity.member_id && m.is_learner);
+        // Promotion changes it without any change of leader.
+        self.shared.leadership.send_if_modified(|held| {
+            let changed = held.is_learner != is_learner;
+            held.is_learner = is_learner;
+            changed
+        });
+        let view = self.shared.view.load();
+        let links = self.peers.links();
+        let peers = members
+            .iter()
+            .filter(|member| member.id != identity.member_id)
+            .map(|member| PeerStatus {
+                member_id: member.id,
+                reachable: links.get(&member.id).is_some_and(|link| link.state == LinkState::Healthy),
+                is_learner: member.is_learner,
+                match_index: status.progress.get(&member.id).map_or(0, |p| p.match_index),
+            })
+            .collect();
+        self.shared.status.store(Arc::new(NodeStatus {
+            identity,
+            leader: status.leader,
+            term: status.term,
+            last_index: status.last_index,
+            commit_index: status.commit,
+            applied_index: status.applied,
+            is_learner,
+            is_leader: status.leader == Some(identity.member_id),
+            db_size_bytes: self.shared.backend.size_bytes().max(view.size_bytes()),
+            db_size_in_use_bytes: view.size_in_use_bytes(),
+            heartbeat_interval_us: status.timing.heartbeat_interval_us,
+            election_timeout_us: status.timing.election_timeout_us,
+            peers,
+        }));
+    }
+}

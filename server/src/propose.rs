@@ -1,0 +1,547 @@
+//! How a request reaches the member and comes back: a bounded queue in, a ticket out.
+//!
+//! The client runtimes hold a [`Handle`] each. A command is encoded once, here, into the bytes that
+//! the log, the peers and apply will see. Whoever waits holds a ticket; the apply thread calls the
+//! tickets of a whole batch at once. Nobody here takes a lock that apply or the raft thread holds
+//! for longer than it takes to move a pointer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use member::{Completion, Input, MembershipRefusal, Proposal, Reply};
+use prost::Message as _;
+use proto::log::command::Op;
+use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId};
+use proto::peer::{LeaderRequest, leader_reply, leader_request};
+use state::{StateError, View};
+use tokio::sync::{oneshot, watch};
+
+use crate::door::{
+    self, AppliedOutcome, Door, Identity, LeaseTtl, Leadership, NodeStatus, RequestError,
+};
+use crate::inbox::Inbox;
+use crate::peers::{LinkState, Peers};
+
+/// Tickets are kept in this many maps, so that threads seldom meet at one.
+const TICKET_SHARDS: usize = 16;
+/// How long a transfer of leadership may take, in election timeouts.
+const TRANSFER_ELECTIONS: u32 = 3;
+
+/// Who leads, and how that came about, as the raft thread tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Led {
+    pub(crate) leadership: Leadership,
+    /// It is this member.
+    pub(crate) is_leader: bool,
+    /// How often a leader was lost or another found since the start.
+    pub(crate) changes: u64,
+}
+
+/// Waits of callers for an answer that some other thread gives.
+#[derive(Debug)]
+pub(crate) struct Tickets<T> {
+    shards: Vec<Mutex<HashMap<u64, oneshot::Sender<T>>>>,
+}
+
+impl<T> Tickets<T> {
+    fn new() -> Self {
+        Tickets { shards: (0..TICKET_SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    fn shard(&self, ticket: u64) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<T>>> {
+        let shard = &self.shards[(ticket % TICKET_SHARDS as u64) as usize];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self, ticket: u64) -> oneshot::Receiver<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.shard(ticket).insert(ticket, sender);
+        receiver
+    }
+
+    /// Answers a ticket, if anyone still holds it.
+    pub(crate) fn call(&self, ticket: u64, answer: T) {
+        let sender = self.shard(ticket).remove(&ticket);
+        if let Some(sender) = sender {
+            drop(sender.send(answer));
+        }
+    }
+
+    /// Nobody waits for it any more.
+    fn tear(&self, ticket: u64) {
+        self.shard(ticket).remove(&ticket);
+    }
+
+    fn outstanding(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+}
+
+/// Gives a ticket back when its holder stops waiting, for whatever reason.
+struct Held<'a, T> {
+    tickets: &'a Tickets<T>,
+    ticket: u64,
+}
+
+impl<T> Drop for Held<'_, T> {
+    fn drop(&mut self) {
+        self.tickets.tear(self.ticket);
+    }
+}
+
+/// The answer to a proposal: how it ended, or that it was not even proposed.
+pub(crate) enum Ended {
+    Applied { index: u64, term: u64, completion: Completion },
+    Refused(RequestError),
+}
+
+/// Where the applied index is waited for.
+#[derive(Debug, Default)]
+pub(crate) struct AppliedGate {
+    index: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
+}
+
+impl AppliedGate {
+    /// Apply has reached `index`, and its view is published.
+    pub(crate) fn reached(&self, index: u64) {
+        self.index.store(index, Ordering::Release);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(first) = waiting.first_entry() {
+            if *first.key() > index {
+                break;
+            }
+            for waiter in first.remove() {
+                drop(waiter.send(()));
+            }
+        }
+    }
+
+    async fn wait_for(&self, index: u64) {
+        let receiver = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.index.load(Ordering::Acquire) >= index {
+                return;
+            }
+            let (sender, receiver) = oneshot::channel();
+            waiting.entry(index).or_default().push(sender);
+            receiver
+        };
+        drop(receiver.await);
+    }
+
+    fn reached_already(&self, index: u64) -> bool {
+        self.index.load(Ordering::Acquire) >= index
+    }
+}
+
+/// Bounds of requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SharedLimits {
+    pub(crate) election_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) request_bytes_max: usize,
+}
+
+/// What the node's threads and the handles share.
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) origin: u64,
+    pub(crate) started: Instant,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) view: ArcSwap<View>,
+    pub(crate) status: ArcSwap<NodeStatus>,
+    pub(crate) applied: AppliedGate,
+    pub(crate) proposals: Tickets<Ended>,
+    pub(crate) reads: Tickets<Option<u64>>,
+    pub(crate) leases: Tickets<Result<Option<LeaseTtl>, Option<u64>>>,
+    pub(crate) led: watch::Sender<Led>,
+    pub(crate) transfers: Tickets<Result<(), RequestError>>,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) sequence: AtomicU64,
+    pub(crate) request_timeout: Duration,
+    pub(crate) election_timeout: Duration,
+    pub(crate) request_bytes_max: usize,
+    pub(crate) backend: crate::backend::Control,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        identity: Identity,
+        origin: u64,
+        view: View,
+        backend: crate::backend::Control,
+        limits: SharedLimits,
+    ) -> Self {
+        let SharedLimits { election_timeout, request_timeout, request_bytes_max } = limits;
+        let applied = AppliedGate::default();
+        applied.reached(view.applied_index());
+        Shared {
+            identity,
+            origin,
+            started: Instant::now(),
+            inbox: Arc::default(),
+            view: ArcSwap::from_pointee(view),
+            status: ArcSwap::from_pointee(NodeStatus {
+                identity,
+                ..NodeStatus::default()
+            }),
+            applied,
+            proposals: Tickets::new(),
+            reads: Tickets::new(),
+            leases: Tickets::new(),
+            transfers: Tickets::new(),
+            led: watch::channel(Led::default()).0,
+            leadership: watch::channel(Leadership::default()).0,
+            sequence: AtomicU64::new(1),
+            request_timeout,
+            election_timeout,
+            request_bytes_max,
+            backend,
+        }
+    }
+
+    /// Microseconds since the start: the clock of everything in core.
+    pub(crate) fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A number for a proposal of this member's own, which nobody waits for.
+    pub(crate) fn own_sequence(&self) -> u64 {
+        self.next_sequence()
+    }
+
+    /// How many proposals wait for their end.
+    pub(crate) fn pending_proposals(&self) -> usize {
+        self.proposals.outstanding()
+    }
+
+    /// Gives an answer of the member to whoever waits for it.
+    pub(crate) fn answer(&self, reply: Reply) {
+        match reply {
+            Reply::ReadAt { ticket, index } => self.reads.call(ticket, Some(index)),
+            Reply::ReadFailed { ticket } => self.reads.call(ticket, None),
+            Reply::NotProposed { sequence, busy } => {
+                let error =
+                    if busy { RequestError::TooManyRequests } else { RequestError::Timeout };
+                self.proposals.call(sequence, Ended::Refused(error));
+            }
+            Reply::MembershipRefused { sequence, refusal } => {
+                self.proposals.call(sequence, Ended::Refused(refusal.into()));
+            }
+            Reply::TransferBegun { ticket } => self.transfers.call(ticket, Ok(())),
+            Reply::TransferRefused { ticket, error } => {
+                self.transfers.call(ticket, Err(error.into()));
+            }
+            Reply::Lease { ticket, lease } => self.leases.call(
+                ticket,
+                Ok(lease.map(|l| LeaseTtl { ttl: l.ttl, granted_ttl: l.granted_ttl })),
+            ),
+            Reply::LeaseAskLeader { ticket, leader } => self.leases.call(ticket, Err(leader)),
+        }
+    }
+}
+
+impl From<MembershipRefusal> for RequestError {
+    fn from(refusal: MembershipRefusal) -> Self {
+        match refusal {
+            MembershipRefusal::NotLeader { .. } => RequestError::NotLeader,
+            MembershipRefusal::NotEnoughStarted => RequestError::NotEnoughStarted,
+            MembershipRefusal::Unhealthy => RequestError::Unhealthy,
+            MembershipRefusal::LearnerNotReady => RequestError::LearnerNotReady,
+            MembershipRefusal::NotLearner => StateError::MemberNotLearner.into(),
+            MembershipRefusal::NotFound => StateError::MemberNotFound.into(),
+            MembershipRefusal::Busy => RequestError::TooManyRequests,
+        }
+    }
+}
+
+impl From<member::consensus::TransferError> for RequestError {
+    fn from(error: member::consensus::TransferError) -> Self {
+        match error {
+            member::consensus::TransferError::NotLeader { .. } => RequestError::NotLeader,
+            _ => RequestError::BadLeaderTransferee,
+        }
+    }
+}
+
+/// The door to the member, for everything that serves clients. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peers: Peers,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("identity", &self.shared.identity).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    async fn await_end(
+        &self,
+        sequence: u64,
+        send: impl FnOnce(&Inbox) -> bool,
+    ) -> Result<Ended, RequestError> {
+        let shared = &self.shared;
+        let began = *shared.led.borrow();
+        let receiver = shared.proposals.draw(sequence);
+        let _held = Held { tickets: &shared.proposals, ticket: sequence };
+        if !send(&shared.inbox) {
+            return Err(shared.inbox.refusal());
+        }
+        match tokio::time::timeout(shared.request_timeout, receiver).await {
+            Ok(Ok(ended)) => Ok(ended),
+            Ok(Err(_)) => Err(RequestError::Stopped),
+            Err(_) => Err(self.timeout_since(began)),
+        }
+    }
+
+    /// Which of etcd's time-out messages fits what happened meanwhile.
+    fn timeout_since(&self, began: Led) -> RequestError {
+        let now = *self.shared.led.borrow();
+        let disconnected = |leader| self.peers.links().get(&leader).is_none_or(|l| l.state == LinkState::Disconnected);
+        if now.changes != began.changes {
+            RequestError::TimeoutLeaderFailure
+        } else if now.leadership.leader.is_some_and(disconnected) {
+            RequestError::TimeoutConnectionLost
+        } else {
+            RequestError::Timeout
+        }
+    }
+
+    /// Changes the membership as the leader: where in the log the change stands, and the members.
+    pub(crate) async fn change_membership_as_leader(
+        &self,
+        mut change: MembershipChange,
+    ) -> Result<(u64, Vec<MemberRow>), RequestError> {
+        let sequence = self.shared.next_sequence();
+        change.id = Some(RequestId { member: self.shared.origin, sequence });
+        let ended = self
+            .await_end(sequence, |inbox| inbox.urgent(Input::ProposeMembership(change)))
+            .await?;
+        match ended {
+            Ended::Applied { index, completion: Completion::Membership(result), .. } => {
+                Ok((index, result?))
+            }
+            Ended::Applied { .. } => Err(RequestError::Stopped),
+            Ended::Refused(error) => Err(error),
+        }
+    }
+
+    async fn ask_lease(
+        &self,
+        input: impl FnOnce(u64) -> Input,
+        call: leader_request::Call,
+    ) -> Result<Option<LeaseTtl>, RequestError> {
+        match self.ask_lease_here(input).await? {
+            Ok(lease) => Ok(lease),
+            Err(_) => match self.ask_leader(call).await? {
+                leader_reply::Reply::LeaseTtl(ttl) => Ok((ttl.ttl >= 0)
+                    .then_some(LeaseTtl { ttl: ttl.ttl, granted_ttl: ttl.granted_ttl })),
+                _ => Err(RequestError::Stopped),
+            },
+        }
+    }
+
+    /// The inner error names the leader this member would ask.
+    pub(crate) async fn ask_lease_here(
+        &self,
+        input: impl FnOnce(u64) -> Input,
+    ) -> Result<Result<Option<LeaseTtl>, Option<u64>>, RequestError> {
+        let shared = &self.shared;
+        let ticket = shared.next_sequence();
+        let receiver = shared.leases.draw(ticket);
+        let _held = Held { tickets: &shared.leases, ticket };
+        if !shared.inbox.urgent(input(ticket)) {
+            return Err(shared.inbox.refusal());
+        }
+        match tokio::time::timeout(shared.request_timeout, receiver).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(RequestError::Stopped),
+            Err(_) => Err(RequestError::Timeout),
+        }
+    }
+
+    async fn ask_leader(
+        &self,
+        call: leader_request::Call,
+    ) -> Result<leader_reply::Reply, RequestError> {
+        let shared = &self.shared;
+        let mut leadership = shared.leadership.subscribe();
+        let known = leadership.wait_for(|now| now.leader.is_some());
+        let leader = match tokio::time::timeout(shared.request_timeout, known).await {
+            Ok(Ok(now)) => now.leader.unwrap_or_default(),
+            Ok(Err(_)) => return Err(RequestError::Stopped),
+            Err(_) => return Err(RequestError::NoLeader),
+        };
+        if leader == shared.identity.member_id {
+            // It became the leader meanwhile; the caller's retry is served here.
+            return Err(RequestError::LeaderChanged);
+        }
+        let request = LeaderRequest { hello: None, call: Some(call) };
+        let reply = self
+            .peers
+            .leader_call(leader, request, shared.request_timeout)
+            .await
+            .map_err(|_| RequestError::TimeoutConnectionLost)?;
+        match reply.reply {
+            Some(leader_reply::Reply::Error(error)) => Err(RequestError::Remote {
+                code: error.kind.parse().unwrap_or(UNKNOWN),
+                message: error.message,
+            }),
+            Some(reply) => Ok(reply),
+            None => Err(RequestError::Stopped),
+        }
+    }
+}
+
+impl Door for Handle {
+    async fn propose(&self, op: Op) -> Result<AppliedOutcome, RequestError> {
+        let shared = &self.shared;
+        let sequence = shared.next_sequence();
+        let id = RequestId { member: shared.origin, sequence };
+        let command = Bytes::from(Command { id: Some(id), op: Some(op) }.encode_to_vec());
+        if command.len() > shared.request_bytes_max {
+            return Err(RequestError::TooLarge);
+        }
+        let deadline_us = shared.now_us() + duration_us(shared.request_timeout);
+        let proposal = Proposal { sequence, deadline_us, command };
+        match self.await_end(sequence, |inbox| inbox.propose(proposal)).await? {
+            Ended::Applied { index, term, completion: Completion::Command(outcome) } => {
+                Ok(AppliedOutcome { index, term, response: outcome.result? })
+            }
+            Ended::Applied { .. } => Err(RequestError::Stopped),
+            Ended::Refused(error) => Err(error),
+        }
+    }
+
+    async fn linearizable_view(&self) -> Result<View, RequestError> {
+        let shared = &self.shared;
+        let began = *shared.led.borrow();
+        let ticket = shared.next_sequence();
+        let receiver = shared.reads.draw(ticket);
+        let _held = Held { tickets: &shared.reads, ticket };
+        if !shared.inbox.read(ticket) {
+            return Err(shared.inbox.refusal());
+        }
+        let read = async {
+            let index = match receiver.await {
+                Ok(Some(index)) => index,
+                Ok(None) => return Err(self.timeout_since(began)),
+                Err(_) => return Err(RequestError::Stopped),
+            };
+            if !shared.applied.reached_already(index) {
+                shared.applied.wait_for(index).await;
+            }
+            Ok(self.view())
+        };
+        match tokio::time::timeout(shared.request_timeout, read).await {
+            Ok(result) => result,
+            Err(_) => Err(self.timeout_since(began)),
+        }
+    }
+
+    fn view(&self) -> View {
+        View::clone(&self.shared.view.load())
+    }
+
+    fn status(&self) -> Arc<NodeStatus> {
+        self.shared.status.load_full()
+    }
+
+    fn leadership(&self) -> Leadership {
+        *self.shared.leadership.borrow()
+    }
+
+    fn leader_changes(&self) -> watch::Receiver<Leadership> {
+        self.shared.leadership.subscribe()
+    }
+
+    async fn change_membership(
+        &self,
+        change: door::MembershipChange,
+    ) -> Result<Vec<MemberRow>, RequestError> {
+        let change = MembershipChange {
+            id: None,
+            kind: change.kind.into(),
+            member: Some(change.member),
+        };
+        if self.shared.led.borrow().is_leader {
+            return Ok(self.change_membership_as_leader(change).await?.1);
+        }
+        let call = leader_request::Call::Membership(proto::peer::MembershipProposal {
+            change: Some(change),
+        });
+        let leader_reply::Reply::ReadIndex(reply) = self.ask_leader(call).await? else {
+            return Err(RequestError::Stopped);
+        };
+        // What the leader has applied the caller may expect to see here too.
+        let wait = self.shared.applied.wait_for(reply.index);
+        tokio::time::timeout(self.shared.request_timeout, wait)
+            .await
+            .map_err(|_| RequestError::TimeoutAppliedIndex)?;
+        Ok(Door::view(self).members())
+    }
+
+    async fn move_leader(&self, to: u64) -> Result<(), RequestError> {
+        let shared = &self.shared;
+        let mut led = shared.led.subscribe();
+        if !led.borrow().is_leader {
+            return Err(RequestError::NotLeader);
+        }
+        if to == shared.identity.member_id {
+            return Ok(());
+        }
+        let ticket = shared.next_sequence();
+        let receiver = shared.transfers.draw(ticket);
+        let _held = Held { tickets: &shared.transfers, ticket };
+        if !shared.inbox.urgent(Input::TransferLeader { ticket, to }) {
+            return Err(shared.inbox.refusal());
+        }
+        let moved = async {
+            receiver.await.map_err(|_| RequestError::Stopped)??;
+            let done = led.wait_for(|now| now.leadership.leader.is_some() && !now.is_leader).await;
+            done.map(drop).map_err(|_| RequestError::Stopped)
+        };
+        tokio::time::timeout(TRANSFER_ELECTIONS * shared.election_timeout, moved)
+            .await
+            .unwrap_or(Err(RequestError::TimeoutLeaderTransfer))
+    }
+
+    async fn lease_keep_alive(&self, id: i64) -> Result<i64, RequestError> {
+        let call = leader_request::Call::LeaseKeepAlive(proto::peer::LeaseKeepAlive { id });
+        let lease = self.ask_lease(|ticket| Input::LeaseKeepAlive { ticket, id }, call).await?;
+        Ok(lease.map_or(0, |lease| lease.ttl))
+    }
+
+    async fn lease_time_to_live(&self, id: i64) -> Result<Option<LeaseTtl>, RequestError> {
+        let call = leader_request::Call::LeaseTimeToLive(proto::peer::LeaseTimeToLive { id });
+        self.ask_lease(|ticket| Input::LeaseTimeToLive { ticket, id }, call).await
+    }
+
+    async fn defragment(&self) -> Result<(), RequestError> {
+        let rebuilt = self.shared.backend.rebuild(Door::view(self)).await;
+        rebuilt.map_err(RequestError::Other)
+    }
+
+    fn identity(&self) -> Identity {
+        self.shared.identity
+    }
+}
+
+/// gRPC's code Unknown.
+const UNKNOWN: i32 = 2;
+
+fn duration_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

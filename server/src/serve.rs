@@ -1,0 +1,577 @@
+//! Sockets: binding them, accepting connections, and sharing these out among the client threads.
+//!
+//! Each client thread runs a current-thread runtime and owns the connections it is given, so that what
+//! a connection touches stays on one processor; measured, that serves a third more calls than one
+//! runtime that steals work. One more thread accepts and hands the connections out in turn.
+//!
+//! gRPC and plain pages share a port. Everything a stranger can hold up has a limit: the number of
+//! connections, the time until the first bytes and the headers, the streams of a connection, and how
+//! many calls may be cancelled in a burst before their answers are given up.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use http::Response;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tonic::body::Body;
+use tower::ServiceExt;
+
+use crate::api::Shared;
+use crate::api::front::Front;
+use crate::config::{Address, Config, Url};
+use crate::door::Door;
+use crate::http::{client_router, metrics_router};
+use crate::metrics::Metrics;
+use crate::shutdown::stopped;
+
+/// Connections the kernel keeps until they are accepted.
+const BACKLOG: i32 = 4_096;
+/// How long a connection may stay silent at its beginning.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Fewer bytes than any request and any HTTP/2 preface has.
+const FIRST_BYTES_MIN: u64 = 16;
+/// How long the headers of an HTTP/1 request may take.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls of one connection that may be cancelled before they were taken up. hyper's own limit of 20
+/// closes the connection of a client that cancels a burst of calls.
+const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = 10_000;
+/// Streams of one connection we may have reset for the client's errors before it is closed.
+const LOCAL_ERROR_RESET_STREAMS_MAX: usize = 10_000;
+/// Bytes of the headers of one call; as grpc-go.
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 20;
+/// How long to wait after a failed accept, which mostly means that descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Silence after which TCP asks whether the other side is still there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// Threads for clients when the number of processors decides.
+const CLIENT_THREADS_MAX: usize = 16;
+/// How long open calls may take to end once the member stops.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A socket that cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("--{flag} {url}: listen {network} {address}: bind: {reason}")]
+pub struct BindError {
+    flag: &'static str,
+    url: String,
+    network: &'static str,
+    address: String,
+    reason: String,
+}
+
+/// What is served on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// gRPC and pages.
+    All,
+    /// gRPC alone.
+    Grpc,
+    /// Pages alone.
+    Pages,
+    /// Metrics and health alone.
+    Metrics,
+}
+
+#[derive(Debug)]
+enum Listening {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+/// The name of a Unix socket, which goes when the listener goes.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// One bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    content: Content,
+    url: Url,
+    listening: Listening,
+}
+
+impl Listener {
+    /// The URL it was bound for.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The address really bound, which tells the port when port 0 was asked for.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match &self.listening {
+            Listening::Tcp(listener) => listener.local_addr().ok(),
+            Listening::Unix(..) => None,
+        }
+    }
+}
+
+/// Options of the sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketOptions {
+    /// Set SO_REUSEPORT.
+    pub reuse_port: bool,
+}
+
+/// Binds every URL clients may come to. Nothing is accepted yet.
+pub fn bind_all(config: &Config) -> Result<Vec<Listener>, BindError> {
+    let options = SocketOptions { reuse_port: config.socket_reuse_port };
+    let grpc = if config.listen_client_http_urls.is_empty() { Content::All } else { Content::Grpc };
+    let mut listeners = Vec::new();
+    for (flag, content, urls) in [
+        ("listen-client-urls", grpc, &config.listen_client_urls),
+        ("listen-client-http-urls", Content::Pages, &config.listen_client_http_urls),
+        ("listen-metrics-urls", Content::Metrics, &config.listen_metrics_urls),
+    ] {
+        for url in urls {
+            listeners.push(bind(flag, content, url, options)?);
+        }
+    }
+    Ok(listeners)
+}
+
+fn bind(
+    flag: &'static str,
+    content: Content,
+    url: &Url,
+    options: SocketOptions,
+) -> Result<Listener, BindError> {
+    let refused = |network, address: String, error: &io::Error| {
+        // The operating system's text without Rust's number behind it.
+        let text = error.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default();
+        let reason = text.chars().take(1).flat_map(char::to_lowercase).chain(text.chars().skip(1));
+        BindError { flag, url: url.to_string(), network, address, reason: reason.collect() }
+    };
+    let address = url.bind_address().map_err(|e| refused("tcp", url.host().to_owned(), &e))?;
+    let listening = match address {
+        Address::Tcp(address) => bind_tcp(address, options)
+            .map(Listening::Tcp)
+            .map_err(|e| refused("tcp", address.to_string(), &e))?,
+        Address::Unix(path) => bind_unix(&path)
+            .map(|listener| Listening::Unix(listener, SocketFile(path.clone())))
+            .map_err(|e| refused("unix", path.display().to_string(), &e))?,
+    };
+    Ok(Listener { content, url: url.clone(), listening })
+}
+
+/// Binds one TCP address. Like Go, it sets SO_REUSEADDR always, so that a restart need not wait for
+/// old connections; so `--socket-reuse-address` finds its wish fulfilled.
+pub fn bind_tcp(address: SocketAddr, options: SocketOptions) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if options.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // "[::]" means every address, those of IPv4 too.
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    // A socket somebody left behind would be in the way for ever. Anything else stays where it is.
+    let is_stale = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+        && std::os::unix::net::UnixStream::connect(path).is_err();
+    if is_stale {
+        std::fs::remove_file(path)?;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// How connections are served.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeOptions {
+    threads: usize,
+    connections_max: usize,
+    concurrent_streams_max: u32,
+    keepalive_interval: Option<Duration>,
+    keepalive_timeout: Duration,
+}
+
+impl ServeOptions {
+    /// Takes them out of all settings.
+    pub fn of(config: &Config) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = config.client_threads.unwrap_or(processors.clamp(1, CLIENT_THREADS_MAX));
+        let for_ever = Duration::from_secs(u64::from(u32::MAX));
+        Self {
+            threads,
+            connections_max: config.client_connections_max,
+            concurrent_streams_max: config.max_concurrent_streams,
+            keepalive_interval: Some(config.grpc_keepalive_interval).filter(|i| !i.is_zero()),
+            keepalive_timeout: Some(config.grpc_keepalive_timeout)
+                .filter(|timeout| !timeout.is_zero())
+                .unwrap_or(for_ever),
+        }
+    }
+}
+
+/// Connections being accepted and served.
+#[derive(Debug)]
+pub struct Serving {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Waits until all connections have ended. They begin to when `stopping` turns true.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a client thread panicked");
+            }
+        }
+    }
+}
+
+/// Begins to accept and serve. Ends when `stopping` turns true: no more connections are accepted, the
+/// open ones are told, and what they still do may take [`DRAIN_TIMEOUT`].
+pub fn serve<D: Door>(
+    listeners: Vec<Listener>,
+    shared: &Arc<Shared<D>>,
+    options: ServeOptions,
+) -> io::Result<Serving> {
+    let mut threads = Vec::new();
+    let mut senders = Vec::new();
+    for number in 0..options.threads {
+        // Bounded by the permits of the connections, which are taken first.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        senders.push(sender);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let shared = Arc::clone(shared);
+        let thread = std::thread::Builder::new().name(format!("client-{number}"));
+        threads.push(thread.spawn(move || {
+            let stopping = shared.stopping.clone();
+            runtime.block_on(client_thread(receiver, &shared, options, stopping));
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        })?);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stopping = shared.stopping.clone();
+    let thread = std::thread::Builder::new().name("accept".to_owned());
+    threads.push(thread.spawn(move || {
+        runtime.block_on(accept_all(listeners, senders, options.connections_max, stopping));
+    })?);
+    Ok(Serving { threads })
+}
+
+enum Stream {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+struct Accepted {
+    stream: Stream,
+    content: Content,
+    _permit: OwnedSemaphorePermit,
+}
+
+async fn accept_all(
+    listeners: Vec<Listener>,
+    senders: Vec<mpsc::UnboundedSender<Accepted>>,
+    connections_max: usize,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let permits = Arc::new(Semaphore::new(connections_max));
+    let senders = Arc::new(senders);
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for listener in listeners {
+        let (permits, senders, next) = (Arc::clone(&permits), Arc::clone(&senders), Arc::clone(&next));
+        tasks.spawn(async move {
+            let url = listener.url.to_string();
+            if let Err(error) = accept(listener, &permits, &senders, &next).await {
+                tracing::error!(%error, url, "cannot accept connections");
+            }
+        });
+    }
+    stopped(&mut stopping).await;
+    tasks.shutdown().await;
+}
+
+async fn accept(
+    listener: Listener,
+    permits: &Arc<Semaphore>,
+    senders: &[mpsc::UnboundedSender<Accepted>],
+    next: &AtomicU64,
+) -> io::Result<()> {
+    let content = listener.content;
+    let (acceptor, _socket_file) = match listener.listening {
+        Listening::Tcp(tcp) => (Acceptor::Tcp(TcpListener::from_std(tcp)?), None),
+        Listening::Unix(unix, file) => (Acceptor::Unix(UnixListener::from_std(unix)?), Some(file)),
+    };
+    loop {
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return Ok(()) };
+        match acceptor.accept().await {
+            Ok(stream) => {
+                let turn = next.fetch_add(1, Ordering::Relaxed) as usize % senders.len();
+                // A thread that has ended takes no more; the connection is closed.
+                let _ = senders[turn].send(Accepted { stream, content, _permit: permit });
+            }
+            Err(error) => {
+                tracing::warn!(%error, url = %listener.url, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE);
+                socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                Ok(Stream::Tcp(stream.into_std()?))
+            }
+            Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0.into_std()?)),
+        }
+    }
+}
+
+/// What one client thread serves.
+struct Pages<D: Door> {
+    front: Front<D>,
+    all: Router,
+    metrics: Router,
+}
+
+async fn client_thread<D: Door>(
+    mut accepted: mpsc::UnboundedReceiver<Accepted>,
+    shared: &Arc<Shared<D>>,
+    options: ServeOptions,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let pages = Arc::new(Pages {
+        front: Front::new(shared),
+        all: client_router(shared),
+        metrics: metrics_router(shared),
+    });
+    let builder = Arc::new(connection_builder(options));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            next = accepted.recv() => {
+                let Some(accepted) = next else { break };
+                let task = connection(
+                    accepted,
+                    Arc::clone(&pages),
+                    Arc::clone(&builder),
+                    Arc::clone(&shared.metrics),
+                    stopping.clone(),
+                );
+                connections.spawn(task);
+            }
+            // Takes finished ones off the books.
+            _ = connections.join_next(), if !connections.is_empty() => {}
+            () = stopped(&mut stopping) => break,
+        }
+    }
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+        tracing::warn!("open calls did not end in time and are cut off");
+    }
+}
+
+fn connection_builder(options: ServeOptions) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.concurrent_streams_max)
+        .max_pending_accept_reset_streams(PENDING_ACCEPT_RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(LOCAL_ERROR_RESET_STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout);
+    builder
+}
+
+async fn connection<D: Door>(
+    accepted: Accepted,
+    pages: Arc<Pages<D>>,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    metrics: Arc<Metrics>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let Accepted { stream, content, _permit } = accepted;
+    let received = Arc::new(AtomicU64::new(0));
+    let stream = match stream {
+        Stream::Tcp(stream) => TcpStream::from_std(stream).map(Transport::Tcp),
+        Stream::Unix(stream) => UnixStream::from_std(stream).map(Transport::Unix),
+    };
+    let Ok(transport) = stream else { return };
+    let io = Metered { transport, received: Arc::clone(&received), metrics: Arc::clone(&metrics) };
+    let service = service_fn(move |request| {
+        let pages = Arc::clone(&pages);
+        async move { Ok::<_, Infallible>(answer(&pages, content, request).await) }
+    });
+    metrics.client_connections.inc();
+    let mut served = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut first_bytes = pin!(tokio::time::sleep(FIRST_BYTES_TIMEOUT));
+    let mut is_silent = true;
+    // How a connection ends is the client's affair; errors are those of broken connections.
+    loop {
+        tokio::select! {
+            result = served.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "connection ended");
+                }
+                break;
+            }
+            () = first_bytes.as_mut(), if is_silent => {
+                if received.load(Ordering::Relaxed) < FIRST_BYTES_MIN {
+                    break;
+                }
+                is_silent = false;
+            }
+            () = stopped(&mut stopping) => {
+                served.as_mut().graceful_shutdown();
+                // The thread gives up on us if this takes too long.
+                let _ = served.await;
+                break;
+            }
+        }
+    }
+    metrics.client_connections.dec();
+}
+
+async fn answer<D: Door>(
+    pages: &Pages<D>,
+    content: Content,
+    request: http::Request<Incoming>,
+) -> Response<Body> {
+    let is_grpc = Front::<D>::is_grpc(&request);
+    let router = match content {
+        Content::All | Content::Grpc if is_grpc => return pages.front.call(request).await,
+        Content::All | Content::Pages => pages.all.clone(),
+        Content::Metrics => pages.metrics.clone(),
+        // Pages have sockets of their own.
+        Content::Grpc => Router::new(),
+    };
+    match router.oneshot(request.map(axum::body::Body::new)).await {
+        Ok(response) => response.map(Body::new),
+        Err(never) => match never {},
+    }
+}
+
+enum Transport {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connection whose bytes are counted.
+struct Metered {
+    transport: Transport,
+    received: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        })?;
+        let read = (buf.filled().len() - before) as u64;
+        self.received.fetch_add(read, Ordering::Relaxed);
+        self.metrics.client_received_bytes.inc_by(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Metered {
+    fn sent(&self, result: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(written)) = result {
+            self.metrics.client_sent_bytes.inc_by(*written as u64);
+        }
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        self.sent(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        };
+        self.sent(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

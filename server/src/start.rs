@@ -1,0 +1,83 @@
+//! The whole of a member's life, for `main`: settle in, serve, leave.
+//!
+//! Doors are bound before anything is written, so that a port in use leaves no trace.
+
+use std::sync::{Arc, OnceLock};
+
+use state::{Changes, View};
+use tokio::sync::watch;
+
+use crate::api::{Settings, Shared};
+use crate::boot::{self, Begun};
+use crate::config::{Config, texts};
+use crate::fanout::Fanout;
+use crate::metrics::Metrics;
+use crate::node::{AppliedSink, Fatal, StewardConfig, run_steward};
+use crate::{run, serve, telemetry};
+
+impl AppliedSink for Fanout {
+    fn applied(&mut self, view: &View, changes: &Changes, replaced: bool) {
+        Fanout::applied(self, view, changes, replaced);
+    }
+}
+
+/// Serves until told to stop, or until the member can not go on. The error is one line.
+pub fn start(config: &Config) -> Result<(), String> {
+    telemetry::install(&config.log_outputs, config.log_level, config.log_format)
+        .map_err(|error| error.to_string())?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let listeners = serve::bind_all(config).map_err(|error| error.to_string())?;
+    let metrics = Arc::new(Metrics::new());
+    let house = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("house")
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let (stop, stopping) = watch::channel(false);
+    let broken = Arc::new(OnceLock::new());
+    let fatal = Fatal::default();
+    let mut fanout = None;
+    let begun = house.block_on(boot::begin(config, &metrics, &fatal, |view| {
+        let interval = config.watch_progress_notify_interval;
+        let (stop, broken) = (stop.clone(), Arc::clone(&broken));
+        let fatal = move |reason: String| {
+            tracing::error!(reason, "cannot go on");
+            // The first reason is the one that counts.
+            let _ = broken.set(reason);
+            stop.send_replace(true);
+        };
+        let started = Fanout::start(view, interval, Arc::clone(&metrics), fatal)?;
+        fanout = Some(started.clone());
+        Ok(vec![Box::new(started)])
+    }));
+    let Begun { node, data_dir: _locked, .. } = begun.map_err(|error| error.to_string())?;
+    let fanout = fanout.ok_or("the watch thread was not started")?;
+    let handle = node.handle();
+    let failure = house.spawn({
+        let (fatal, stop) = (fatal.clone(), stop.clone());
+        async move {
+            let reason = fatal.raised().await;
+            stop.send_replace(true);
+            reason
+        }
+    });
+    let steward = StewardConfig {
+        name: config.name.clone(),
+        client_urls: texts(&config.advertise_client_urls),
+    };
+    house.spawn(run_steward(handle.clone(), steward));
+    let shared = Arc::new(Shared::new(handle, Settings::of(config), metrics, fanout.clone(), stopping));
+    let served = run::run(config, listeners, &shared, &stop).map_err(|error| error.to_string());
+    fanout.stop();
+    node.stop();
+    if failure.is_finished() {
+        return Err(house.block_on(failure).unwrap_or_else(|error| error.to_string()));
+    }
+    match broken.get() {
+        Some(reason) => Err(reason.clone()),
+        None => served,
+    }
+}
