@@ -2,7 +2,8 @@
 # Clients that others wrote, against one and against three real members of a given binary: the etcd-client crate and
 # python-etcd3. Builds the first and installs the second into the cache if they are not there yet.
 #
-#   .ci/clients.sh BIN          needs protoc (Debian: protobuf-compiler) and python3 with venv
+#   .ci/clients.sh BIN          needs protoc and its own .proto files (Debian: protobuf-compiler,
+#                               libprotobuf-dev) and python3 with venv
 #
 #   LOCKS   set to call the Lock and Election services too
 set -euo pipefail

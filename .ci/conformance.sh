@@ -57,6 +57,12 @@ session() {
   read -r p f < <(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed$/\1 \2/p' "$out" | tail -n 1) || true
   passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0}))
   if ((rc != 0 && ${f:-0} == 0)); then bad "the session ends by itself" "exit 0" "exit $rc"; fi
+  if ((rc != 0)); then # what the members had to say about it
+    for p in "$running"/*.log; do
+      echo "# $p"
+      grep -vE '"level":"(info|debug)"' "$p" | cut -c1-400 | tail -n 5 || true
+    done
+  fi
 }
 
 one() { up one 1 --watch-progress-notify-interval=1s && PROGRESS=1 session && down; }
