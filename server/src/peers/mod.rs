@@ -636,8 +636,8 @@ impl Peers {
             link.bulk.finish();
         }
         // A stream that has ended is closed by the peer in turn, when it has read it all.
-        let open = || links.values().any(|it| !it.bulk.is_closed() || !it.control.is_closed());
-        while open() && Instant::now() < deadline {
+        let flowing = || links.values().any(|it| it.bulk.is_flowing() || it.control.is_flowing());
+        while flowing() && Instant::now() < deadline {
             std::thread::sleep(FLUSH_INTERVAL);
         }
         let threads = std::mem::take(&mut *lock(&self.threads));

@@ -157,9 +157,9 @@ impl<T> Outbox<T> {
         Poll::Pending
     }
 
-    /// There is no connection, so nothing is on its way.
-    pub(super) fn is_closed(&self) -> bool {
-        self.lock().phase == Phase::Closed
+    /// Something may be on its way to a peer that has accepted us.
+    pub(super) fn is_flowing(&self) -> bool {
+        matches!(self.lock().phase, Phase::Open | Phase::Finishing)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
@@ -208,8 +208,8 @@ mod tests {
         assert_eq!(outbox.push(2, 10, Admit::Connecting), Err(2));
         assert_eq!(pull(&outbox, session), Poll::Ready(Some(1)));
         assert_eq!(pull(&outbox, session), Poll::Ready(None));
-        assert!(!outbox.is_closed());
-        assert!(outbox.close().is_empty() && outbox.is_closed());
+        assert!(outbox.is_flowing());
+        assert!(outbox.close().is_empty() && !outbox.is_flowing());
     }
 
     #[test]
