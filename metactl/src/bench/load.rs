@@ -25,6 +25,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const REFUSALS_MAX: u64 = 1000;
 /// A timer fires up to so late by design; only more than that counts as waiting of the request.
 const TIMER_SLACK: Duration = Duration::from_millis(1);
+/// How long after the end of an open loop requests may still be sent that fell due before it.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest latency a histogram tells apart.
 const LATENCY_US_MAX: u64 = 120_000_000;
 
@@ -325,11 +327,12 @@ impl Pace {
         if index >= self.total {
             return None;
         }
-        let due = match self.rate {
-            None => now,
-            Some(rate) => self.started + Duration::from_secs_f64(index as f64 / rate),
+        let Some(rate) = self.rate else {
+            return self.until.is_none_or(|until| now < until).then_some(now);
         };
-        self.until.is_none_or(|until| due < until && now < until).then_some(due)
+        // What fell due in time is sent, however late: to leave it out would flatter the server.
+        let due = self.started + Duration::from_secs_f64(index as f64 / rate);
+        self.until.is_none_or(|until| due < until && now < until + DRAIN_TIMEOUT).then_some(due)
     }
 }
 
@@ -393,7 +396,8 @@ mod tests {
         let late = started + Duration::from_millis(900);
         assert_eq!(pace.due(100, late), Some(started + Duration::from_millis(100)));
         assert_eq!(pace.due(1000, late), None);
-        assert_eq!(pace.due(100, started + Duration::from_secs(2)), None);
+        assert!(pace.due(100, started + Duration::from_secs(2)).is_some());
+        assert_eq!(pace.due(100, started + Duration::from_secs(1) + DRAIN_TIMEOUT), None);
     }
 
     #[test]

@@ -1,0 +1,22 @@
+//! The binary as a user meets it: against a member held in memory, and given nonsense.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod manners;
+mod online;
+mod store;
+
+use std::process::{Command, Output, Stdio};
+
+/// Runs the binary to its end.
+fn metactl(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_metactl"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}

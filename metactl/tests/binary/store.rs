@@ -1,0 +1,222 @@
+//! A member in memory: enough of KV, Watch, Cluster and Maintenance for the tool to work against.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use client::proto::etcdserverpb as pb;
+use client::proto::mvccpb::{Event, KeyValue};
+use futures::Stream;
+use pb::kv_server::{Kv, KvServer};
+use pb::maintenance_server::{Maintenance, MaintenanceServer};
+use pb::watch_server::{Watch, WatchServer};
+use tokio::sync::broadcast;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{BroadcastStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Events a slow watcher may lag behind.
+const EVENTS_MAX: usize = 1 << 16;
+
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) keys: BTreeMap<Vec<u8>, KeyValue>,
+    revision: i64,
+    /// Every second put is refused with this.
+    pub(crate) refusal: Option<Status>,
+    pub(crate) puts: u64,
+    /// What `Snapshot` sends.
+    pub(crate) snapshot: Vec<u8>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) contents: Arc<Mutex<Contents>>,
+    events: broadcast::Sender<KeyValue>,
+}
+
+/// A running store; ends with its runtime.
+pub(crate) struct Running {
+    pub(crate) store: Store,
+    pub(crate) address: SocketAddr,
+    _runtime: tokio::runtime::Runtime,
+}
+
+pub(crate) fn start() -> Running {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let store = Store {
+        contents: Arc::new(Mutex::new(Contents {
+            keys: BTreeMap::new(),
+            revision: 1,
+            refusal: None,
+            puts: 0,
+            snapshot: Vec::new(),
+        })),
+        events: broadcast::channel(EVENTS_MAX).0,
+    };
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    runtime.spawn(
+        tonic::transport::Server::builder()
+            .add_service(KvServer::new(store.clone()))
+            .add_service(WatchServer::new(store.clone()))
+            .add_service(MaintenanceServer::new(store.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    Running { store, address, _runtime: runtime }
+}
+
+fn header(revision: i64) -> Option<pb::ResponseHeader> {
+    Some(pb::ResponseHeader { member_id: 0xabc, revision, ..Default::default() })
+}
+
+fn unused<T>() -> Answer<T> {
+    Err(Status::unimplemented("not in this store"))
+}
+
+#[tonic::async_trait]
+impl Kv for Store {
+    type RangeStreamStream = Answers<pb::RangeStreamResponse>;
+
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Answer<pb::RangeResponse> {
+        let request = request.into_inner();
+        let contents = self.contents.lock().unwrap();
+        let (first, end) = (request.key.to_vec(), request.range_end.to_vec());
+        let within = |key: &[u8]| match &end[..] {
+            [] => key == first,
+            [0] => key >= &first[..],
+            end => key >= &first[..] && key < end,
+        };
+        let kvs: Vec<KeyValue> =
+            contents.keys.values().filter(|kv| within(&kv.key)).cloned().collect();
+        let count = kvs.len() as i64;
+        let header = header(contents.revision);
+        Ok(Response::new(pb::RangeResponse { header, kvs, count, more: false }))
+    }
+
+    async fn range_stream(&self, _: Request<pb::RangeRequest>) -> Answer<Self::RangeStreamStream> {
+        unused()
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
+        let request = request.into_inner();
+        let mut contents = self.contents.lock().unwrap();
+        contents.puts += 1;
+        if let Some(refusal) = &contents.refusal
+            && contents.puts.is_multiple_of(2)
+        {
+            return Err(refusal.clone());
+        }
+        contents.revision += 1;
+        let kv = KeyValue {
+            key: request.key.clone(),
+            value: request.value,
+            mod_revision: contents.revision,
+            ..Default::default()
+        };
+        contents.keys.insert(request.key.to_vec(), kv.clone());
+        // Nobody may be watching.
+        drop(self.events.send(kv));
+        Ok(Response::new(pb::PutResponse { header: header(contents.revision), prev_kv: None }))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Answer<pb::DeleteRangeResponse> {
+        let mut contents = self.contents.lock().unwrap();
+        let deleted = i64::from(contents.keys.remove(&request.into_inner().key[..]).is_some());
+        Ok(Response::new(pb::DeleteRangeResponse { deleted, ..Default::default() }))
+    }
+
+    async fn txn(&self, _: Request<pb::TxnRequest>) -> Answer<pb::TxnResponse> {
+        unused()
+    }
+
+    async fn compact(&self, _: Request<pb::CompactionRequest>) -> Answer<pb::CompactionResponse> {
+        unused()
+    }
+}
+
+#[tonic::async_trait]
+impl Watch for Store {
+    type WatchStream = Answers<pb::WatchResponse>;
+
+    async fn watch(&self, _: Request<Streaming<pb::WatchRequest>>) -> Answer<Self::WatchStream> {
+        let (events, revision) = {
+            let contents = self.contents.lock().unwrap();
+            (self.events.subscribe(), contents.revision)
+        };
+        let created =
+            pb::WatchResponse { header: header(revision), created: true, ..Default::default() };
+        let events = BroadcastStream::new(events).map(|kv| {
+            let kv = kv.map_err(|lag| Status::internal(lag.to_string()))?;
+            Ok(pb::WatchResponse {
+                header: header(kv.mod_revision),
+                events: vec![Event { kv: Some(kv), ..Default::default() }],
+                ..Default::default()
+            })
+        });
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(created)).chain(events))))
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for Store {
+    type SnapshotStream = Answers<pb::SnapshotResponse>;
+
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Answer<pb::StatusResponse> {
+        Ok(Response::new(pb::StatusResponse {
+            header: header(self.contents.lock().unwrap().revision),
+            version: "3.6.0".into(),
+            leader: 0xabc,
+            ..Default::default()
+        }))
+    }
+
+    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
+        let snapshot = self.contents.lock().unwrap().snapshot.clone();
+        let pieces: Vec<_> = snapshot
+            .chunks(1000)
+            .map(|piece| {
+                Ok(pb::SnapshotResponse { blob: piece.to_vec().into(), ..Default::default() })
+            })
+            .collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
+    }
+
+    async fn alarm(&self, _: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
+        unused()
+    }
+
+    async fn defragment(
+        &self,
+        _: Request<pb::DefragmentRequest>,
+    ) -> Answer<pb::DefragmentResponse> {
+        unused()
+    }
+
+    async fn hash(&self, _: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
+        unused()
+    }
+
+    async fn hash_kv(&self, _: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
+        unused()
+    }
+
+    async fn move_leader(
+        &self,
+        _: Request<pb::MoveLeaderRequest>,
+    ) -> Answer<pb::MoveLeaderResponse> {
+        unused()
+    }
+
+    async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
+        unused()
+    }
+}
