@@ -128,6 +128,8 @@ pub(crate) struct BatchHeader {
     pub(crate) batch_bytes: u32,
     pub(crate) record_count: u32,
     pub(crate) synced: Watermark,
+    /// Over the checksums of the record headers, so that `crc` stands for the whole batch.
+    pub(crate) records_crc: u32,
     pub(crate) crc: u32,
 }
 
@@ -175,6 +177,8 @@ pub(crate) struct BatchEncoder {
     /// Payload pieces to slip in before the byte of `buf` at the position.
     lent: Vec<(usize, Bytes)>,
     lent_bytes: u64,
+    /// Over the record headers' checksums so far.
+    records_crc: u32,
 }
 
 impl BatchEncoder {
@@ -191,6 +195,7 @@ impl BatchEncoder {
         self.buf.clear();
         self.lent.clear();
         self.lent_bytes = 0;
+        self.records_crc = 0;
         self.buf.resize(BATCH_HEADER_BYTES, 0);
         let mut record_count = 0u32;
         if let Some(hard_state) = batch.hard_state {
@@ -232,6 +237,7 @@ impl BatchEncoder {
         put_u64(header, 24, batch.entries.last().map_or(0, |entry| entry.index));
         put_u64(header, 32, synced.offset);
         put_u64(header, 40, synced.index);
+        put_u32(header, 48, self.records_crc);
         let crc = crc32c::crc32c_append(seed(salt, offset), &header[..BATCH_HEADER_BYTES - 4]);
         put_u32(header, BATCH_HEADER_BYTES - 4, crc);
         crc
@@ -266,6 +272,7 @@ impl BatchEncoder {
         put_u64(&mut header, 24, index);
         let crc = crc32c::crc32c_append(seed, &header[..RECORD_HEADER_BYTES - 4]);
         put_u32(&mut header, RECORD_HEADER_BYTES - 4, crc);
+        self.records_crc = crc32c::crc32c_append(self.records_crc, &crc.to_le_bytes());
 
         self.buf.extend_from_slice(&header);
         for piece in [context, data] {
@@ -332,6 +339,7 @@ pub(crate) fn decode_batch_header(
         batch_bytes: get_u32(header, 8),
         record_count: get_u32(header, 12),
         synced: Watermark { offset: get_u64(header, 32), index: get_u64(header, 40) },
+        records_crc: get_u32(header, 48),
         crc,
     })
 }
@@ -351,6 +359,7 @@ pub(crate) fn decode_batch(
     let bytes = &bytes[..end];
     let mut batch = LogBatch::default();
     let mut at = offset + BATCH_HEADER_BYTES;
+    let mut records_crc = 0;
     for _ in 0..header.record_count {
         let Some(record) = bytes.get(at..at + RECORD_HEADER_BYTES) else {
             return Err(bad(at, "the batch ends inside a record header"));
@@ -361,6 +370,7 @@ pub(crate) fn decode_batch(
         {
             return Err(bad(at, "the record header's checksum does not match"));
         }
+        records_crc = crc32c::crc32c_append(records_crc, &record[RECORD_HEADER_BYTES - 4..]);
         let data_bytes = get_u32(record, 0) as usize;
         let context_bytes = get_u32(record, 4) as usize;
         let payload_bytes = data_bytes + context_bytes;
@@ -397,6 +407,9 @@ pub(crate) fn decode_batch(
     }
     if at != end {
         return Err(bad(offset, "the batch's length does not match its records"));
+    }
+    if records_crc != header.records_crc {
+        return Err(bad(offset, "the batch holds records of another batch"));
     }
     Ok(DecodedBatch { offset: offset as u64, end: end as u64, header, batch })
 }

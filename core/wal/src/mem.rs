@@ -42,7 +42,7 @@ pub struct MemFaults {
 }
 
 /// The disk. A clone is an independent image, pending operations and all.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct MemDisk {
     /// What goes wrong on purpose.
     pub faults: MemFaults,
@@ -136,6 +136,17 @@ fn write_into(content: &mut Vec<u8>, offset: usize, data: &[u8]) {
 
 fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// Names and sizes; the content would bury whatever else is printed.
+impl std::fmt::Debug for MemDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let files = self.names.iter().filter_map(|(path, node)| match node {
+            Node::File(inode) => Some((path, self.inodes[inode].visible.len())),
+            Node::Dir => None,
+        });
+        f.debug_map().entries(files).finish()
+    }
 }
 
 impl Default for MemDisk {

@@ -247,7 +247,7 @@ impl Tail {
     ) -> Result<Self, LogError> {
         let (name, header) = (names[names.len() - 1], &headers[headers.len() - 1].header);
         let scan = scan_segment(disk, name, header, None)?;
-        let promised = scan.watermark.offset.max(header.opening_end);
+        let promised = scan.watermark.offset;
         let lost = Torn {
             path: name.path(),
             offset: scan.end,

@@ -186,6 +186,7 @@ pub(crate) fn read_header<D: Disk>(
 ) -> Result<HeaderRead, LogError> {
     let path = name.path();
     let file = disk.open(&path)?;
+    // For the header and for all that is read of the file after it.
     disk.drop_cache(&file)?;
     let blocks = read_range(disk, &file, 0, DATA_START)?;
     let (first, second) = blocks.split_at(blocks.len().min(HEADER_BLOCK_BYTES));
@@ -255,7 +256,8 @@ pub(crate) struct Scan {
     pub(crate) end: u64,
     /// Why the batch at `end` does not hold. None if there are only zeros.
     pub(crate) bad: Option<BadBatch>,
-    /// The highest watermark in any good batch header, also behind the bad batch.
+    /// The highest watermark in any good batch header, also behind the bad batch; at least the end
+    /// of the opening.
     pub(crate) watermark: Watermark,
     /// From `end` to the last byte that is not zero.
     pub(crate) left_bytes: u64,
@@ -277,7 +279,6 @@ pub(crate) fn scan_segment<D: Disk>(
     end: Option<u64>,
 ) -> Result<Scan, LogError> {
     let file = disk.open(&name.path())?;
-    disk.drop_cache(&file)?;
     let len = disk.len(&file)?;
     let bytes = read_range(disk, &file, 0, end.map_or(len, |end| end.min(len)))?;
     Ok(scan_bytes(&bytes, header))

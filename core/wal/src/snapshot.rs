@@ -251,14 +251,13 @@ impl SnapshotStore {
         let mut store = Self { faults, ..Self::default() };
         for (dir, parent) in [("member", ""), (SNAPSHOT_DIR, "member"), (CHUNK_DIR, SNAPSHOT_DIR)] {
             ensure_dir(disk, dir)?;
+            // Also for the manifests that are there: a name that is visible after a process died
+            // need not be durable, and log is dropped because of it. The names of their chunks
+            // were made durable before theirs.
             store.sync_dir(disk, parent)?;
         }
         store.read_chunk_names(disk)?;
         store.read_manifests(disk)?;
-        // A name that is visible after a process died need not be durable. Whoever builds on a
-        // snapshot (and drops log because of it) must be able to.
-        store.sync_dir(disk, CHUNK_DIR)?;
-        store.sync_dir(disk, SNAPSHOT_DIR)?;
         let manifests = store.manifests.values().rev().cloned().collect();
         Ok((store, manifests))
     }

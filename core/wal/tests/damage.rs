@@ -356,3 +356,53 @@ fn inspection_reports_what_opening_refuses_and_changes_nothing() {
     assert!(rest.offset < reports[1].synced_through);
     assert_eq!((disk.content(SECOND), disk.changes()), (before, changes));
 }
+
+#[test]
+fn an_older_segment_that_ends_early_is_refused() {
+    let mut disk = two_segments();
+    let mut content = disk.content(FIRST).unwrap();
+    let offsets = batch_offsets(&mut disk, FIRST);
+    content[offsets[2] as usize..].fill(0);
+    disk.put_file(FIRST, &content);
+    let error = Log::open(&mut disk, None, options(3)).unwrap_err().to_string();
+    assert!(error.contains("the segment ends before its successor says"), "{error}");
+}
+
+#[test]
+fn an_older_segment_with_another_end_is_refused_even_under_the_same_salt() {
+    let mut disk = two_segments();
+    let mut other = MemDisk::new();
+    let mut log = Log::create(&mut other, OWNER, options(1)).unwrap();
+    append(&mut log, &hard_state(1, 2, 0), true);
+    append(&mut log, &entries(9, 1, 3), true);
+    log.mark_synced_when_idle().unwrap();
+    drop(log);
+    // The same lengths, the same marks; only the entries' term differs.
+    disk.put_file(FIRST, &other.content(FIRST).unwrap());
+    let offsets = batch_offsets(&mut disk, FIRST);
+    assert_eq!(offsets, batch_offsets(&mut other, FIRST));
+    let error = Log::open(&mut disk, None, options(3)).unwrap_err().to_string();
+    assert!(error.contains("the last batch is not the one its successor names"), "{error}");
+}
+
+#[test]
+fn a_damaged_opening_is_refused_even_on_the_operators_word() {
+    let mut disk = two_segments();
+    disk.flip_bit(SECOND, (DATA_START + 30) * 8);
+    // The hard state stands there: without it a vote could be given twice.
+    let allowed = LogOptions { allow_damaged_tail: true, ..options(3) };
+    let error = Log::open(&mut disk, None, allowed).unwrap_err();
+    assert!(matches!(error, LogError::Corrupt { offset: DATA_START, .. }), "{error}");
+}
+
+#[test]
+fn two_headers_that_hold_and_disagree_are_refused() {
+    let mut disk = two_segments();
+    let mut content = disk.content(SECOND).unwrap();
+    content[4096 + 72] ^= 8;
+    let crc = crc32c::crc32c(&content[4096..4096 + 4092]);
+    content[8188..8192].copy_from_slice(&crc.to_le_bytes());
+    disk.put_file(SECOND, &content);
+    let error = Log::open(&mut disk, None, options(3)).unwrap_err().to_string();
+    assert!(error.contains("the two copies of the segment header disagree"), "{error}");
+}

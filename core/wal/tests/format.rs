@@ -92,8 +92,8 @@ fn batch_and_record_bytes_of_version_0() {
             "2a00000000000000",
             "3820000000000000",
             "0000000000000000",
-            "00000000",
-            "dee1b88f"
+            "6f2a98d4",
+            "36585ec7"
         )
     );
     let hard_state = batch.start + 56;
