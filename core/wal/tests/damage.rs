@@ -406,3 +406,23 @@ fn two_headers_that_hold_and_disagree_are_refused() {
     let error = Log::open(&mut disk, None, options(3)).unwrap_err().to_string();
     assert!(error.contains("the two copies of the segment header disagree"), "{error}");
 }
+
+#[test]
+fn a_record_of_another_batch_is_refused_even_under_the_same_salt() {
+    let log_of = |term| {
+        let mut disk = MemDisk::new();
+        let mut log = Log::create(&mut disk, OWNER, options(1)).expect("a new disk takes a log");
+        append(&mut log, &entries(term, 1, 3), true);
+        log.mark_synced_when_idle().expect("a healthy disk syncs");
+        disk
+    };
+    let (mut disk, mut other) = (log_of(1), log_of(2));
+    let offsets = batch_offsets(&mut disk, FIRST);
+    assert_eq!(offsets, batch_offsets(&mut other, FIRST));
+    let records = offsets[1] as usize + 56..offsets[2] as usize;
+    let mut content = disk.content(FIRST).unwrap();
+    content[records.clone()].copy_from_slice(&other.content(FIRST).unwrap()[records]);
+    disk.put_file(FIRST, &content);
+    let error = Log::open(&mut disk, None, options(3)).unwrap_err().to_string();
+    assert!(error.contains("the batch holds records of another batch"), "{error}");
+}
