@@ -259,6 +259,7 @@ impl From<MembershipRefusal> for RequestError {
             MembershipRefusal::LearnerNotReady => RequestError::LearnerNotReady,
             MembershipRefusal::NotLearner => StateError::MemberNotLearner.into(),
             MembershipRefusal::NotFound => StateError::MemberNotFound.into(),
+            MembershipRefusal::Exists => StateError::MemberExists.into(),
             MembershipRefusal::Busy => RequestError::TooManyRequests,
         }
     }

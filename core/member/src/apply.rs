@@ -116,27 +116,32 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct ApplyWorker {
     state: State,
+    /// As of the view published last: there is something to sweep, and readers may wait for its end.
+    compacting: bool,
 }
 
 impl ApplyWorker {
     /// Takes over a state.
     pub fn new(state: State) -> Self {
-        ApplyWorker { state }
+        ApplyWorker { state, compacting: false }
     }
 
     /// The state as it is now, for readers.
     pub fn view(&mut self) -> View {
-        self.state.publish()
+        let view = self.state.publish();
+        self.compacting = view.is_compacting();
+        view
     }
 
     /// Goes on with a compaction in small steps while there is nothing to apply. `None`: there is
     /// none under way.
     pub fn sweep(&mut self) -> Option<(View, Changes)> {
-        if !self.view().is_compacting() {
+        if !self.compacting {
             return None;
         }
         self.state.sweep(SWEEP_RECORDS);
-        Some((self.state.publish(), self.state.take_changes()))
+        let view = self.view();
+        Some((view, self.state.take_changes()))
     }
 
     /// Carries out one task; `load` reads a snapshot that is on this member's disk.
@@ -181,8 +186,8 @@ impl ApplyWorker {
             }
         }
         (report.index, report.term) = self.state.applied();
+        let view = self.view();
         let changes = self.state.take_changes();
-        let view = self.state.publish();
         Ok(Applied { report, completed, view, changes, snapshot, replaced })
     }
 

@@ -5,9 +5,9 @@
 //! the same on every member. Here the leader judges what only it can see: who is started, who is in
 //! touch, who has caught up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use consensus::Status;
+use consensus::MembershipError;
 use proto::log::{Member as MemberRow, MembershipChange, membership_change::Kind};
 
 /// Why a change is not proposed.
@@ -28,8 +28,22 @@ pub enum MembershipRefusal {
     NotLearner,
     /// There is no such member.
     NotFound,
+    /// The id is a member's already.
+    Exists,
     /// Too many changes wait already.
     Busy,
+}
+
+impl From<MembershipError> for MembershipRefusal {
+    fn from(error: MembershipError) -> Self {
+        match error {
+            MembershipError::Exists(_) => MembershipRefusal::Exists,
+            MembershipError::NotFound(_) | MembershipError::NoMember => MembershipRefusal::NotFound,
+            MembershipError::NotLearner(_) => MembershipRefusal::NotLearner,
+            MembershipError::LastVoter(_) => MembershipRefusal::NotEnoughStarted,
+            MembershipError::TooMany(_) | MembershipError::Unreadable => MembershipRefusal::Busy,
+        }
+    }
 }
 
 /// Whom the leader is in touch with, itself included.
@@ -40,9 +54,16 @@ pub(crate) struct Connectivity {
 }
 
 impl Connectivity {
-    pub(crate) fn of(own: u64, status: &Status) -> Self {
+    /// `heard_us`: when each member was last heard of; silent for `silence_us_max` is out of touch.
+    pub(crate) fn of(
+        own: u64,
+        heard_us: &BTreeMap<u64, u64>,
+        now_us: u64,
+        silence_us_max: u64,
+    ) -> Self {
+        let in_touch = |at: &u64| now_us.saturating_sub(*at) < silence_us_max;
         let mut active: BTreeSet<u64> =
-            status.progress.iter().filter(|(_, p)| p.recent_active).map(|(id, _)| *id).collect();
+            heard_us.iter().filter(|(_, at)| in_touch(at)).map(|(id, _)| *id).collect();
         active.insert(own);
         Connectivity { own, active }
     }

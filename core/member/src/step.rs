@@ -4,7 +4,7 @@
 //! the leader) and the decisions that join rooms: which entries go to apply and when, when to take a
 //! snapshot, how far the log may be released, whether a membership change is safe to propose.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use consensus::{Boot, Config, Output, ProposeError, Replica, Status, TransferError};
@@ -248,6 +248,8 @@ pub struct Member {
     term: u64,
     applied_term: u64,
     applied_index: u64,
+    /// When each other member was last heard of.
+    heard_us: BTreeMap<u64, u64>,
     waiting: VecDeque<Proposal>,
     waiting_bytes: usize,
     waiting_changes: VecDeque<MembershipChange>,
@@ -298,6 +300,7 @@ impl Member {
             term: 0,
             applied_term: state.applied_term(),
             applied_index: state.applied_index(),
+            heard_us: BTreeMap::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             waiting_changes: VecDeque::new(),
@@ -375,7 +378,12 @@ impl Member {
         match input {
             Input::Tick => {}
             // A message that is not valid is the sender's fault; the replica counts it.
-            Input::Message(message) => drop(self.replica.receive(now_us, message)),
+            Input::Message(message) => {
+                let from = message.from;
+                if self.replica.receive(now_us, message).is_ok() {
+                    self.heard_us.insert(from, now_us);
+                }
+            }
             Input::Forwarded(commands) => self.take_forwarded(commands, effects),
             Input::Propose(proposals) => {
                 for proposal in proposals {
@@ -383,7 +391,7 @@ impl Member {
                 }
             }
             Input::NotForwarded(commands) => self.take_back(now_us, commands, effects),
-            Input::ProposeMembership(change) => self.take_membership(change, effects),
+            Input::ProposeMembership(change) => self.take_membership(now_us, change, effects),
             Input::Read { ticket } => self.replica.read(ticket),
             Input::TransferLeader { ticket, to } => self.transfer(ticket, to, effects),
             Input::LeaseKeepAlive { ticket, id } => {
@@ -496,9 +504,9 @@ impl Member {
 
     // Membership -----------------------------------------------------------------------------
 
-    fn take_membership(&mut self, change: MembershipChange, effects: &mut Effects) {
+    fn take_membership(&mut self, now_us: u64, change: MembershipChange, effects: &mut Effects) {
         let sequence = change.id.as_ref().map_or(0, |id| id.sequence);
-        let refusal = self.check_membership(&change).err().or_else(|| {
+        let refusal = self.check_membership(now_us, &change).err().or_else(|| {
             (self.waiting_changes.len() >= WAITING_CHANGES_MAX).then_some(MembershipRefusal::Busy)
         });
         match refusal {
@@ -508,12 +516,16 @@ impl Member {
         self.give_membership(effects);
     }
 
-    fn check_membership(&self, change: &MembershipChange) -> Result<(), MembershipRefusal> {
+    fn check_membership(
+        &self,
+        now_us: u64,
+        change: &MembershipChange,
+    ) -> Result<(), MembershipRefusal> {
         if !self.is_leader {
             return Err(MembershipRefusal::NotLeader { leader: self.leader });
         }
-        let status = self.replica.status();
-        let connectivity = Connectivity::of(self.id(), &status);
+        let silence_us_max = self.replica.status().timing.election_timeout_us;
+        let connectivity = Connectivity::of(self.id(), &self.heard_us, now_us, silence_us_max);
         membership::check(
             change,
             &self.members,
@@ -528,20 +540,16 @@ impl Member {
             match self.replica.propose_membership(change.clone()) {
                 Ok(()) => drop(self.waiting_changes.pop_front()),
                 Err(ProposeError::ChangePending | ProposeError::Busy) => return,
-                Err(ProposeError::NotLeader { leader }) => {
+                Err(error) => {
                     let sequence = change.id.as_ref().map_or(0, |id| id.sequence);
-                    effects.reply.push(Reply::MembershipRefused {
-                        sequence,
-                        refusal: MembershipRefusal::NotLeader { leader },
-                    });
-                    self.waiting_changes.pop_front();
-                }
-                Err(_) => {
-                    let sequence = change.id.as_ref().map_or(0, |id| id.sequence);
-                    effects.reply.push(Reply::MembershipRefused {
-                        sequence,
-                        refusal: MembershipRefusal::Busy,
-                    });
+                    let refusal = match error {
+                        ProposeError::NotLeader { leader } => {
+                            MembershipRefusal::NotLeader { leader }
+                        }
+                        ProposeError::Membership(error) => error.into(),
+                        _ => MembershipRefusal::Busy,
+                    };
+                    effects.reply.push(Reply::MembershipRefused { sequence, refusal });
                     self.waiting_changes.pop_front();
                 }
             }
@@ -656,6 +664,7 @@ impl Member {
             let was = self.members.iter().any(|m| m.id == self.id());
             let is = members.iter().any(|m| m.id == self.id());
             self.removed |= was && !is;
+            self.heard_us.retain(|id, _| members.iter().any(|m| m.id == *id));
             self.members = members;
         }
         for change in leases {
