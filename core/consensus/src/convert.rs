@@ -48,9 +48,7 @@ pub(crate) fn entry_from_raft(entry: &eraftpb::Entry) -> log::Entry {
 
 /// A normal entry to be proposed.
 pub(crate) fn proposal(data: Bytes) -> eraftpb::Entry {
-    let mut entry = eraftpb::Entry::default();
-    entry.data = data;
-    entry
+    eraftpb::Entry { data, ..Default::default() }
 }
 
 /// A local message that proposes entries.
@@ -64,8 +62,7 @@ pub(crate) fn propose_message(from: u64, entries: Vec<eraftpb::Entry>) -> eraftp
 
 /// The single step that takes a configuration to the next one.
 pub(crate) fn conf_change(node: u64, kind: eraftpb::ConfChangeType) -> eraftpb::ConfChangeV2 {
-    let mut single = eraftpb::ConfChangeSingle::default();
-    single.node_id = node;
+    let mut single = eraftpb::ConfChangeSingle { node_id: node, ..Default::default() };
     single.set_change_type(kind);
     let mut change = eraftpb::ConfChangeV2::default();
     change.set_changes(vec![single].into());
@@ -73,11 +70,12 @@ pub(crate) fn conf_change(node: u64, kind: eraftpb::ConfChangeType) -> eraftpb::
 }
 
 pub(crate) fn hard_state_to_raft(state: &log::HardState) -> eraftpb::HardState {
-    let mut out = eraftpb::HardState::default();
-    out.term = state.term;
-    out.vote = state.vote;
-    out.commit = state.commit;
-    out
+    eraftpb::HardState {
+        term: state.term,
+        vote: state.vote,
+        commit: state.commit,
+        ..Default::default()
+    }
 }
 
 pub(crate) fn hard_state_from_raft(state: &eraftpb::HardState) -> log::HardState {
@@ -111,8 +109,7 @@ pub(crate) fn conf_state_from_raft(state: &eraftpb::ConfState) -> log::ConfState
 }
 
 pub(crate) fn snapshot_to_raft(meta: &log::SnapshotMeta) -> eraftpb::Snapshot {
-    let mut out = eraftpb::Snapshot::default();
-    out.data = meta.encode_to_vec().into();
+    let mut out = eraftpb::Snapshot { data: meta.encode_to_vec().into(), ..Default::default() };
     let metadata = out.mut_metadata();
     metadata.index = meta.index;
     metadata.term = meta.term;

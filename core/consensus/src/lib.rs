@@ -5,7 +5,7 @@
 //! no clock, no thread, no file and no randomness: the same calls give the same outputs, so the
 //! simulator runs exactly what ships.
 //!
-//! The way of a write: `propose` puts the command into the batch in the making ([`batch`]);
+//! The way of a write: `propose` puts the command into the batch in the making (`batch`);
 //! `take_output` turns the batch into entries, which leave for the followers and for the disk at
 //! the same time. `persisted` says that the disk has them; only then does this member count itself.
 //! When a majority has an entry it is `committed`, and comes out to be applied once it is durable
@@ -13,15 +13,15 @@
 //!
 //! | where | what |
 //! |---|---|
-//! | [`replica`] | the state machine and the order of things |
-//! | [`outbox`] | writes and messages on their way out: what must wait for what |
-//! | [`log_cache`] | the log as raft sees it, a window in memory |
-//! | [`reads`] | linearizable reads, many per round |
-//! | [`timing`] | heartbeats and timeouts that change while raft runs |
-//! | [`membership`] | one member comes or goes |
-//! | [`validate`] | what a peer may say |
-//! | [`boot`] | what the disk may say |
-//! | [`convert`] | raft-rs's structs and ours |
+//! | `replica` | the state machine and the order of things |
+//! | `outbox` | writes and messages on their way out: what must wait for what |
+//! | `log_cache` | the log as raft sees it, a window in memory |
+//! | `reads` | linearizable reads, many per round |
+//! | `timing` | heartbeats and timeouts that change while raft runs |
+//! | `membership` | one member comes or goes |
+//! | `validate` | what a peer may say |
+//! | `boot` | what the disk may say |
+//! | `convert` | raft-rs's structs and ours |
 //! | [`rtt`] | estimators of the round trip |
 
 mod batch;

@@ -239,11 +239,7 @@ mod tests {
     use super::*;
 
     fn entry(index: u64, term: u64) -> Entry {
-        let mut entry = Entry::default();
-        entry.index = index;
-        entry.term = term;
-        entry.data = vec![0; 4].into();
-        entry
+        Entry { index, term, data: vec![0; 4].into(), ..Default::default() }
     }
 
     fn cache(range: std::ops::RangeInclusive<u64>) -> LogCache {

@@ -26,7 +26,7 @@ struct Outstanding {
 }
 
 /// What a confirmation means to raft.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Confirmed {
     /// Everything raft produced up to this number is durable.
     pub(crate) through: u64,

@@ -332,7 +332,7 @@ mod tests {
         assert!(reads.push_peer(theirs.clone()));
         assert!(reads.push_peer(theirs.clone()), "a repeated question counts once");
         let round = reads.begin(0, leader(5));
-        assert_eq!(reads.complete(&round, 8).unwrap().1, [theirs.clone()]);
+        assert_eq!(reads.complete(&round, 8).unwrap().1, std::slice::from_ref(&theirs));
         reads.push_peer(theirs);
         reads.check(1, follower(6, 2), ELECTION_US);
         assert!(!reads.may_begin(follower(6, 2)));

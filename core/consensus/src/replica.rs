@@ -27,6 +27,9 @@
 //! * **A requested snapshot** stays requested if it is acknowledged before it is reported as sent,
 //!   and is then sent for ever. The request is taken back when the acknowledgement arrives.
 
+mod outputs;
+mod status;
+
 use std::collections::BTreeMap;
 
 use autotune::{Batching, BatchingError, Timing, TimingError};
@@ -47,14 +50,12 @@ use crate::convert;
 use crate::error::{ConsensusError, ProposeError, Rejected, TransferError};
 use crate::log_cache::LogCache;
 use crate::membership;
-use crate::outbox::{Confirmed, Outbox};
-use crate::output::{Leadership, Output, PeerProgress, Persist, ProgressState, Role, Status};
+use crate::outbox::Outbox;
+use crate::output::Role;
 use crate::reads::{Lead, PeerRead, Reads};
 use crate::timing::{ScaledClock, election_ticks};
 use crate::validate::{self, Ourselves};
 
-/// Rounds of reads one output may answer: a sole voter answers its own at once.
-const READ_ROUNDS_PER_OUTPUT: usize = 2;
 /// A learner may be promoted when it has this many tenths of the leader's log, as in etcd.
 const LEARNER_READY_TENTHS: u128 = 9;
 
@@ -167,6 +168,8 @@ impl Replica {
             Type::MsgReadIndexResp if !self.reads.expects(&message.entries[0].data) => {
                 return Ok(());
             }
+            // The leader gives the transfer up after an election timeout.
+            Type::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
             _ => {}
         }
         let before = self.raw.raft.state;
@@ -272,7 +275,7 @@ impl Replica {
         self.settle(before);
     }
 
-    /// Everything up to [`Persist::number`] is durable.
+    /// Everything up to [`crate::Persist::number`] is durable.
     pub fn persisted(&mut self, number: u64) {
         let before = self.raw.raft.state;
         let confirmed = self.outbox.persisted(self.now_us, number);
@@ -380,104 +383,6 @@ impl Replica {
             u128::from(progress.matched) * 10
                 >= u128::from(raft.raft_log.last_index()) * LEARNER_READY_TENTHS
         })
-    }
-
-    /// Everything that is to be done since the last time.
-    pub fn take_output(&mut self, now_us: u64) -> Output {
-        self.observe(now_us);
-        let mut output = Output::default();
-        self.flush_batch(&mut output);
-        self.run_reads(&mut output);
-        if self.raw.has_ready() {
-            self.take_ready(&mut output);
-        }
-        output.messages = self.outbox.take_released();
-        if self.disk_stalled(now_us) {
-            output.messages.retain(|message| message.r#type() != Type::MsgHeartbeat);
-        }
-        output.reads_failed = self.reads.take_failed();
-        output.leadership = self.take_leadership();
-        output.snapshot_wanted = self.log().take_snapshot_wanted();
-        output
-    }
-
-    /// Whether [`Replica::take_output`] has something to say already.
-    pub fn has_output(&self) -> bool {
-        let lead = self.lead();
-        let due = self.making.due_us(&self.config.batching);
-        let reads = self.reads.deadline_us(self.clock.election_timeout_us(), lead.is_self);
-        self.raw.has_ready()
-            || reads.is_some_and(|due_us| due_us <= self.now_us)
-            || self.outbox.has_released()
-            || self.reads.has_failed()
-            || self.reads.may_begin(lead)
-            || self.log().snapshot_wanted()
-            || self.reported != (lead.term, lead.leader)
-            || due.is_some_and(|due_us| {
-                !lead.is_self || (due_us <= self.now_us && self.raw.raft.lead_transferee.is_none())
-            })
-    }
-
-    /// When [`Replica::tick`] and [`Replica::take_output`] must be called at the latest.
-    pub fn next_deadline_us(&self, now_us: u64) -> u64 {
-        if self.has_output() {
-            return now_us;
-        }
-        let election_us = self.clock.election_timeout_us();
-        let batch = self
-            .making
-            .due_us(&self.config.batching)
-            .filter(|_| self.raw.raft.lead_transferee.is_none());
-        let reads = self.reads.deadline_us(election_us, self.is_leader());
-        let clock = self.clock.deadline_us(self.is_leader());
-        batch.into_iter().chain(reads).fold(clock, u64::min).max(now_us)
-    }
-
-    /// The replica as it is now.
-    pub fn status(&self) -> Status {
-        let raft = &self.raw.raft;
-        let conf_state = self.conf_state();
-        let progress = raft.prs().iter().filter(|_| self.is_leader()).map(|(id, progress)| {
-            let seen = PeerProgress {
-                match_index: progress.matched,
-                next_index: progress.next_idx,
-                state: match progress.state {
-                    raft::ProgressState::Probe => ProgressState::Probe,
-                    raft::ProgressState::Replicate => ProgressState::Replicate,
-                    raft::ProgressState::Snapshot => ProgressState::Snapshot,
-                },
-                inflight: progress.ins.count(),
-                recent_active: *id == raft.id || progress.recent_active,
-                is_learner: conf_state.learners.contains(id),
-            };
-            (*id, seen)
-        });
-        Status {
-            id: raft.id,
-            term: raft.term,
-            leader: self.leader(),
-            role: role(raft.state),
-            voted_for: (raft.vote != raft::INVALID_ID).then_some(raft.vote),
-            commit: raft.raft_log.committed,
-            applied: self.applied,
-            last_index: raft.raft_log.last_index(),
-            first_index: raft.raft_log.first_index(),
-            persisted: raft.raft_log.persisted,
-            lead_transferee: raft.lead_transferee,
-            progress: progress.collect(),
-            conf_state,
-            timing: self.clock.timing(),
-            effective_timing: self.clock.effective(),
-            batching: self.config.batching,
-            log_bytes_in_memory: self.log().bytes(),
-            snapshot_index: self.log().available_snapshot_index(),
-            elections: self.elections.begun,
-            elections_won: self.elections.won,
-            quorum_losses: self.elections.quorum_losses,
-            reads_waiting: self.reads.waiting(),
-            commands_making: self.making.len(),
-            persists_outstanding: self.outbox.outstanding(),
-        }
     }
 
     fn observe(&mut self, now_us: u64) {
@@ -640,131 +545,6 @@ impl Replica {
             message.log_term = 0;
         }
         true
-    }
-
-    /// Turns the batch in the making into entries, or gives its commands back.
-    fn flush_batch(&mut self, output: &mut Output) {
-        if !self.is_leader() {
-            output.dropped = self.making.take_commands();
-            return;
-        }
-        let due = self.making.due_us(&self.config.batching);
-        if due.is_none_or(|due_us| due_us > self.now_us) || self.raw.raft.lead_transferee.is_some()
-        {
-            return;
-        }
-        let entries = self.making.take_entries(&self.config.batching);
-        let entries = entries.into_iter().map(convert::proposal).collect();
-        let before = self.raw.raft.state;
-        self.raw
-            .raft
-            .step(convert::propose_message(self.config.id, entries))
-            .expect("a leader in its configuration that transfers nothing takes proposals");
-        self.settle(before);
-    }
-
-    fn run_reads(&mut self, output: &mut Output) {
-        for _ in 0..READ_ROUNDS_PER_OUTPUT {
-            for answer in std::mem::take(&mut self.raw.raft.read_states) {
-                let complete = self.reads.complete(&answer.request_ctx, answer.index);
-                let Some((ready, peers)) = complete else { continue };
-                output.reads.extend(ready);
-                for peer in peers {
-                    let message =
-                        self.read_message(Type::MsgReadIndexResp, peer.from, peer.context);
-                    let message =
-                        RaftMessage { term: self.raw.raft.term, index: answer.index, ..message };
-                    self.outbox.send(message, true);
-                }
-            }
-            let lead = self.lead();
-            self.reads.check(self.now_us, lead, self.clock.election_timeout_us());
-            if !self.reads.may_begin(lead) {
-                break;
-            }
-            let context = self.reads.begin(self.now_us, lead);
-            if lead.is_self {
-                self.raw.read_index(context.to_vec());
-            } else {
-                let message = self.read_message(Type::MsgReadIndex, lead.leader, context);
-                self.outbox.send_at_once(message);
-            }
-        }
-    }
-
-    fn read_message(&self, kind: Type, to: u64, context: Bytes) -> RaftMessage {
-        RaftMessage {
-            r#type: kind.into(),
-            to,
-            from: self.config.id,
-            entries: vec![log::Entry { data: context, ..Default::default() }],
-            ..Default::default()
-        }
-    }
-
-    fn take_ready(&mut self, output: &mut Output) {
-        let mut ready = self.raw.ready();
-        let leader = self.is_leader();
-        let hard_state = ready.hs().map(convert::hard_state_from_raft);
-        let snapshot =
-            (!ready.snapshot().is_empty()).then(|| convert::snapshot_from_raft(ready.snapshot()));
-        let entries: Vec<_> = ready.entries().iter().map(convert::entry_from_raft).collect();
-
-        let vote = hard_state.map_or(self.vote, |state| (state.term, state.vote));
-        let vote_changed = vote != self.vote;
-        self.vote = vote;
-        let confirmed = self.outbox.write(
-            self.now_us,
-            ready.number(),
-            ready.must_sync(),
-            vote_changed,
-            snapshot.as_ref().map(|meta| meta.index),
-        );
-        for message in ready.take_messages().iter().chain(&ready.take_persisted_messages()) {
-            self.outbox.send(convert::message_from_raft(message), leader);
-        }
-        output.committed = ready.committed_entries().iter().map(convert::entry_from_raft).collect();
-        if let Some(entry) = output.committed.last() {
-            self.handed_out = entry.index;
-        }
-
-        // Raft reads what it has handed out from the log, so the log has it first.
-        let number = ready.number();
-        let must_sync = ready.must_sync();
-        let log = self.raw.mut_store();
-        if let Some(meta) = &snapshot {
-            self.handed_out = meta.index;
-            log.restore(meta.clone());
-        }
-        log.append(ready.entries());
-        self.raw.advance_append_async(ready);
-        if hard_state.is_some() || snapshot.is_some() || !entries.is_empty() {
-            output.persist = Some(Persist { number, hard_state, entries, snapshot, must_sync });
-        }
-        if let Some(confirmed) = confirmed {
-            let before = self.raw.raft.state;
-            self.confirm(confirmed);
-            self.settle(before);
-        }
-    }
-
-    fn confirm(&mut self, confirmed: Confirmed) {
-        self.raw.on_persist_ready(confirmed.through);
-        if let Some(index) = confirmed.snapshot
-            && index > self.raw.raft.raft_log.applied
-        {
-            // As far as raft goes a durable snapshot is applied; the state follows when it can.
-            self.raw.advance_apply_to(index);
-        }
-    }
-
-    fn take_leadership(&mut self) -> Option<Leadership> {
-        let lead = self.lead();
-        if self.reported == (lead.term, lead.leader) {
-            return None;
-        }
-        self.reported = (lead.term, lead.leader);
-        Some(Leadership { term: lead.term, leader: self.leader(), is_leader: lead.is_self })
     }
 
     /// Lets go of the log below the applied index, but keeps what peers that are alive still need.

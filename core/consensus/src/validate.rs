@@ -230,20 +230,17 @@ pub(crate) fn check_conf_state(conf: &ConfState) -> Result<(), &'static str> {
 /// those of an earlier term are outdated, not wrong.
 fn check_claims(message: &RaftMessage, kind: Type, ourselves: &Ourselves) -> Result<(), Rejected> {
     let current = message.term == ourselves.term;
+    let outdated = message.term < ourselves.term;
     match kind {
-        Type::MsgHeartbeat if message.term >= ourselves.term => {
-            if message.commit > ourselves.last_index {
-                return Err(Rejected::CommitBeyondLog {
-                    commit: message.commit,
-                    last: ourselves.last_index,
-                });
-            }
+        Type::MsgHeartbeat if !outdated && message.commit > ourselves.last_index => {
+            Err(Rejected::CommitBeyondLog { commit: message.commit, last: ourselves.last_index })
         }
         Type::MsgAppendResponse if current && ourselves.role == Role::Leader => {
             let matched = if message.reject { message.request_snapshot } else { message.index };
             if matched > ourselves.last_index {
                 return Err(Rejected::MatchBeyondLog { matched, last: ourselves.last_index });
             }
+            Ok(())
         }
         Type::MsgRequestVoteResponse | Type::MsgRequestPreVoteResponse => {
             // Requests for votes leave only after everything before them is durable.
@@ -251,13 +248,14 @@ fn check_claims(message: &RaftMessage, kind: Type, ourselves: &Ourselves) -> Res
             if candidate && !message.reject && ourselves.persisted < ourselves.last_index {
                 return Err(Rejected::VoteUnasked { from: message.from });
             }
+            Ok(())
         }
-        Type::MsgTimeoutNow if message.term >= ourselves.term => {
-            if !current || message.from != ourselves.leader {
-                return Err(Rejected::NotFromLeader { from: message.from });
+        Type::MsgTimeoutNow => {
+            if outdated || (current && message.from == ourselves.leader) {
+                return Ok(());
             }
+            Err(Rejected::NotFromLeader { from: message.from })
         }
-        _ => {}
+        _ => Ok(()),
     }
-    Ok(())
 }

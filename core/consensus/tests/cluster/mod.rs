@@ -103,6 +103,8 @@ pub struct Cluster {
     /// Checks that need a fixed membership.
     pub fixed_membership: bool,
     pub messages_by_type: BTreeMap<&'static str, u64>,
+    /// How often the rarer things happened.
+    pub reached: BTreeMap<&'static str, u64>,
     /// A fate for each message: the latencies of its copies. Empty: lost.
     pub fate: Option<Box<dyn FnMut() -> Vec<u64>>>,
 }
@@ -127,6 +129,7 @@ impl Cluster {
             quiet: false,
             fixed_membership: true,
             messages_by_type: BTreeMap::new(),
+            reached: BTreeMap::new(),
             fate: None,
         }
     }
@@ -225,6 +228,10 @@ impl Cluster {
         leaders.max().map(|(_, id)| id)
     }
 
+    pub fn reach(&mut self, what: &'static str) {
+        *self.reached.entry(what).or_default() += 1;
+    }
+
     pub fn say(&mut self, line: &str) {
         if !self.quiet {
             let (s, us) = (self.now_us / 1_000_000, self.now_us % 1_000_000);
@@ -273,6 +280,9 @@ impl Cluster {
 
     /// Confirms everything a held disk has waited with.
     pub fn sync(&mut self, id: u64) {
+        if !self.runs(id) {
+            return;
+        }
         let member = self.members.get_mut(&id).unwrap();
         for (due_us, _) in &mut member.writes {
             *due_us = self.now_us;
@@ -372,6 +382,7 @@ impl Cluster {
         }
         let now_us = self.now_us;
         if let Err(error) = self.replica(to).receive(now_us, message) {
+            self.reach("message rejected");
             self.say(&format!("{to} rejects a message of {from}: {error}"));
         }
     }
@@ -444,6 +455,7 @@ impl Cluster {
             }
         }
         if let Some((_, Some(index))) = done {
+            self.reach("snapshot restored");
             self.say(&format!("{id} restored the snapshot at {index}"));
         }
     }
@@ -474,6 +486,7 @@ impl Cluster {
         } = output;
         if let Some(leadership) = leadership {
             if leadership.is_leader {
+                self.reach("leader elected");
                 let other = self.leaders.insert(leadership.term, id);
                 assert!(other.is_none_or(|other| other == id), "two leaders in a term");
                 self.say(&format!("{id} leads term {}", leadership.term));
@@ -496,6 +509,7 @@ impl Cluster {
             self.write(id);
         }
         for read in reads {
+            self.reach("read answered");
             let asked = self.members.get_mut(&id).unwrap().reads.remove(&read.ticket).unwrap();
             assert!(
                 read.index >= asked,
@@ -506,10 +520,12 @@ impl Cluster {
             self.say(&format!("{id} may read #{} at {}", read.ticket, read.index));
         }
         for ticket in reads_failed {
+            self.reach("read failed");
             self.members.get_mut(&id).unwrap().reads.remove(&ticket);
             self.say(&format!("{id} cannot read #{ticket}"));
         }
         if !dropped.is_empty() {
+            self.reach("command given back");
             let commands: Vec<_> =
                 dropped.iter().map(|c| String::from_utf8_lossy(c).into_owned()).collect();
             self.say(&format!("{id} gives back {}", commands.join(" ")));
@@ -541,6 +557,9 @@ impl Cluster {
             member.state.conf = conf.clone();
         }
         self.replica(id).applied(entry.index);
+        if matches!(changed, Some(Ok(_))) {
+            self.reach("membership changed");
+        }
         match changed {
             None if commands.is_empty() => {}
             None => self.say(&format!("{id} applies {}: {}", entry.index, commands.join(" "))),
@@ -574,6 +593,7 @@ impl Cluster {
                         entry.index
                     );
                 }
+                self.reach("entry committed");
                 self.committed.insert(entry.index, content);
             }
         }

@@ -1,0 +1,195 @@
+//! From what raft wants to what the member is told to do.
+//!
+//! The order inside one output matters twice. Commands and reads come before raft's `Ready`, so
+//! that what they make raft want leaves with the same output. And the log in memory has the new
+//! entries before raft is told that they were handed out, because raft reads them back from there.
+
+use bytes::Bytes;
+use proto::log;
+use proto::peer::{RaftMessage, raft_message::Type};
+
+use super::Replica;
+use crate::convert;
+use crate::outbox::Confirmed;
+use crate::output::{Leadership, Output, Persist};
+
+/// Rounds of reads one output may answer: a sole voter answers its own at once.
+const READ_ROUNDS_PER_OUTPUT: usize = 2;
+
+impl Replica {
+    /// Everything that is to be done since the last time.
+    pub fn take_output(&mut self, now_us: u64) -> Output {
+        self.observe(now_us);
+        let mut output = Output::default();
+        self.flush_batch(&mut output);
+        self.run_reads(&mut output);
+        if self.raw.has_ready() {
+            self.take_ready(&mut output);
+        }
+        output.messages = self.outbox.take_released();
+        if self.disk_stalled(now_us) {
+            output.messages.retain(|message| message.r#type() != Type::MsgHeartbeat);
+        }
+        output.reads_failed = self.reads.take_failed();
+        output.leadership = self.take_leadership();
+        output.snapshot_wanted = self.log().take_snapshot_wanted();
+        output
+    }
+
+    /// Whether [`Replica::take_output`] has something to say already.
+    pub fn has_output(&self) -> bool {
+        let lead = self.lead();
+        let due = self.making.due_us(&self.config.batching);
+        let reads = self.reads.deadline_us(self.clock.election_timeout_us(), lead.is_self);
+        self.raw.has_ready()
+            || reads.is_some_and(|due_us| due_us <= self.now_us)
+            || self.outbox.has_released()
+            || self.reads.has_failed()
+            || self.reads.may_begin(lead)
+            || self.log().snapshot_wanted()
+            || self.reported != (lead.term, lead.leader)
+            || due.is_some_and(|due_us| {
+                !lead.is_self || (due_us <= self.now_us && self.raw.raft.lead_transferee.is_none())
+            })
+    }
+
+    /// When [`Replica::tick`] and [`Replica::take_output`] must be called at the latest.
+    pub fn next_deadline_us(&self, now_us: u64) -> u64 {
+        if self.has_output() {
+            return now_us;
+        }
+        let election_us = self.clock.election_timeout_us();
+        let batch = self
+            .making
+            .due_us(&self.config.batching)
+            .filter(|_| self.raw.raft.lead_transferee.is_none());
+        let reads = self.reads.deadline_us(election_us, self.is_leader());
+        let clock = self.clock.deadline_us(self.is_leader());
+        batch.into_iter().chain(reads).fold(clock, u64::min).max(now_us)
+    }
+
+    /// Turns the batch in the making into entries, or gives its commands back.
+    fn flush_batch(&mut self, output: &mut Output) {
+        if !self.is_leader() {
+            output.dropped = self.making.take_commands();
+            return;
+        }
+        let due = self.making.due_us(&self.config.batching);
+        if due.is_none_or(|due_us| due_us > self.now_us) || self.raw.raft.lead_transferee.is_some()
+        {
+            return;
+        }
+        let entries = self.making.take_entries(&self.config.batching);
+        let entries = entries.into_iter().map(convert::proposal).collect();
+        let before = self.raw.raft.state;
+        self.raw
+            .raft
+            .step(convert::propose_message(self.config.id, entries))
+            .expect("a leader in its configuration that transfers nothing takes proposals");
+        self.settle(before);
+    }
+
+    fn run_reads(&mut self, output: &mut Output) {
+        for _ in 0..READ_ROUNDS_PER_OUTPUT {
+            for answer in std::mem::take(&mut self.raw.raft.read_states) {
+                let complete = self.reads.complete(&answer.request_ctx, answer.index);
+                let Some((ready, peers)) = complete else { continue };
+                output.reads.extend(ready);
+                for peer in peers {
+                    let message =
+                        self.read_message(Type::MsgReadIndexResp, peer.from, peer.context);
+                    let message =
+                        RaftMessage { term: self.raw.raft.term, index: answer.index, ..message };
+                    self.outbox.send(message, true);
+                }
+            }
+            let lead = self.lead();
+            self.reads.check(self.now_us, lead, self.clock.election_timeout_us());
+            if !self.reads.may_begin(lead) {
+                break;
+            }
+            let context = self.reads.begin(self.now_us, lead);
+            if lead.is_self {
+                self.raw.read_index(context.to_vec());
+            } else {
+                let message = self.read_message(Type::MsgReadIndex, lead.leader, context);
+                self.outbox.send_at_once(message);
+            }
+        }
+    }
+
+    fn read_message(&self, kind: Type, to: u64, context: Bytes) -> RaftMessage {
+        RaftMessage {
+            r#type: kind.into(),
+            to,
+            from: self.config.id,
+            entries: vec![log::Entry { data: context, ..Default::default() }],
+            ..Default::default()
+        }
+    }
+
+    fn take_ready(&mut self, output: &mut Output) {
+        let mut ready = self.raw.ready();
+        let leader = self.is_leader();
+        let hard_state = ready.hs().map(convert::hard_state_from_raft);
+        let snapshot =
+            (!ready.snapshot().is_empty()).then(|| convert::snapshot_from_raft(ready.snapshot()));
+        let entries: Vec<_> = ready.entries().iter().map(convert::entry_from_raft).collect();
+
+        let vote = hard_state.map_or(self.vote, |state| (state.term, state.vote));
+        let vote_changed = vote != self.vote;
+        self.vote = vote;
+        let confirmed = self.outbox.write(
+            self.now_us,
+            ready.number(),
+            ready.must_sync(),
+            vote_changed,
+            snapshot.as_ref().map(|meta| meta.index),
+        );
+        for message in ready.take_messages().iter().chain(&ready.take_persisted_messages()) {
+            self.outbox.send(convert::message_from_raft(message), leader);
+        }
+        output.committed = ready.committed_entries().iter().map(convert::entry_from_raft).collect();
+        if let Some(entry) = output.committed.last() {
+            self.handed_out = entry.index;
+        }
+
+        // Raft reads what it has handed out from the log, so the log has it first.
+        let number = ready.number();
+        let must_sync = ready.must_sync();
+        let log = self.raw.mut_store();
+        if let Some(meta) = &snapshot {
+            self.handed_out = meta.index;
+            log.restore(meta.clone());
+        }
+        log.append(ready.entries());
+        self.raw.advance_append_async(ready);
+        if hard_state.is_some() || snapshot.is_some() || !entries.is_empty() {
+            output.persist = Some(Persist { number, hard_state, entries, snapshot, must_sync });
+        }
+        if let Some(confirmed) = confirmed {
+            let before = self.raw.raft.state;
+            self.confirm(confirmed);
+            self.settle(before);
+        }
+    }
+
+    pub(super) fn confirm(&mut self, confirmed: Confirmed) {
+        self.raw.on_persist_ready(confirmed.through);
+        if let Some(index) = confirmed.snapshot
+            && index > self.raw.raft.raft_log.applied
+        {
+            // As far as raft goes a durable snapshot is applied; the state follows when it can.
+            self.raw.advance_apply_to(index);
+        }
+    }
+
+    fn take_leadership(&mut self) -> Option<Leadership> {
+        let lead = self.lead();
+        if self.reported == (lead.term, lead.leader) {
+            return None;
+        }
+        self.reported = (lead.term, lead.leader);
+        Some(Leadership { term: lead.term, leader: self.leader(), is_leader: lead.is_self })
+    }
+}

@@ -1,0 +1,53 @@
+//! What a replica says of itself.
+
+use super::{Replica, role};
+use crate::output::{PeerProgress, ProgressState, Status};
+
+impl Replica {
+    /// The replica as it is now.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let conf_state = self.conf_state();
+        let progress = raft.prs().iter().filter(|_| self.is_leader()).map(|(id, progress)| {
+            let seen = PeerProgress {
+                match_index: progress.matched,
+                next_index: progress.next_idx,
+                state: match progress.state {
+                    raft::ProgressState::Probe => ProgressState::Probe,
+                    raft::ProgressState::Replicate => ProgressState::Replicate,
+                    raft::ProgressState::Snapshot => ProgressState::Snapshot,
+                },
+                inflight: progress.ins.count(),
+                recent_active: *id == raft.id || progress.recent_active,
+                is_learner: conf_state.learners.contains(id),
+            };
+            (*id, seen)
+        });
+        Status {
+            id: raft.id,
+            term: raft.term,
+            leader: self.leader(),
+            role: role(raft.state),
+            voted_for: (raft.vote != raft::INVALID_ID).then_some(raft.vote),
+            commit: raft.raft_log.committed,
+            applied: self.applied,
+            last_index: raft.raft_log.last_index(),
+            first_index: raft.raft_log.first_index(),
+            persisted: raft.raft_log.persisted,
+            lead_transferee: raft.lead_transferee,
+            progress: progress.collect(),
+            conf_state,
+            timing: self.clock.timing(),
+            effective_timing: self.clock.effective(),
+            batching: self.config.batching,
+            log_bytes_in_memory: self.log().bytes(),
+            snapshot_index: self.log().available_snapshot_index(),
+            elections: self.elections.begun,
+            elections_won: self.elections.won,
+            quorum_losses: self.elections.quorum_losses,
+            reads_waiting: self.reads.waiting(),
+            commands_making: self.making.len(),
+            persists_outstanding: self.outbox.outstanding(),
+        }
+    }
+}
