@@ -10,8 +10,11 @@ use std::ops::Bound;
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use proto::log::Command;
+use proto::log::command::Op;
 
 use crate::error::StateError;
+use crate::lease::LEASE_QUOTA_BYTES;
 use crate::mvcc::KeyRange;
 use crate::record::KEY_VALUE_BYTES_MAX;
 
@@ -108,6 +111,17 @@ pub fn txn_quota_cost(request: &TxnRequest) -> u64 {
             .sum()
     };
     cost(&request.success).max(cost(&request.failure))
+}
+
+/// What a command takes of the quota; 0 for what may still be done when there is no space.
+#[must_use]
+pub fn quota_cost(command: &Command) -> u64 {
+    match &command.op {
+        Some(Op::Put(request)) => put_quota_cost(request),
+        Some(Op::Txn(request)) => txn_quota_cost(request),
+        Some(Op::LeaseGrant(_)) => LEASE_QUOTA_BYTES,
+        _ => 0,
+    }
 }
 
 fn txn_shape(request: &TxnRequest, ops_max: usize, depth_left: usize) -> Check {

@@ -258,8 +258,9 @@ impl State {
             self.contents.rolling_hash = hash::roll(self.contents.rolling_hash, added);
         }
         let quota = self.contents.limits.quota_bytes_max();
+        let above = quota.is_some_and(|quota| self.contents.bytes() >= quota);
         Outcome {
-            over_quota: quota.is_some_and(|quota| self.contents.bytes() >= quota),
+            over_quota: above && result.is_ok() && check::quota_cost(command) > 0,
             revision: self.contents.store.revision(),
             result,
             events,

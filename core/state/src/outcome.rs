@@ -20,8 +20,8 @@ pub struct Outcome {
     pub events: Vec<Event>,
     /// Changes of leases, for whoever watches the clock.
     pub leases: Vec<LeaseChange>,
-    /// The store is now larger than its quota: whoever leads should raise the NOSPACE alarm.
-    /// The command was carried out; only the alarm, which goes through the log, refuses commands.
+    /// The command took space and the store is now at its quota or above: whoever leads should raise
+    /// the NOSPACE alarm. The command was carried out; only the alarm, which goes through the log, refuses commands.
     pub over_quota: bool,
 }
 
