@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::fake::{Fake, Mood, nobody};
+use crate::soon;
 use client::proto::etcdserverpb as pb;
 use client::{Client, Code, Config, Error, Get, Put, RetryPolicy, raw};
 use tonic::Status;
@@ -40,9 +41,9 @@ async fn a_write_whose_bytes_left_is_never_made_again() {
     first.mood(Mood::Hangs);
     let client = client(&[first.endpoint(), second.endpoint()]);
     let call = tokio::spawn(async move { client.put(Put::new("k", "v")).await });
-    first.taken(1).await;
+    soon(first.taken(1)).await;
     first.die();
-    let error = call.await.unwrap().unwrap_err();
+    let error = soon(call).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::ConnectionLost { .. }), "{error:?}");
     assert!(error.outcome_unknown());
     assert_eq!((first.puts(), second.puts()), (1, 0));
@@ -54,9 +55,9 @@ async fn a_read_whose_answer_was_lost_is_made_again_elsewhere() {
     first.mood(Mood::Hangs);
     let client = client(&[first.endpoint(), second.endpoint()]);
     let call = tokio::spawn(async move { client.get(Get::new("k")).await });
-    first.taken(1).await;
+    soon(first.taken(1)).await;
     first.die();
-    call.await.unwrap().unwrap();
+    soon(call).await.unwrap().unwrap();
     assert_eq!((first.ranges(), second.ranges()), (1, 1));
 }
 
@@ -150,7 +151,7 @@ async fn a_kept_lease_that_is_gone_is_reported() {
     *fake.seen.lease_ttl_s.lock().unwrap() = 1;
     let keeper = client.lease_keep_alive(5).await.unwrap();
     *fake.seen.lease_ttl_s.lock().unwrap() = 0;
-    assert!(matches!(keeper.lost().await, Error::LeaseGone { id: 5 }));
+    assert!(matches!(soon(keeper.lost()).await, Error::LeaseGone { id: 5 }));
 }
 
 #[tokio::test]

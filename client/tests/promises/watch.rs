@@ -1,6 +1,7 @@
 //! Watches over streams that break: every event once, in order, or a final error.
 
 use crate::fake::{Fake, Script, nobody};
+use crate::soon;
 use client::proto::etcdserverpb as pb;
 use client::proto::mvccpb::{Event, KeyValue};
 use client::{Client, Code, Config, Error, KeyRange, Watch, WatchOf};
@@ -58,7 +59,7 @@ async fn watch(fake: &Fake, start_revision: i64) -> client::Result<Watch> {
 async fn take(watch: &mut Watch, count: usize) -> Vec<(i64, String)> {
     let mut taken = Vec::new();
     while taken.len() < count {
-        for event in watch.next().await.unwrap().events {
+        for event in soon(watch.next()).await.unwrap().events {
             let kv = event.kv.unwrap();
             taken.push((kv.mod_revision, String::from_utf8(kv.key.to_vec()).unwrap()));
         }
@@ -125,7 +126,7 @@ async fn a_compacted_position_ends_the_watch_for_good() {
     let mut watch = watch(&fake, 0).await.unwrap();
     assert_eq!(take(&mut watch, 1).await, list(&[(11, "a")]));
     for _ in 0..2 {
-        let error = watch.next().await.unwrap_err();
+        let error = soon(watch.next()).await.unwrap_err();
         assert!(matches!(error, Error::Compacted { compact_revision: 30 }), "{error:?}");
     }
     assert!(watch.is_over());
@@ -155,7 +156,7 @@ async fn a_stream_that_fails_for_good_reason_is_not_made_again() {
     };
     let fake = fake(vec![denied]);
     let mut watch = watch(&fake, 0).await.unwrap();
-    let error = watch.next().await.unwrap_err();
+    let error = soon(watch.next()).await.unwrap_err();
     assert_eq!(error.code(), Code::PermissionDenied);
     assert!(watch.is_over());
     assert_eq!(starts(&fake).len(), 1);
