@@ -1,6 +1,7 @@
 //! From settings and a disk to a running member: founds, joins, recovers, or makes a survivor a
 //! cluster of its own.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ use crate::peers::{PeerLimits, PeerTiming, Peers, PeersConfig, fetch_members};
 use crate::propose::{Shared, SharedLimits};
 use crate::version;
 
+/// File in the member's directory that says whose it is, by name.
+const OWNER: &str = "OWNER";
+
 /// Why a member can not begin. One line, naming the thing.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -39,17 +43,12 @@ pub enum BootError {
         error: member::BootError,
     },
     /// The directory belongs to someone else.
-    #[error(
-        "data directory {data_dir} belongs to member {found:?} of cluster {cluster_id:x}, not to \
-         {name:?}: nothing was changed"
-    )]
+    #[error("data directory {data_dir} belongs to member {found:?}, not to {name:?}: nothing was changed")]
     ForeignMember {
         /// The directory.
         data_dir: String,
         /// The name in it.
         found: String,
-        /// The cluster in it.
-        cluster_id: u64,
         /// The name given.
         name: String,
     },
@@ -113,7 +112,8 @@ pub async fn begin(
         tracing::warn!("{warning}");
     }
     let recovery = recovery(config);
-    let shown = config.data_dir.display().to_string();
+    let shown = shown(config);
+    check_owner(config, &data_dir)?;
     if !holds_a_log(&data_dir)? {
         if config.force_new_cluster {
             return Err(BootError::NothingToForce(shown));
@@ -121,7 +121,8 @@ pub async fn begin(
         found_or_join(config, &data_dir, &recovery).await?;
     }
     let (booted, generations, opened) = recover(config, &data_dir, recovery)?;
-    check_identity(config, &booted)?;
+    check_membership(config, &booted)?;
+    write_owner(config, &data_dir)?;
     let found = Found { data_dir, booted, generations, opened };
     start(config, metrics, fatal, found, sinks)
 }
@@ -246,25 +247,45 @@ fn recover(
     Ok((booted, generations, opened))
 }
 
-/// A directory started under another member's name is most likely a mistake that would cost data.
-fn check_identity(config: &Config, booted: &Booted<OsDisk>) -> Result<(), BootError> {
+/// A directory started under another member's name is most likely a mistake that would cost data:
+/// it is noticed before anything is touched.
+fn check_owner(config: &Config, data_dir: &DataDir) -> Result<(), BootError> {
+    match std::fs::read_to_string(data_dir.member_dir().join(OWNER)) {
+        Ok(found) if found.trim_end() != config.name => Err(BootError::ForeignMember {
+            data_dir: shown(config),
+            found: found.trim_end().to_owned(),
+            name: config.name.clone(),
+        }),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(BootError::Start(format!("{}: {OWNER}: {error}", shown(config)))),
+    }
+}
+
+fn write_owner(config: &Config, data_dir: &DataDir) -> Result<(), BootError> {
+    let path = data_dir.member_dir().join(OWNER);
+    let temporary = data_dir.member_dir().join("OWNER.tmp");
+    let written = || {
+        let mut file = std::fs::File::create(&temporary)?;
+        writeln!(file, "{}", config.name)?;
+        file.sync_data()?;
+        std::fs::rename(&temporary, &path)?;
+        std::fs::File::open(data_dir.member_dir())?.sync_all()
+    };
+    if path.exists() {
+        return Ok(());
+    }
+    written().map_err(|error| BootError::Start(format!("{}: {OWNER}: {error}", shown(config))))
+}
+
+/// The data of a member that was removed is of no use to anybody.
+fn check_membership(config: &Config, booted: &Booted<OsDisk>) -> Result<(), BootError> {
     let wal::Identity { cluster_id, member_id } = booted.identity;
     let members = booted.state.members();
-    let own = members.iter().find(|member| member.id == member_id);
-    match own {
-        Some(own) if !own.name.is_empty() && own.name != config.name => {
-            Err(BootError::ForeignMember {
-                data_dir: shown(config),
-                found: own.name.clone(),
-                cluster_id,
-                name: config.name.clone(),
-            })
-        }
-        None if !members.is_empty() => {
-            Err(BootError::Removed { data_dir: shown(config), member_id, cluster_id })
-        }
-        _ => Ok(()),
+    if !members.is_empty() && members.iter().all(|member| member.id != member_id) {
+        return Err(BootError::Removed { data_dir: shown(config), member_id, cluster_id });
     }
+    Ok(())
 }
 
 /// What was found on the disk.

@@ -272,15 +272,13 @@ struct LogWindow {
 
 impl LogWindow {
     fn of(recovered: &Recovered) -> Self {
-        let mark = recovered.snapshot;
-        let base_index = match recovered.entries.first() {
-            Some(entry) => entry.index - 1,
-            None => mark.map_or(0, |mark| mark.index),
-        };
+        // Also where all entries have been released and no mark was ever needed.
+        let base_index = recovered.first_index - 1;
+        let mark = recovered.snapshot.filter(|mark| mark.index == base_index);
         LogWindow {
             base_index,
-            base_term: mark.filter(|mark| mark.index == base_index).map(|mark| mark.term),
-            last_index: recovered.entries.last().map_or(base_index, |entry| entry.index),
+            base_term: mark.map(|mark| mark.term),
+            last_index: recovered.last_index,
             terms: recovered.entries.iter().map(|entry| entry.term).collect(),
         }
     }

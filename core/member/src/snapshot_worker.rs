@@ -100,6 +100,8 @@ impl<D: Disk> SnapshotWorker<D> {
             chunks: meta.chunks.iter().map(chunk_ref).collect(),
         };
         self.store.commit(&mut self.disk, manifest)?;
+        // Chunks of transfers that were given up are garbage now; one that still runs fetches anew.
+        self.store.abandon();
         self.store.remove_older(&mut self.disk, GENERATIONS_KEPT)?;
         Ok(())
     }
