@@ -72,6 +72,8 @@ pub struct Replica {
     applied: u64,
     /// What was handed out to be applied.
     handed_out: u64,
+    /// The configuration in force includes every change up to here.
+    conf_index: u64,
     /// Term and vote of the newest hard state handed out.
     vote: (u64, u64),
     /// What the last output said of the leadership: term and leader.
@@ -130,6 +132,7 @@ impl Replica {
             outbox: Outbox::default(),
             applied,
             handed_out: applied,
+            conf_index: applied,
             vote: (hard_state.term, hard_state.vote),
             reported: (0, 0),
             heard_us: BTreeMap::new(),
@@ -313,6 +316,11 @@ impl Replica {
         entry: &log::Entry,
         accept: bool,
     ) -> Result<log::ConfState, ConsensusError> {
+        if entry.index <= self.conf_index {
+            // A snapshot that came in between has brought the change already, and later ones too.
+            return Ok(self.conf_state());
+        }
+        self.conf_index = entry.index;
         if !accept {
             return Ok(self.conf_state());
         }
@@ -327,6 +335,8 @@ impl Replica {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, raft::INVALID_ID);
         }
+        let peers = self.raw.raft.prs();
+        self.heard_us.retain(|id, _| peers.get(*id).is_some());
         self.settle(before);
         Ok(self.conf_state())
     }
@@ -365,11 +375,12 @@ impl Replica {
     }
 
     /// The disk gate: whether writes have been waiting for half an election timeout without any
-    /// progress. A leader sends no heartbeats then, so that others may take over; its peers would
-    /// otherwise follow a leader that cannot commit.
+    /// progress. A leader sends no heartbeats and proposes nothing then, so that others may take
+    /// over; its peers would otherwise follow a leader that cannot apply. What it was asked to
+    /// propose comes out as `dropped` when they do.
     pub fn disk_stalled(&mut self, now_us: u64) -> bool {
         self.observe(now_us);
-        self.outbox.stalled(self.now_us, self.clock.election_timeout_us() / 2)
+        self.stalled()
     }
 
     /// Whether a learner has enough of the log to be promoted. Only a leader knows.
@@ -383,6 +394,16 @@ impl Replica {
             u128::from(progress.matched) * 10
                 >= u128::from(raft.raft_log.last_index()) * LEARNER_READY_TENTHS
         })
+    }
+
+    fn stalled(&self) -> bool {
+        self.outbox.stalled(self.now_us, self.clock.election_timeout_us() / 2)
+    }
+
+    /// When the batch in the making leaves, unless something holds it back.
+    fn batch_due_us(&self) -> Option<u64> {
+        let held = self.raw.raft.lead_transferee.is_some() || self.stalled();
+        self.making.due_us(&self.config.batching).filter(|_| !held)
     }
 
     fn observe(&mut self, now_us: u64) {

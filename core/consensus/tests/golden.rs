@@ -1,6 +1,8 @@
 //! Scripts under `tests/golden`: the first line is the fact, lines that begin with `>` are what is
 //! done, the lines after each are what then happens. `UPDATE_GOLDEN=1` writes what happens now.
 
+#![allow(clippy::unwrap_used, reason = "a test that goes wrong may panic")]
+
 mod cluster;
 
 use std::path::Path;

@@ -1,9 +1,15 @@
 //! What peers say: nothing malformed reaches raft, nothing a peer says makes a replica panic, and
 //! answers that come late or twice do no harm.
 
+#![allow(clippy::unwrap_used, reason = "a test that goes wrong may panic")]
+
 use bytes::Bytes;
 use consensus::{Boot, Config, ProgressState, Rejected, Replica, Role};
-use proto::log::{Chunk, ConfState, Entry, HardState, SnapshotMeta};
+use prost::Message as _;
+use proto::log::membership_change::Kind;
+use proto::log::{
+    Chunk, ConfState, Entry, HardState, Member, MembershipChange, SnapshotMeta, entry,
+};
 use proto::peer::{RaftMessage, raft_message::Type};
 
 const INDEX_MAX: u64 = 1 << 62;
@@ -484,6 +490,58 @@ fn a_commit_index_alone_is_written_without_a_sync_and_nothing_waits_for_it() {
     assert_eq!(persist.hard_state.unwrap().commit, 10);
     assert_eq!(kinds(&output.messages), [Type::MsgHeartbeatResponse]);
     assert_eq!(output.committed.len(), 2);
+}
+
+#[test]
+fn a_change_that_a_snapshot_has_overtaken_is_not_applied_again() {
+    let mut replica = follower();
+    let change = MembershipChange {
+        id: None,
+        kind: Kind::AddLearner.into(),
+        member: Some(Member { id: 4, ..Default::default() }),
+    };
+    let entry = Entry {
+        r#type: entry::Type::ConfChangeV2.into(),
+        context: change.encode_to_vec().into(),
+        ..entry(11, 6)
+    };
+    let append = RaftMessage { commit: 11, ..append(vec![entry]) };
+    replica.receive(0, append).unwrap();
+    let persist = replica.take_output(0).persist.unwrap();
+    replica.persisted(persist.number);
+    let committed = replica.take_output(0).committed;
+    assert_eq!(committed.last().unwrap().index, 11);
+    // While the state applies entry 11, the leader sends a snapshot of a later configuration.
+    let mut meta = meta(20, 6);
+    meta.conf_state.as_mut().unwrap().learners = vec![4, 5];
+    replica
+        .receive(0, RaftMessage { snapshot: Some(meta.clone()), ..message(Type::MsgSnapshot, 6) })
+        .unwrap();
+    let persist = replica.take_output(0).persist.unwrap();
+    let conf = replica.apply_membership(committed.last().unwrap(), true).unwrap();
+    assert_eq!(Some(conf), meta.conf_state);
+    replica.applied(11);
+    replica.persisted(persist.number);
+    replica.applied(20);
+    assert_eq!(replica.status().applied, 20);
+}
+
+#[test]
+fn a_leader_whose_disk_stands_still_gives_its_commands_back() {
+    let mut replica = leader();
+    replica.receive(0, has(11, 2)).unwrap();
+    drain(&mut replica);
+    replica.propose(Bytes::from_static(b"sent")).unwrap();
+    let output = replica.take_output(0);
+    assert!(output.persist.is_some());
+    assert!(!replica.disk_stalled(499_999));
+    assert!(replica.disk_stalled(500_000));
+    replica.propose(Bytes::from_static(b"kept")).unwrap();
+    let output = replica.take_output(500_000);
+    assert!(output.persist.is_none() && output.dropped.is_empty());
+    assert_eq!(replica.status().commands_making, 1);
+    replica.receive(500_001, message(Type::MsgHeartbeat, 7)).unwrap();
+    assert_eq!(replica.take_output(500_001).dropped, ["kept"]);
 }
 
 #[test]

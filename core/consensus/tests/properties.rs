@@ -5,6 +5,8 @@
 //! everything must come together again: one leader, every member with the same commands, nothing
 //! lost that was ever committed.
 
+#![allow(clippy::unwrap_used, reason = "a test that goes wrong may panic")]
+
 mod cluster;
 
 use std::collections::BTreeMap;
@@ -225,9 +227,11 @@ impl Run {
                 proposed_us = self.cluster.now_us + 5_000_000;
             }
             self.cluster.run(200_000);
-            if self.in_force().iter().all(|id| {
-                self.cluster.members[id].state.commands.iter().any(|command| *command == mark)
-            }) {
+            if self
+                .in_force()
+                .iter()
+                .all(|id| self.cluster.members[id].state.commands.contains(&mark))
+            {
                 return true;
             }
         }

@@ -39,7 +39,6 @@ impl Replica {
     /// Whether [`Replica::take_output`] has something to say already.
     pub fn has_output(&self) -> bool {
         let lead = self.lead();
-        let due = self.making.due_us(&self.config.batching);
         let reads = self.reads.deadline_us(self.clock.election_timeout_us(), lead.is_self);
         self.raw.has_ready()
             || reads.is_some_and(|due_us| due_us <= self.now_us)
@@ -48,9 +47,11 @@ impl Replica {
             || self.reads.may_begin(lead)
             || self.log().snapshot_wanted()
             || self.reported != (lead.term, lead.leader)
-            || due.is_some_and(|due_us| {
-                !lead.is_self || (due_us <= self.now_us && self.raw.raft.lead_transferee.is_none())
-            })
+            || if lead.is_self {
+                self.batch_due_us().is_some_and(|due_us| due_us <= self.now_us)
+            } else {
+                self.making.len() > 0
+            }
     }
 
     /// When [`Replica::tick`] and [`Replica::take_output`] must be called at the latest.
@@ -59,10 +60,7 @@ impl Replica {
             return now_us;
         }
         let election_us = self.clock.election_timeout_us();
-        let batch = self
-            .making
-            .due_us(&self.config.batching)
-            .filter(|_| self.raw.raft.lead_transferee.is_none());
+        let batch = self.batch_due_us();
         let reads = self.reads.deadline_us(election_us, self.is_leader());
         let clock = self.clock.deadline_us(self.is_leader());
         batch.into_iter().chain(reads).fold(clock, u64::min).max(now_us)
@@ -74,9 +72,7 @@ impl Replica {
             output.dropped = self.making.take_commands();
             return;
         }
-        let due = self.making.due_us(&self.config.batching);
-        if due.is_none_or(|due_us| due_us > self.now_us) || self.raw.raft.lead_transferee.is_some()
-        {
+        if self.batch_due_us().is_none_or(|due_us| due_us > self.now_us) {
             return;
         }
         let entries = self.making.take_entries(&self.config.batching);
@@ -160,6 +156,7 @@ impl Replica {
         let log = self.raw.mut_store();
         if let Some(meta) = &snapshot {
             self.handed_out = meta.index;
+            self.conf_index = meta.index;
             log.restore(meta.clone());
         }
         log.append(ready.entries());

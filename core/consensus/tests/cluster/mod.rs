@@ -6,6 +6,7 @@
 //! answered with an index below what was committed when it was asked for.
 
 #![allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
+#![allow(clippy::unwrap_used, reason = "a test that goes wrong may panic")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -394,8 +395,8 @@ impl Cluster {
         self.network.insert((due_us, self.sent), message);
     }
 
-    fn send(&mut self, message: RaftMessage) {
-        self.check_promise(&message);
+    fn send(&mut self, message: &RaftMessage) {
+        self.check_promise(message);
         *self.messages_by_type.entry(message.r#type().as_str_name()).or_default() += 1;
         let copies = match &mut self.fate {
             Some(fate) => fate(),
@@ -497,7 +498,7 @@ impl Cluster {
             }
         }
         for message in messages {
-            self.send(message);
+            self.send(&message);
         }
         for entry in committed {
             self.apply(id, &entry);
