@@ -24,7 +24,6 @@ use crate::check;
 use crate::error::StateError;
 use crate::lease::{self, LEASE_QUOTA_BYTES, Leases};
 use crate::membership::Membership;
-use crate::mvcc::compact::SWEEP_STEP_RECORDS_MAX;
 use crate::mvcc::{RestoreError, Store, Transaction};
 use crate::outcome::{Event, LeaseChange, Outcome, Response, header};
 use crate::parts::{Applied, Changes, RowChange, StateParts, Table};
@@ -34,6 +33,12 @@ use crate::{hash, txn};
 
 /// etcd's quota when none is configured.
 pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Records a compaction is taken on by with every view published …
+const SWEEP_RECORDS_PER_VIEW: usize = 32;
+
+/// … and with every record added since the one before, so that it ends however much is written.
+const SWEEP_RECORDS_PER_RECORD: usize = 2;
 
 /// What is configured about a state. None of it changes what a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +114,8 @@ impl Contents {
 pub struct State {
     contents: Contents,
     changes: Changes,
+    /// Records added since a view was published.
+    records_unpublished: usize,
 }
 
 impl fmt::Debug for State {
@@ -145,7 +152,7 @@ impl State {
     /// An empty state at revision 1, before the first entry of the log.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { contents: Contents { limits, ..Contents::default() }, changes: Changes::default() }
+        Self { contents: Contents { limits, ..Contents::default() }, ..Self::default() }
     }
 
     /// A state from its parts, as a snapshot or a backend keeps them.
@@ -179,7 +186,7 @@ impl State {
             let key = orphan.key().escape_ascii().to_string();
             return Err(PartsError::Lease { key, lease: orphan.lease() });
         }
-        Ok(Self { contents, changes: Changes::default() })
+        Ok(Self { contents, ..Self::default() })
     }
 
     /// What is configured.
@@ -200,15 +207,16 @@ impl State {
         self.contents.membership.members().cloned().collect()
     }
 
-    /// The state as it is now, for readers. Costs a handful of pointers, and takes one step of a
-    /// compaction that is under way.
+    /// The state as it is now, for readers. Costs a handful of pointers, and takes a compaction that
+    /// is under way a little further.
     pub fn publish(&mut self) -> View {
-        self.sweep(SWEEP_STEP_RECORDS_MAX);
+        let added = std::mem::take(&mut self.records_unpublished);
+        self.sweep(SWEEP_RECORDS_PER_VIEW + SWEEP_RECORDS_PER_RECORD * added);
         View::new(self.contents.clone())
     }
 
-    /// Goes on with a compaction by at most `records_max` records. Returns whether there is more to
-    /// do; whoever has nothing else to apply calls again.
+    /// Goes on with a compaction by at most `records_max` records, a few microseconds each. Returns
+    /// whether there is more to do; whoever has nothing else to apply calls again.
     pub fn sweep(&mut self, records_max: usize) -> bool {
         let more = self.contents.store.sweep(records_max, &mut self.changes.removed);
         self.changes.applied = self.contents.applied();
@@ -254,6 +262,7 @@ impl State {
         let first_new = self.changes.records.len();
         self.changes.records.extend(events.iter().map(|event| event.record.clone()));
         let added = &self.changes.records[first_new..];
+        self.records_unpublished += added.len();
         if !added.is_empty() {
             self.contents.rolling_hash = hash::roll(self.contents.rolling_hash, added);
         }

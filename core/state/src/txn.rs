@@ -144,7 +144,9 @@ impl Path {
                     }
                     (Some(Request::RequestTxn(request)), target) => {
                         let path = nested.next().expect("one path each");
-                        Some(Response::ResponseTxn(path.run(target, request)))
+                        let response = path.run(target, request);
+                        // As in etcd: the revision is told by the outermost txn alone.
+                        Some(Response::ResponseTxn(TxnResponse { header: header(0), ..response }))
                     }
                     _ => None,
                 };

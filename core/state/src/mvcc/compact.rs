@@ -17,9 +17,6 @@ use super::Store;
 use crate::error::StateError;
 use crate::record::{Record, Revision};
 
-/// Revisions walked in one step of a sweep: well under a millisecond.
-pub const SWEEP_STEP_RECORDS_MAX: usize = 256;
-
 /// A compaction whose superseded records are being taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sweep {
