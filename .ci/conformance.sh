@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Real processes of a given binary under the unmodified etcdctl: one member, three members, a full store, restarts and
-# kill -9, and how the process itself answers good and bad invocations.
+# kill -9, members that come and go, and how the process itself answers good and bad invocations.
 #
-#   .ci/conformance.sh BIN [SESSION...]     sessions: process one three full restart (default: all)
+#   .ci/conformance.sh BIN [SESSION...]     sessions: process one three full restart grow (default: all)
 #
 # BIN is metastore, or etcd, on which every fact was proven. Needs what .ci/tools.sh builds. Exits non-zero if any fact
 # failed; what the members wrote is then kept, and its place printed.
@@ -69,7 +69,7 @@ one() { up one 1 --watch-progress-notify-interval=1s && PROGRESS=1 session && do
 three() { up three 3 --watch-progress-notify-interval=1s && PROGRESS=1 session && down; }
 full() { up full 1 --quota-backend-bytes=16777216 && QUOTA=1 session && down; }
 
-ctl() { "$etcdctl" --endpoints "$CLUSTER_ENDPOINTS" --command-timeout 20s "$@" 2>&1; }
+ctl() { timeout 60 "$etcdctl" --endpoints "$CLUSTER_ENDPOINTS" --command-timeout 20s "$@" 2>&1; }
 state() { ctl get /restart/ --prefix -w json | jq -c '[.header.revision, .kvs]'; }
 
 restart() {
@@ -104,6 +104,116 @@ restart() {
     fi
     down
   done
+}
+
+# --- members that come and go ---
+
+at() { # at I ARGS...: etcdctl, asking member I alone
+  local i=$1
+  shift
+  timeout 60 "$etcdctl" --endpoints "$(cat "$running/$i.client")" --command-timeout 20s "$@" 2>&1
+}
+last() { tail -n 1 <<<"$1"; }
+says() { # says FACT EXPECTED I ARGS...: the last line of what member I answers
+  local fact=$1 want=$2
+  shift 2
+  is "$fact" "$want" "$(last "$(at "$@")")"
+}
+id_of() { at "$1" member list | awk -F', ' -v name="m$2" '$3 == name {print $1}'; }
+added() { at "$@" >"$running/added"; }
+
+# join VIA [--learner]: tells the cluster, through member VIA, of one more, and starts it; leaves its number in CLUSTER_NEW
+join() {
+  local via=$1 new
+  shift
+  cluster_prepare "$running"
+  new=$CLUSTER_NEW
+  # Refused for a while by a cluster that has only just come together.
+  cluster_poll 60 added "$via" member add "m$new" --peer-urls "$(cat "$running/$new.peer")" "$@" || true
+  is "member add m$new $*" "added${*:+ as learner} to cluster" "$(head -n 1 "$running/added" | grep -o 'added.*cluster')"
+  cluster_member_start "$running" "$new" --snapshot-count=100
+  cluster_member_wait "$running" "$new"
+}
+
+promoted() { at "$1" member promote "$2" >"$running/promoted"; }
+learn() { # learn VIA I: member I, a learner, becomes a voter
+  local id
+  id=$(id_of "$1" "$2")
+  cluster_poll 60 promoted "$1" "$id" || true
+  is "m$2 is promoted once it is in sync" "Member $(printf %16s "$id") promoted in cluster" "$(grep -o '^Member.*cluster' "$running/promoted")"
+}
+
+grow() {
+  local i lead url sum no="Error: etcdserver: rpc not supported for learner"
+  # So many writes that what a newcomer needs is no longer in the log alone.
+  up grow 3 --snapshot-count=100
+  for i in $(seq 1 250); do ctl put "/grow/$i" "$i" >/dev/null; done
+  join 1 --learner
+  url=$(cat "$running/4.client")
+  has() { [[ $(at 4 get /grow/250 --consistency s --print-value-only) == 250 ]]; }
+  is "a learner gets what has been written" yes "$(cluster_poll 30 has && echo yes)"
+  is "... is listed as one" "m4 true" "$(ctl member list | awk -F', ' '$6 == "true" {print $3, $6}')"
+  is "... says so" true "$(at 4 endpoint status -w json | jq '.[0].Status.isLearner')"
+  says "... does not read for all" "$no" 4 get /grow/1
+  says "... nor stream" "$no" 4 get /grow/1 --stream --consistency s
+  says "... nor write" "$no" 4 put /grow/x 1
+  says "... nor delete" "$no" 4 del /grow/x
+  says "... nor transact" "$no" 4 txn <<<$'\nget /grow/x\n\n\n'
+  says "... nor compact" "$no" 4 compaction 3
+  says "... nor grant leases" "Error: failed to grant lease (etcdserver: rpc not supported for learner)" 4 lease grant 10
+  says "... nor list members" "$no" 4 member list
+  says "... nor alarms" "$no" 4 alarm list
+  is "... nor watch" "watch was canceled (etcdserver: rpc not supported for learner)" "$(at 4 watch /grow/x | head -n 1)"
+  is "... but hands out a snapshot" "Snapshot saved at $running/snapshot" "$(at 4 snapshot save "$running/snapshot" | grep '^Snapshot saved')"
+  is "... lives" "ok 200" "$(curl -s -m 20 -w '%{http_code}' "$url/livez" | paste -sd' ')"
+  is "... and is not ready" "503" "$(curl -s -m 20 -o "$running/ready" -w '%{http_code}' "$url/readyz?verbose")"
+  is "... because it is a learner" "[-]non_learner failed: not supported for learner" "$(grep non_learner "$running/ready")"
+  is "... which can be measured" "etcd_server_is_learner 1" "$(curl -s -m 20 "$url/metrics" | grep '^etcd_server_is_learner ')"
+  learn 1 4
+  is "a voter is ready" "ok 200" "$(curl -s -m 20 -w '%{http_code}' "$url/readyz" | paste -sd' ')"
+  says "... and writes" OK 4 put /grow/voter 1
+
+  # The leader is taken out.
+  for lead in 1 2 3 4; do
+    [[ $(at "$lead" endpoint status | awk -F', ' '{print $9}') == true ]] && break
+  done
+  i=$((lead % 4 + 1))
+  touch "$running/$lead.removed"
+  at "$i" member remove "$(id_of "$i" "$lead")" >"$running/removed" || true
+  is "the leader is removed" "removed from cluster" "$(grep -o 'removed from cluster' "$running/removed")"
+  is "... and ends by itself" yes "$(cluster_poll 60 test -e "$running/$lead.rc" && echo yes)"
+  again() { at "$i" put /grow/without 1 >/dev/null; }
+  is "... and the others go on" yes "$(cluster_poll 60 again && echo yes)"
+  is "... which are three" 3 "$(at "$i" member list | wc -l)"
+  : >"$running/$lead.log"
+  cluster_member_start "$running" "$lead"
+  is "started again, it ends by itself" yes "$(cluster_poll 60 test -e "$running/$lead.rc" && echo yes)"
+  is "... and says why" removed "$(grep -o removed "$running/$lead.log" | head -n 1)"
+  same() {
+    sum=$(at "$i" endpoint hashkv --cluster -w json | jq -c '[length, ([.[].HashKV | [.hash, .hash_revision]] | unique | length)]')
+    [[ $sum == "[3,1]" ]]
+  }
+  is "all three hold the same" yes "$(cluster_poll 30 same && echo yes || echo "$sum")"
+  rm -f "$running/$lead.pid" && echo 0 >"$running/$lead.rc"
+  down
+
+  # From one to two to three, and without the first.
+  up one-to-three 1 --snapshot-count=100
+  for i in $(seq 1 250); do ctl put "/grow/$i" "$i" >/dev/null; done
+  join 1
+  says "two members write" OK 2 put /grow/two 2
+  join 1 --learner
+  learn 2 3
+  says "three members write" OK 3 put /grow/three 3
+  kill -KILL "$(cat "$running/1.pid")"
+  cluster_member_stop "$running" 1
+  i=3
+  is "two of three go on without the first" yes "$(cluster_poll 60 again && echo yes)"
+  says "... with all that was written" '"Count" : 253' 2 get /grow/ --prefix --count-only -w fields
+  cluster_member_start "$running" 1
+  cluster_member_wait "$running" 1
+  is "... which comes back and holds the same" yes "$(cluster_poll 30 same && echo yes || echo "$sum")"
+  down
 }
 
 # refuses FACT CODES REGEX ARGS...: the process ends soon, with one of these codes, and says why
@@ -165,10 +275,10 @@ process() {
   fi
 }
 
-if (($# == 0)); then set -- process one three full restart; fi
+if (($# == 0)); then set -- process one three full restart grow; fi
 for name; do
   begun=$SECONDS
-  case $name in process | one | three | full | restart) "$name" ;; *) echo "$name: no such session" >&2; exit 2 ;; esac
+  case $name in process | one | three | full | restart | grow) "$name" ;; *) echo "$name: no such session" >&2; exit 2 ;; esac
   times+="${times:+, }$name $((SECONDS - begun)) s"
 done
 printf '\n%s: %s\n%d passed, %d failed\n' "$TARGET" "$times" "$passed" "$failed"

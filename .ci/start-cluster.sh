@@ -7,7 +7,11 @@
 #   sourced:  cluster_start BIN N DIR [extra flags...]; sets CLUSTER_ENDPOINTS, CLUSTER_DIR, CLUSTER_PIDS
 #             cluster_stop DIR; returns non-zero if a member had to be killed
 #
-# DIR holds, for member I: I.data, I.log (standard error), I.pid, I.client and I.peer (URLs), I.rc (exit code, once stopped).
+#             cluster_prepare DIR makes room for one more, whose number it leaves in CLUSTER_NEW: to be started with
+#             cluster_member_start once the cluster has been told of it
+#
+# DIR holds, for member I: I.data, I.log (standard error), I.pid, I.client and I.peer (URLs), I.rc (exit code, once it has
+# ended), I.state (new, or existing if it joined later), I.removed (if it is no longer a member).
 
 CLUSTER_READY_SECONDS="${CLUSTER_READY_SECONDS:-60}" # from start to "ready to serve client requests"
 CLUSTER_STOP_SECONDS="${CLUSTER_STOP_SECONDS:-20}"   # from SIGTERM to SIGKILL
@@ -32,8 +36,10 @@ cluster_member_start() {
   local dir=$1 i=$2
   shift 2
   local bin n state token initial="" j
-  bin=$(cat "$dir/bin") n=$(cat "$dir/n") state=$(cat "$dir/state") token=$(cat "$dir/token")
-  for j in $(seq 1 "$n"); do initial+="${initial:+,}m$j=$(cat "$dir/$j.peer")"; done
+  bin=$(cat "$dir/bin") n=$(cat "$dir/n") state=$(cat "$dir/$i.state") token=$(cat "$dir/token")
+  for j in $(seq 1 "$n"); do
+    [[ -e $dir/$j.removed ]] || initial+="${initial:+,}m$j=$(cat "$dir/$j.peer")"
+  done
   : >>"$dir/$i.log"
   rm -f "$dir/$i.pid" "$dir/$i.rc"
   # A shell of its own waits for the process, so that its exit code is known to whoever stops it, and a kill is no news.
@@ -84,6 +90,22 @@ cluster_member_wait() {
   return 1
 }
 
+cluster_addresses() { # DIR I STATE: chooses the addresses of one member
+  local role port
+  for role in client peer; do
+    port=$(cluster_free_port) || return 1
+    CLUSTER_PORTS_TAKEN+=" $port"
+    echo "http://127.0.0.1:$port" >"$1/$2.$role"
+  done
+  echo "$3" >"$1/$2.state"
+}
+
+cluster_prepare() {
+  CLUSTER_NEW=$(($(cat "$1/n") + 1))
+  cluster_addresses "$1" "$CLUSTER_NEW" existing || return 1
+  echo "$CLUSTER_NEW" >"$1/n"
+}
+
 cluster_start() {
   local bin=$1 n=$2 dir=$3 i
   shift 3
@@ -92,16 +114,9 @@ cluster_start() {
   [[ -e $dir/bin ]] && { echo "$dir: holds a cluster already" >&2; return 1; }
   echo "$bin" >"$dir/bin"
   echo "$n" >"$dir/n"
-  echo new >"$dir/state"
   echo "court-$$-$RANDOM" >"$dir/token"
-  local CLUSTER_PORTS_TAKEN="" port
-  for i in $(seq 1 "$n"); do
-    for role in client peer; do
-      port=$(cluster_free_port) || return 1
-      CLUSTER_PORTS_TAKEN+=" $port"
-      echo "http://127.0.0.1:$port" >"$dir/$i.$role"
-    done
-  done
+  CLUSTER_PORTS_TAKEN=""
+  for i in $(seq 1 "$n"); do cluster_addresses "$dir" "$i" new || return 1; done
   CLUSTER_DIR=$dir CLUSTER_ENDPOINTS="" CLUSTER_PIDS=""
   for i in $(seq 1 "$n"); do
     cluster_member_start "$dir" "$i" "$@"
