@@ -98,6 +98,9 @@ pub enum BackendError {
     },
 }
 
+/// What [`Backend::scan`] calls with each key and value.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// One ordered map with atomic batches: sled in production, [`MemBackend`] in memory.
 ///
 /// Batches become durable in the order they are committed; a crash may lose the last ones since
@@ -119,11 +122,7 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// [`BackendError::Engine`].
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), BackendError>;
+    fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> Result<(), BackendError>;
 
     /// Makes all committed batches durable.
     ///

@@ -1,11 +1,11 @@
 //! The backend's twin in memory, with the faults a disk has.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::{APPLIED_KEY, Backend, BackendBatch, BackendError, Write};
+use super::{APPLIED_KEY, Backend, BackendBatch, BackendError, Visit, Write};
 
 /// What a [`MemBackend`] can be told to do wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,11 +104,7 @@ impl Backend for MemBackend {
         Ok(self.current.get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), BackendError> {
+    fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> Result<(), BackendError> {
         let from = (Bound::Included(prefix), Bound::Unbounded);
         for (key, value) in self.current.range::<[u8], _>(from) {
             if !key.starts_with(prefix) || visit(key, value).is_break() {

@@ -273,11 +273,7 @@ fn a_rebuild_cut_short_does_not_load() {
         fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BackendError> {
             self.0.get(key)
         }
-        fn scan(
-            &self,
-            prefix: &[u8],
-            visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-        ) -> Result<(), BackendError> {
+        fn scan(&self, prefix: &[u8], visit: Visit<'_>) -> Result<(), BackendError> {
             self.0.scan(prefix, visit)
         }
         fn flush(&mut self) -> Result<(), BackendError> {

@@ -523,7 +523,7 @@ fn a_slow_stream_costs_its_buffer_and_loses_nothing() {
         court.read(1, usize::MAX);
         assert!(court.hub.figures().buffered_bytes < 5000 + 400);
         assert_eq!(
-            court.clients[1].log.last().map(|it| revisions(&[it.clone()])[0]),
+            court.clients[1].log.last().map(|it| revisions(std::slice::from_ref(it))[0]),
             Some(court.view.revision()),
             "others are not held up"
         );
@@ -559,8 +559,10 @@ fn many_revisions_published_at_once_are_cut_by_revision_and_by_size() {
     }
     court.publish();
     let all = arrived(&mut court);
-    let told: Vec<(i64, Vec<i64>)> =
-        all[1..].iter().map(|it| (header_revision(it), revisions(&[it.clone()]))).collect();
+    let told: Vec<(i64, Vec<i64>)> = all[1..]
+        .iter()
+        .map(|it| (header_revision(it), revisions(std::slice::from_ref(it))))
+        .collect();
     assert_eq!(told, [(4, vec![2, 3, 4]), (5, vec![5])]);
 
     let all_keys: Vec<(u8, bool)> = (0..40).map(|key| (key, true)).collect();
@@ -825,7 +827,7 @@ fn the_checker_tells_each_guarantee_broken() {
     assert_eq!(
         verdict(|all| {
             forgets_headers(all);
-            all.swap(2, 3)
+            all.swap(2, 3);
         }),
         Some(Guarantee::Reliable)
     );
