@@ -21,19 +21,19 @@
 //! header here never runs ahead of the events.
 
 pub mod checker;
+mod delivery;
 mod index;
 mod response;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::ops::Bound;
 
 use prost::Message;
 use proto::etcdserverpb::watch_create_request::FilterType;
 use proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 
 use self::index::Index;
-use self::response::{Rendered, event_bytes, fragments, plain};
+use self::response::{Rendered, plain};
 use crate::error::StateError;
 use crate::mvcc::KeyRange;
 use crate::outcome::Event;
@@ -190,6 +190,8 @@ pub struct Hub {
     index: Index,
     /// Watchers that are behind and whose stream has room.
     ready: BTreeSet<WatcherId>,
+    /// Those of them that watch a range, by the revision they go on from.
+    ready_ranges: BTreeSet<(i64, WatcherId)>,
     /// The one served last, so that all take turns.
     last_served: WatcherId,
     /// Streams whose request for progress is not answered yet.
@@ -217,6 +219,7 @@ impl Hub {
             watchers: BTreeMap::new(),
             index: Index::default(),
             ready: BTreeSet::new(),
+            ready_ranges: BTreeSet::new(),
             last_served: 0,
             asking: BTreeSet::new(),
             output: VecDeque::new(),
@@ -305,16 +308,19 @@ impl Hub {
         if watcher.is_synced {
             self.index.insert(watcher.range(), id);
         } else {
-            self.ready.insert(id);
             self.figures.watchers_behind += 1;
         }
+        let is_behind = !watcher.is_synced;
         let open = self.streams.get_mut(&stream).expect("looked up just above");
-        open.behind += usize::from(!watcher.is_synced);
+        open.behind += usize::from(is_behind);
         open.watchers.insert(watch_id, id);
         if is_chosen_here {
             open.next_id = watch_id + 1;
         }
         self.watchers.insert(id, watcher);
+        if is_behind {
+            self.get_ready(id);
+        }
         self.figures.watchers += 1;
         self.queue(stream, WatchResponse { created: true, ..plain(watch_id, now) });
         if start_revision > 0 && start_revision < view.compact_revision() {
@@ -422,26 +428,6 @@ impl Hub {
         self.answer_progress_requests();
     }
 
-    /// Lets watchers that are behind read the history, in turn, until about `budget_revisions` have
-    /// been read. Returns whether there is more to do right away.
-    pub fn catch_up(&mut self, view: &View, budget_revisions: usize) -> bool {
-        let mut budget = budget_revisions.max(1);
-        while budget > 0 {
-            let after = (Bound::Excluded(self.last_served), Bound::Unbounded);
-            let next = self.ready.range(after).next().or_else(|| self.ready.first());
-            let Some(id) = next.copied() else { return false };
-            self.last_served = id;
-            let stream = self.watchers[&id].stream;
-            if self.has_room(stream) {
-                budget = budget.saturating_sub(self.read_page(id, view));
-            } else {
-                self.ready.remove(&id);
-                self.streams.get_mut(&stream).expect("watchers have one").waiting.push(id);
-            }
-        }
-        !self.ready.is_empty()
-    }
-
     /// Tells idle synced watchers that asked for it how far they have come. To be called on the
     /// interval of progress notifications; a watcher that was sent something since the last call is
     /// passed over once.
@@ -478,7 +464,9 @@ impl Hub {
         self.figures.buffered_bytes -= bytes;
         // Room for more than a page, so that a slow client is not served crumb by crumb.
         if open.buffered_bytes <= self.limits.stream_buffer_bytes_max / 2 {
-            self.ready.extend(open.waiting.drain(..));
+            for id in std::mem::take(&mut open.waiting) {
+                self.get_ready(id);
+            }
         }
     }
 
@@ -510,121 +498,6 @@ impl Hub {
         HubFigures { streams: self.streams.len(), ..self.figures }
     }
 
-    /// Sends a synced watcher new events, or lets it fall behind if its stream is full.
-    fn notify(
-        &mut self,
-        id: WatcherId,
-        events: &[Event],
-        indices: Vec<usize>,
-        rendered: &mut Rendered<'_>,
-    ) {
-        let watcher = &self.watchers[&id];
-        let (from, wants) = (watcher.next_revision, watcher.wants);
-        let mut wanted = indices
-            .into_iter()
-            .filter(|index| {
-                let event = &events[*index];
-                event.record.mod_revision() >= from && wants.event(event)
-            })
-            .peekable();
-        while let Some(first) = wanted.peek() {
-            let stream = self.watchers[&id].stream;
-            if !self.has_room(stream) {
-                let revision = events[*first].record.mod_revision();
-                return self.fall_behind(id, revision);
-            }
-            let mut page = Page::new(&self.limits);
-            let mut taken = Vec::new();
-            while let Some(index) =
-                wanted.next_if(|index| page.takes(&events[*index], wants.prev_kv))
-            {
-                taken.push(rendered.event(index, wants.prev_kv));
-            }
-            let through = if wanted.peek().is_none() { self.revision } else { page.last_revision };
-            self.send_events(id, taken, through);
-        }
-    }
-
-    /// Lets a watcher that is behind go on by a page. Returns what it cost, in revisions.
-    fn read_page(&mut self, id: WatcherId, view: &View) -> usize {
-        let watcher = &self.watchers[&id];
-        let (from, wants) = (watcher.next_revision, watcher.wants);
-        // With the state before it an event is about twice as long.
-        let bytes_max = self.limits.response_bytes_max / if wants.prev_kv { 2 } else { 1 };
-        let page = view.events(
-            from,
-            &watcher.key,
-            &watcher.range_end,
-            self.limits.response_revisions_max,
-            bytes_max,
-        );
-        let Ok(page) = page else {
-            self.cancel_compacted(id, view.compact_revision());
-            return 1;
-        };
-        assert!(page.next_revision > from || from > view.revision(), "a page leads nowhere");
-        let wanted: Vec<_> = page
-            .events
-            .iter()
-            .filter(|event| wants.event(event))
-            .map(|event| response::render(event, wants.prev_kv))
-            .collect();
-        let is_single = watcher.range().as_single().is_some();
-        let walked = usize::try_from(page.next_revision - from).unwrap_or(usize::MAX);
-        let cost = if is_single { page.events.len() } else { walked };
-
-        let through = page.next_revision - 1;
-        let watcher = self.watchers.get_mut(&id).expect("looked up just above");
-        watcher.next_revision = page.next_revision;
-        let stream = watcher.stream;
-        // Before the response goes out, so that a progress waiting for it comes after it.
-        if page.next_revision > self.revision {
-            watcher.is_synced = true;
-            self.ready.remove(&id);
-            self.index.insert(self.watchers[&id].range(), id);
-            self.streams.get_mut(&stream).expect("watchers have one").behind -= 1;
-            self.figures.watchers_behind -= 1;
-        }
-        if !wanted.is_empty() {
-            self.send_events(id, wanted, through);
-        }
-        self.answer_progress(stream);
-        cost.max(1)
-    }
-
-    fn send_events(
-        &mut self,
-        id: WatcherId,
-        events: Vec<proto::mvccpb::Event>,
-        through_revision: i64,
-    ) {
-        let watcher = self.watchers.get_mut(&id).expect("its owner looked it up");
-        watcher.is_idle = false;
-        let (stream, has_fragments) = (watcher.stream, watcher.wants.fragments);
-        self.figures.events_total += events.len() as u64;
-        let response = WatchResponse { events, ..plain(watcher.watch_id, through_revision) };
-        if has_fragments {
-            for fragment in fragments(response, self.limits.fragment_bytes_max) {
-                self.queue(stream, fragment);
-            }
-        } else {
-            self.queue(stream, response);
-        }
-    }
-
-    /// A synced watcher leaves the index and will read on from `revision`.
-    fn fall_behind(&mut self, id: WatcherId, revision: i64) {
-        let watcher = self.watchers.get_mut(&id).expect("its owner looked it up");
-        assert!(watcher.is_synced, "a watcher falls behind twice");
-        watcher.is_synced = false;
-        watcher.next_revision = revision;
-        let stream = watcher.stream;
-        self.index.remove(self.watchers[&id].range(), id);
-        self.ready.insert(id);
-        self.streams.get_mut(&stream).expect("watchers have one").behind += 1;
-        self.figures.watchers_behind += 1;
-    }
-
     fn cancel_compacted(&mut self, id: WatcherId, compact_revision: i64) {
         let watcher = &self.watchers[&id];
         let (stream, watch_id) = (watcher.stream, watcher.watch_id);
@@ -643,6 +516,7 @@ impl Hub {
 
     /// Forgets a watcher wherever it is.
     fn drop_watcher(&mut self, id: WatcherId) {
+        self.not_ready(id);
         let watcher = self.watchers.remove(&id).expect("its owner looked it up");
         let open = self.streams.get_mut(&watcher.stream).expect("watchers have one");
         open.watchers.remove(&watcher.watch_id);
@@ -651,10 +525,8 @@ impl Hub {
             self.index.remove(watcher.range(), id);
         } else {
             open.behind -= 1;
+            open.waiting.retain(|it| *it != id);
             self.figures.watchers_behind -= 1;
-            if !self.ready.remove(&id) {
-                open.waiting.retain(|it| *it != id);
-            }
         }
     }
 
@@ -694,37 +566,6 @@ impl Hub {
 /// Whether a watcher can be told that it knows everything up to `revision`.
 fn knows_all(watcher: &Watcher, revision: i64) -> bool {
     watcher.is_synced && watcher.next_revision <= revision + 1 && watcher.progress_from <= revision
-}
-
-/// What goes into one response: whole revisions.
-struct Page {
-    revisions_left: usize,
-    bytes_left: usize,
-    last_revision: i64,
-}
-
-impl Page {
-    fn new(limits: &HubLimits) -> Self {
-        Self {
-            revisions_left: limits.response_revisions_max.max(1),
-            bytes_left: limits.response_bytes_max,
-            last_revision: 0,
-        }
-    }
-
-    /// Whether the next event still belongs here; if so, it counts.
-    fn takes(&mut self, event: &Event, prev_kv: bool) -> bool {
-        let revision = event.record.mod_revision();
-        let begins = revision != self.last_revision;
-        let is_full = self.revisions_left == 0 || self.bytes_left == 0;
-        if begins && is_full && self.last_revision > 0 {
-            return false;
-        }
-        self.revisions_left -= usize::from(begins);
-        self.bytes_left = self.bytes_left.saturating_sub(event_bytes(event, prev_kv));
-        self.last_revision = revision;
-        true
-    }
 }
 
 #[cfg(test)]

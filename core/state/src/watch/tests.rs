@@ -759,6 +759,35 @@ fn watchers_that_are_behind_take_turns() {
 }
 
 #[test]
+fn watchers_that_come_back_together_read_the_past_together() {
+    let limits = HubLimits { response_revisions_max: 10, ..HubLimits::default() };
+    let mut court = Court::new(limits, 2);
+    for _ in 0..40 {
+        court.apply(&Step::Put(1, 1));
+        court.apply(&Step::Put(2, 1));
+        court.apply(&Step::Delete(1, 2));
+    }
+    let start_revision = |at: i64| WatchCreateRequest { start_revision: at, ..everything() };
+    for at in [2, 5, 9, 11, 12, 30, 40] {
+        for client in [0, 1] {
+            court.create(client, start_revision(at));
+            court.create(client, WatchCreateRequest { prev_kv: true, ..watch("k/02", "k/09") });
+            let filters = vec![FilterType::Nodelete.into()];
+            let range = watch("k/01", "k/02");
+            court.create(client, WatchCreateRequest { filters, start_revision: at, ..range });
+        }
+    }
+    // 14 ranges from the start and 14 puts only: far fewer pages than watchers × revisions / 10.
+    let mut turns = 0;
+    while court.hub.catch_up(&court.view, 1) {
+        turns += 1;
+    }
+    assert!(turns < 60, "{turns} pages");
+    court.settle();
+    court.check_all();
+}
+
+#[test]
 #[should_panic(expected = "published after")]
 fn a_hub_refuses_to_go_on_after_a_gap() {
     let mut court = single();
