@@ -114,6 +114,7 @@ impl Lane {
 }
 
 /// What waits on the append connection.
+#[allow(clippy::large_enum_variant, reason = "nearly every item is of the large kind")]
 #[derive(Debug)]
 pub(super) enum Bulk {
     Raft(RaftMessage),
@@ -121,6 +122,7 @@ pub(super) enum Bulk {
 }
 
 /// What waits on the control connection. A probe is stamped when it is pulled.
+#[allow(clippy::large_enum_variant, reason = "nearly every item is of the large kind")]
 #[derive(Debug)]
 pub(super) enum Urgent {
     Raft(RaftMessage),
