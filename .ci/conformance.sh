@@ -21,11 +21,16 @@ export TARGET
 . "$here/start-cluster.sh"
 work=$(mktemp -d)
 passed=0 failed=0
-running=""
+running="" # the directory of the cluster that is up
+session="" # the session that is going on
 
 finish() {
   local rc=$?
   [[ -n $running ]] && cluster_stop "$running" >/dev/null 2>&1
+  if [[ -n $session ]]; then
+    bad "the session $session gets to its end" "exit 0" "exit $rc"
+    printf '\n%d passed, %d failed\n' "$passed" "$failed"
+  fi
   if ((rc == 0 && failed == 0)); then rm -rf "$work"; else echo "kept: $work" >&2; fi
 }
 trap finish EXIT
@@ -51,7 +56,7 @@ down() {
 }
 
 # Runs the session of etcdctl against what is up, and adds its facts to ours.
-session() {
+etcdctl_session() {
   local out=$running/session.out rc=0 p f
   "$here/etcdctl-script.sh" "$CLUSTER_ENDPOINTS" | tee "$out" || rc=$?
   read -r p f < <(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed$/\1 \2/p' "$out" | tail -n 1) || true
@@ -65,9 +70,9 @@ session() {
   fi
 }
 
-one() { up one 1 --watch-progress-notify-interval=1s && PROGRESS=1 session && down; }
-three() { up three 3 --watch-progress-notify-interval=1s && PROGRESS=1 session && down; }
-full() { up full 1 --quota-backend-bytes=16777216 && QUOTA=1 session && down; }
+one() { up one 1 --watch-progress-notify-interval=1s && PROGRESS=1 etcdctl_session && down; }
+three() { up three 3 --watch-progress-notify-interval=1s && PROGRESS=1 etcdctl_session && down; }
+full() { up full 1 --quota-backend-bytes=16777216 && QUOTA=1 etcdctl_session && down; }
 
 ctl() { timeout 60 "$etcdctl" --endpoints "$CLUSTER_ENDPOINTS" --command-timeout 20s "$@" 2>&1; }
 state() { ctl get /restart/ --prefix -w json | jq -c '[.header.revision, .kvs]'; }
@@ -218,10 +223,12 @@ grow() {
   down
 }
 
-# refuses FACT CODES REGEX ARGS...: the process ends soon, with one of these codes, and says why
+# refuses FACT CODES REGEX ARGS...: the process ends soon, with one of these codes, and says why. $work/none is a data
+# directory that is not there yet.
 refuses() {
   local fact=$1 codes=$2 want=$3 rc=0
   shift 3
+  rm -rf "$work/none"
   timeout 20 env -i PATH="$PATH" HOME=/ "$bin" "$@" >"$work/refused" 2>&1 </dev/null || rc=$?
   if [[ " $codes " == *" $rc "* ]] && grep -qE -- "$want" "$work/refused"; then
     ok "$fact"
@@ -277,10 +284,24 @@ process() {
   fi
 }
 
+if (($# == 1)); then
+  case $1 in process | one | three | full | restart | grow) ;; *) echo "$1: no such session" >&2; exit 2 ;; esac
+  session=$1
+  "$1"
+  session=""
+  printf '\n%d passed, %d failed\n' "$passed" "$failed"
+  ((failed == 0))
+  exit
+fi
+
+# Many sessions: each is a process of its own, so that one that cannot go on takes no other with it.
 if (($# == 0)); then set -- process one three full restart grow; fi
 for name; do
-  begun=$SECONDS
-  case $name in process | one | three | full | restart | grow) "$name" ;; *) echo "$name: no such session" >&2; exit 2 ;; esac
+  begun=$SECONDS rc=0
+  "$0" "$bin" "$name" | tee "$work/$name.out" || rc=$?
+  read -r p f < <(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed$/\1 \2/p' "$work/$name.out" | tail -n 1) || true
+  passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0}))
+  if ((rc != 0 && ${f:-0} == 0)); then bad "the session $name gets to its end" "exit 0" "exit $rc"; fi
   times+="${times:+, }$name $((SECONDS - begun)) s"
 done
 printf '\n%s: %s\n%d passed, %d failed\n' "$TARGET" "$times" "$passed" "$failed"
