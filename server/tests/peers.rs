@@ -1,5 +1,7 @@
 //! Transports of two members over loopback: what arrives where, what is lost, what never comes twice.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -22,11 +22,14 @@
 
 mod admission;
 mod codec;
+mod config;
 mod inbound;
 mod link;
+mod net_thread;
 mod outbound;
 mod outbox;
 mod pages;
+mod ports;
 mod snapshot;
 mod wire;
 
@@ -34,33 +37,29 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use proto::log::{Member, SnapshotMeta};
 use proto::peer::{Hello, LeaderReply, LeaderRequest, RaftMessage};
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tonic::{Request, Status};
 
 pub use admission::Refusal;
+pub use config::{PeerAddress, PeerError, PeerLimits, PeerTiming, PeersConfig, PeersError};
 pub use link::{LinkState, LinkTraffic, PeerLink};
 pub use pages::{FetchError, RemoteCluster, Versions, fetch_members};
+pub use ports::{ChunkHash, Chunks, Inbound};
 
 use crate::config::Url;
 use admission::{Admission, Throttle, Topic};
 use codec::FrameCodec;
 use inbound::Door;
 use link::{Bulk, Lane, Link, Urgent, lock};
+use net_thread::{NetThread, watch_lateness};
 use outbox::Admit;
 
-/// Name of a chunk of a snapshot: the BLAKE3 of its content.
-pub type ChunkHash = [u8; 32];
-
-/// How often the control thread looks at how late it runs.
-const LATENESS_INTERVAL: Duration = Duration::from_millis(50);
 /// Commands are forwarded in frames of about this size.
 const FORWARD_BYTES: usize = 1 << 20;
 /// What a message costs beside the bytes it carries.
@@ -68,217 +67,10 @@ const MESSAGE_BYTES: usize = 128;
 const ENTRY_BYTES: usize = 96;
 /// How often a stopping transport looks whether all has arrived.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(2);
-/// For a network thread to end.
-const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// Threads that compress and check chunks.
-const BLOCKING_THREADS_MAX: usize = 2;
 /// A peer silent for this long is given a new connection, however short the election timeout.
 const SILENCE_MIN: Duration = Duration::from_secs(2);
 /// Largest answer of a leader.
 const LEADER_REPLY_BYTES_MAX: usize = 256 << 10;
-
-/// Who this member is and how it speaks to others.
-#[derive(Clone, Debug)]
-pub struct PeersConfig {
-    /// The cluster.
-    pub cluster_id: u64,
-    /// This member.
-    pub member_id: u64,
-    /// Differs between two boots of this member.
-    pub boot_id: u64,
-    /// This program's version.
-    pub version: String,
-    /// Where to listen (`--listen-peer-urls`).
-    pub listen_urls: Vec<Url>,
-    /// The timing in force, now and later.
-    pub timing: PeerTiming,
-    /// Sizes and rates.
-    pub limits: PeerLimits,
-}
-
-/// Sizes and rates of the transport.
-#[derive(Clone, Debug)]
-pub struct PeerLimits {
-    /// Largest message taken from a peer. Every member's largest append must fit.
-    pub frame_bytes_max: usize,
-    /// Messages waiting for one peer on the append connection.
-    pub queue_messages_max: usize,
-    /// The same in bytes.
-    pub queue_bytes_max: usize,
-    /// Between two probes when nothing else is sent.
-    pub probe_interval_idle: Duration,
-    /// Between two probes that go along with other messages.
-    pub probe_interval_min: Duration,
-    /// Snapshots sent at one time.
-    pub snapshots_sending_max: usize,
-    /// Rate of one snapshot, compressed; `None`: as fast as it goes.
-    pub snapshot_bytes_per_second: Option<u64>,
-}
-
-impl Default for PeerLimits {
-    fn default() -> Self {
-        PeerLimits {
-            frame_bytes_max: 16 << 20,
-            queue_messages_max: 4_096,
-            queue_bytes_max: 64 << 20,
-            probe_interval_idle: Duration::from_secs(1),
-            probe_interval_min: Duration::from_millis(100),
-            snapshots_sending_max: 2,
-            snapshot_bytes_per_second: None,
-        }
-    }
-}
-
-/// The timing the transport goes by. It can be set while the transport runs.
-#[derive(Clone, Debug)]
-pub struct PeerTiming(Arc<AtomicU64>);
-
-impl PeerTiming {
-    /// Timing with this election timeout.
-    pub fn new(election_timeout: Duration) -> Self {
-        let timing = PeerTiming(Arc::default());
-        timing.set_election_timeout(election_timeout);
-        timing
-    }
-
-    /// Puts another election timeout in force.
-    pub fn set_election_timeout(&self, election_timeout: Duration) {
-        let us = u64::try_from(election_timeout.as_micros()).unwrap_or(u64::MAX);
-        self.0.store(us, Ordering::Relaxed);
-    }
-
-    fn election_timeout(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
-    }
-}
-
-/// Where a member is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerAddress {
-    /// The member.
-    pub id: u64,
-    /// Its peer URLs, tried in turn.
-    pub urls: Vec<String>,
-}
-
-/// The node, as the transport sees it. Called on the network threads (and, where
-/// [`Peers::send`] and [`Peers::set_members`] find no room, on the caller's): none may block.
-pub trait Inbound: Clone + Send + Sync + 'static {
-    /// An append, an answer to one, or the message of a snapshot that is durable here. May wait for
-    /// room: its stream is not read meanwhile, and only its. `false`: the node is gone.
-    fn append(&self, message: RaftMessage) -> impl Future<Output = bool> + Send;
-
-    /// A heartbeat, a vote or their like. `false`: no room, dropped.
-    fn urgent(&self, message: RaftMessage) -> bool;
-
-    /// Commands which a peer takes this member to be the leader for. May wait like
-    /// [`Inbound::append`].
-    fn forwarded(&self, from: u64, commands: Vec<Bytes>) -> impl Future<Output = bool> + Send;
-
-    /// Commands given to [`Peers::forward`] of which not a byte has left.
-    fn not_forwarded(&self, commands: Vec<Bytes>);
-
-    /// Raft messages for this peer were dropped, or a connection to it broke.
-    fn unreachable(&self, to: u64);
-
-    /// The peer has made a snapshot durable (`ok`), or its transfer failed.
-    fn snapshot_sent(&self, to: u64, ok: bool);
-
-    /// A question for the leader.
-    fn leader_call(
-        &self,
-        from: u64,
-        request: LeaderRequest,
-    ) -> impl Future<Output = LeaderReply> + Send;
-
-    /// The member table, for `/members`.
-    fn members(&self) -> Vec<Member>;
-
-    /// The versions, for `/version`.
-    fn versions(&self) -> Versions;
-
-    /// A peer will not speak to this member. It has been logged; a member that hears
-    /// [`Refusal::NotMember`] may have been removed while it was away.
-    fn refused(&self, by: u64, refusal: Refusal) {
-        let _ = (by, refusal);
-    }
-}
-
-/// The chunks of snapshots, as the transport reads and writes them.
-pub trait Chunks: Clone + Send + Sync + 'static {
-    /// The content of a chunk.
-    fn read(&self, hash: ChunkHash) -> impl Future<Output = Result<Bytes, String>> + Send;
-
-    /// Which of these are not here.
-    fn missing(&self, hashes: &[ChunkHash]) -> impl Future<Output = Vec<ChunkHash>> + Send;
-
-    /// Keeps a chunk. Its content has been checked.
-    fn write(
-        &self,
-        hash: ChunkHash,
-        content: Bytes,
-    ) -> impl Future<Output = Result<(), String>> + Send;
-
-    /// Makes a snapshot durable all of whose chunks are here.
-    fn commit(&self, meta: SnapshotMeta) -> impl Future<Output = Result<(), String>> + Send;
-}
-
-/// Why the transport cannot start.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeersError {
-    /// A listener cannot be bound.
-    #[error("cannot listen for peers on {url}: {why}")]
-    Bind {
-        /// Where.
-        url: String,
-        /// What the system says.
-        why: String,
-    },
-    /// Only plain TCP is spoken between members.
-    #[error("cannot listen for peers on {url}: only http:// is supported in this version")]
-    Scheme {
-        /// Where.
-        url: String,
-    },
-    /// No thread, or no runtime on it.
-    #[error("cannot start the peer transport: {why}")]
-    Thread {
-        /// What the system says.
-        why: String,
-    },
-}
-
-impl PeersError {
-    fn bind(url: &Url, error: &std::io::Error) -> Self {
-        // Without the number which Rust adds to the system's words.
-        let why = error.to_string();
-        let why = why.split(" (os error").next().unwrap_or_default().to_lowercase();
-        PeersError::Bind { url: url.to_string(), why }
-    }
-
-    fn thread(error: &std::io::Error) -> Self {
-        PeersError::Thread { why: error.to_string() }
-    }
-}
-
-/// Why a question to the leader has no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeerError {
-    /// There is no connection: the question has not been asked.
-    #[error("not connected to member {0:x}")]
-    NotConnected(u64),
-    /// No answer in time. It may have been asked.
-    #[error("no answer from member {0:x} in time")]
-    Timeout(u64),
-    /// The connection broke, or the peer refused. It may have been asked.
-    #[error("member {id:x}: {why}")]
-    Failed {
-        /// The peer.
-        id: u64,
-        /// What happened.
-        why: String,
-    },
-}
 
 /// The running transport. Clones are handles to the same one; it runs until
 /// [`Peers::shutdown`], or until the last of them is dropped.
@@ -302,7 +94,7 @@ struct Core {
     throttle: Throttle,
     sending: Semaphore,
     stopping: AtomicBool,
-    control_lateness_us: AtomicU64,
+    control_lateness_us: Arc<AtomicU64>,
     urgent_refused: AtomicU64,
 }
 
@@ -410,7 +202,7 @@ impl Peers {
             throttle: Throttle::default(),
             sending: Semaphore::new(config.limits.snapshots_sending_max),
             stopping: AtomicBool::new(false),
-            control_lateness_us: AtomicU64::new(0),
+            control_lateness_us: Arc::default(),
             urgent_refused: AtomicU64::new(0),
             config,
         });
@@ -423,7 +215,7 @@ impl Peers {
                 control.handle.spawn(Arc::clone(&door).accept(listener));
             }
         }
-        control.handle.spawn(watch_lateness(Arc::clone(&core)));
+        control.handle.spawn(watch_lateness(Arc::clone(&core.control_lateness_us)));
         let reports = Arc::new(Told { core: Arc::clone(&core), inbound, chunks });
         let threads = Arc::new(Mutex::new(vec![control, bulk]));
         Ok(Peers { core, reports, threads, local_addresses })
@@ -728,50 +520,4 @@ fn message_bytes(message: &RaftMessage) -> usize {
     let entries: usize =
         message.entries.iter().map(|it| it.data.len() + it.context.len() + ENTRY_BYTES).sum();
     entries + message.context.len() + MESSAGE_BYTES
-}
-
-async fn watch_lateness(core: Arc<Core>) {
-    loop {
-        let due = tokio::time::Instant::now() + LATENESS_INTERVAL;
-        tokio::time::sleep_until(due).await;
-        let late_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-        core.control_lateness_us.fetch_max(late_us, Ordering::Relaxed);
-    }
-}
-
-/// A thread with a runtime of its own.
-#[derive(Debug)]
-struct NetThread {
-    handle: Handle,
-    stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
-}
-
-impl NetThread {
-    fn start(name: &'static str) -> Result<NetThread, PeersError> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(BLOCKING_THREADS_MAX)
-            .thread_name(name)
-            .build()
-            .map_err(|error| PeersError::thread(&error))?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                // Told to stop, or nobody is left who could.
-                drop(runtime.block_on(stopped));
-                runtime.shutdown_timeout(STOP_TIMEOUT);
-            })
-            .map_err(|error| PeersError::thread(&error))?;
-        Ok(NetThread { handle, stop, thread })
-    }
-
-    fn stop(self) {
-        drop(self.stop);
-        if self.thread.join().is_err() {
-            tracing::error!("a network thread panicked");
-        }
-    }
 }
