@@ -110,3 +110,28 @@ fn help_and_version_go_to_standard_output() {
         assert!(text(&output.stdout).contains("metactl"));
     }
 }
+
+#[test]
+fn a_reader_who_leaves_early_is_no_failure() {
+    use std::process::{Command, Stdio};
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("saved");
+    let mut state = member::state::State::from_parts(
+        member::state::StateParts::new_cluster(&[]),
+        member::state::Limits::default(),
+    )
+    .unwrap();
+    let pieces: Vec<_> = member::state::portable::write(&state.publish(), 9, "test").collect();
+    std::fs::write(&file, pieces.concat()).unwrap();
+    // A pipe whose reading end is closed before the program starts.
+    let mut reader = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
+    let pipe = reader.stdin.take().unwrap();
+    reader.wait().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_metactl"))
+        .args(["snapshot", "status", file.to_str().unwrap()])
+        .stdin(Stdio::null())
+        .stdout(pipe)
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+}
