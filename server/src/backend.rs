@@ -149,16 +149,15 @@ impl Generations {
         let path = self.path(generation);
         let (sender, receiver) = std::sync::mpsc::channel();
         // A thread of its own: a panic or a hang of sled must not be the member's.
-        let spawned = std::thread::Builder::new().name(String::from("backend-open")).spawn(
-            move || {
+        let spawned =
+            std::thread::Builder::new().name(String::from("backend-open")).spawn(move || {
                 let read = catch_unwind(|| {
                     let backend = SledBackend::open(&path)?;
                     let loaded = load(&backend)?;
                     Ok::<_, BackendError>((backend, loaded))
                 });
                 drop(sender.send(read.map_err(|panic| panic_text(panic.as_ref()))));
-            },
-        );
+            });
         spawned.ok()?;
         let reason = match receiver.recv_timeout(OPEN_TIMEOUT) {
             Ok(Ok(Ok((backend, loaded)))) => {
@@ -200,7 +199,9 @@ impl Generations {
     fn all(&self) -> Vec<u64> {
         let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
         entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok())
+            .filter_map(|entry| {
+                entry.ok()?.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()
+            })
             .collect()
     }
 }

@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use member::{autotune, consensus};
 use member::wal::{self, Disk as _, LogOptions};
 use member::{ApplyWorker, Booted, LogWorker, Member, MemberConfig, Recovery, SnapshotPolicy};
+use member::{autotune, consensus};
 use proto::log::Member as MemberRow;
 use state::{Limits, StateParts, View};
 
@@ -43,7 +43,9 @@ pub enum BootError {
         error: member::BootError,
     },
     /// The directory belongs to someone else.
-    #[error("data directory {data_dir} belongs to member {found:?}, not to {name:?}: nothing was changed")]
+    #[error(
+        "data directory {data_dir} belongs to member {found:?}, not to {name:?}: nothing was changed"
+    )]
     ForeignMember {
         /// The directory.
         data_dir: String,
@@ -225,8 +227,8 @@ fn recover(
         Some((opened, parts)) => (Some(opened), parts),
         None => (None, None),
     };
-    let mut booted =
-        member::recover(data_dir.disk(), data_dir.disk(), None, &recovery, parts).map_err(failed)?;
+    let mut booted = member::recover(data_dir.disk(), data_dir.disk(), None, &recovery, parts)
+        .map_err(failed)?;
     if config.force_new_cluster {
         booted = member::force_new_cluster(booted, &recovery).map_err(failed)?;
         tracing::warn!("forced a new cluster of this member alone");
@@ -310,7 +312,8 @@ fn start(
     let origin: u64 = rand::random::<u64>() | 1;
     let mut apply = ApplyWorker::new(state);
     let view = apply.view();
-    let backend = BackendWriter::start(generations, opened, &view, Arc::clone(metrics)).map_err(failed)?;
+    let backend =
+        BackendWriter::start(generations, opened, &view, Arc::clone(metrics)).map_err(failed)?;
     let limits = SharedLimits {
         election_timeout: Duration::from_millis(config.election_timeout_ms),
         request_timeout: config.request_timeout(),

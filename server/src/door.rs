@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use proto::admin::ObserveResponse;
 use proto::log::command::Op;
 use proto::log::{Member, membership_change};
 use state::{StateError, View};
@@ -175,10 +176,7 @@ pub enum RequestError {
 /// What the api asks of the node.
 pub trait Door: Clone + Send + Sync + 'static {
     /// Gets a command into the log and waits until this member has applied it.
-    fn propose(
-        &self,
-        op: Op,
-    ) -> impl Future<Output = Result<AppliedOutcome, RequestError>> + Send;
+    fn propose(&self, op: Op) -> impl Future<Output = Result<AppliedOutcome, RequestError>> + Send;
 
     /// A view that is not older than this call: asks the leader how far it has come, and waits until
     /// this member has come as far.
@@ -216,6 +214,9 @@ pub trait Door: Clone + Send + Sync + 'static {
 
     /// Gives back what the store on disk does not use.
     fn defragment(&self) -> impl Future<Output = Result<(), RequestError>> + Send;
+
+    /// What this member observes of itself and of its peers.
+    fn observe(&self) -> ObserveResponse;
 
     /// Who this member is.
     fn identity(&self) -> Identity;

@@ -72,8 +72,13 @@ enum Order {
         /// Given back when the order has been carried out.
         _place: OwnedSemaphorePermit,
     },
-    Sent { stream: StreamId, bytes: usize },
-    Close { stream: StreamId },
+    Sent {
+        stream: StreamId,
+        bytes: usize,
+    },
+    Close {
+        stream: StreamId,
+    },
 }
 
 /// Bytes on their way between the hub and a stream's client.
@@ -390,7 +395,9 @@ impl WatchThread {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        while let Some((tick, stream)) = self.ticks.first().copied().filter(|(tick, _)| *tick <= now) {
+        while let Some((tick, stream)) =
+            self.ticks.first().copied().filter(|(tick, _)| *tick <= now)
+        {
             self.ticks.remove(&(tick, stream));
             let next = self.next_tick(stream);
             let Some(open) = self.streams.get_mut(&stream) else { continue };

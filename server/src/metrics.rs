@@ -240,9 +240,13 @@ impl Metrics {
         let m = &make;
         let process = prometheus::process_collector::ProcessCollector::for_self();
         m.registry.register(Box::new(process)).unwrap_or_else(|error| panic!("metric: {error}"));
-        m.gauges("etcd_server_version", "Which version of etcd's API is served.", &["server_version"])
-            .with_label_values(&[version::ETCD_VERSION])
-            .set(1);
+        m.gauges(
+            "etcd_server_version",
+            "Which version of etcd's API is served.",
+            &["server_version"],
+        )
+        .with_label_values(&[version::ETCD_VERSION])
+        .set(1);
         m.gauges("etcd_cluster_version", "Which version the cluster has.", &["cluster_version"])
             .with_label_values(&[version::ETCD_CLUSTER_VERSION.trim_end_matches(".0")])
             .set(1);
@@ -290,7 +294,8 @@ impl Metrics {
                 0.001,
                 14,
             ),
-            wal_write_bytes: m.gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the log."),
+            wal_write_bytes: m
+                .gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the log."),
             wal_batch_entries: m.histogram(
                 "metastore_wal_batch_entries",
                 "Entries made durable by one sync.",
@@ -386,8 +391,7 @@ impl Metrics {
             ),
             client_sent_bytes: m
                 .counter("etcd_network_client_grpc_sent_bytes_total", "Bytes sent to clients."),
-            client_connections: m
-                .gauge("metastore_client_connections", "Client connections open."),
+            client_connections: m.gauge("metastore_client_connections", "Client connections open."),
             client_requests: m.counters(
                 "etcd_server_client_requests_total",
                 "Requests by kind and client version.",
@@ -510,10 +514,9 @@ impl Metrics {
             let remote = format!("{:x}", peer.member_id);
             s.known_peers.with_label_values(&[&local, &remote]).set(1);
         }
-        for (timing, us) in [
-            ("heartbeat", status.heartbeat_interval_us),
-            ("election", status.election_timeout_us),
-        ] {
+        for (timing, us) in
+            [("heartbeat", status.heartbeat_interval_us), ("election", status.election_timeout_us)]
+        {
             let seconds = Duration::from_micros(us).as_secs_f64();
             s.heartbeat_effective_seconds.with_label_values(&[timing]).set(seconds);
         }

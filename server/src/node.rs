@@ -99,27 +99,38 @@ pub struct Node {
 
 impl Node {
     pub(crate) fn start(parts: Parts) -> std::io::Result<Node> {
-        let Parts { member, log, apply, snapshots, backend, shared, peers, sinks, metrics, fatal } = parts;
+        let Parts { member, log, apply, snapshots, backend, shared, peers, sinks, metrics, fatal } =
+            parts;
         let inbox = Arc::clone(&shared.inbox);
         let (to_log, log_tasks) = std::sync::mpsc::channel();
         let (to_apply, apply_tasks) = std::sync::mpsc::channel();
         let mut threads = Vec::new();
         threads.push(spawn("log", &fatal, {
             let (inbox, fatal) = (Arc::clone(&inbox), fatal.clone());
-            let metrics = Arc::clone(&metrics);
-            move || log_thread::run(log, &log_tasks, &inbox, &metrics, &fatal)
+            let (metrics, shared) = (Arc::clone(&metrics), Arc::clone(&shared));
+            move || log_thread::run(log, &log_tasks, &inbox, &metrics, &shared.figures, &fatal)
         })?);
         threads.push(spawn("apply", &fatal, {
             let (shared, fatal) = (Arc::clone(&shared), fatal.clone());
             let peers = peers.clone();
-            let mut thread =
-                apply_thread::ApplyThread { worker: apply, shared, snapshots, backend, sinks, peers, metrics: Arc::clone(&metrics), fatal };
+            let mut thread = apply_thread::ApplyThread {
+                worker: apply,
+                shared,
+                snapshots,
+                backend,
+                sinks,
+                peers,
+                metrics: Arc::clone(&metrics),
+                fatal,
+            };
             move || thread.run(&apply_tasks)
         })?);
         threads.push(spawn("raft", &fatal, {
             let fatal = fatal.clone();
             let (shared, peers) = (Arc::clone(&shared), peers.clone());
-            let mut thread = raft_thread::RaftThread::new(member, shared, peers, to_log, to_apply, metrics, fatal);
+            let mut thread = raft_thread::RaftThread::new(
+                member, shared, peers, to_log, to_apply, metrics, fatal,
+            );
             move || thread.run()
         })?);
         Ok(Node { handle: Handle { shared, peers }, inbox, threads })

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
+use member::consensus::{self, PeerProgress, ProgressState};
 use member::{Completion, Input, MembershipRefusal, Proposal, Reply};
 use prost::Message as _;
+use proto::admin::{ObserveResponse, PeerObservation};
 use proto::log::command::Op;
 use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId};
 use proto::peer::{LeaderRequest, leader_reply, leader_request};
@@ -21,10 +23,11 @@ use state::{StateError, View};
 use tokio::sync::{oneshot, watch};
 
 use crate::door::{
-    self, AppliedOutcome, Door, Identity, LeaseTtl, Leadership, NodeStatus, RequestError,
+    self, AppliedOutcome, Door, Identity, Leadership, LeaseTtl, NodeStatus, RequestError,
 };
 use crate::inbox::Inbox;
-use crate::peers::{LinkState, Peers};
+use crate::figures::Figures;
+use crate::peers::{LinkState, PeerLink, Peers};
 
 /// Tickets are kept in this many maps, so that threads seldom meet at one.
 const TICKET_SHARDS: usize = 16;
@@ -155,6 +158,8 @@ pub(crate) struct Shared {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) view: ArcSwap<View>,
     pub(crate) status: ArcSwap<NodeStatus>,
+    pub(crate) replica: ArcSwapOption<consensus::Status>,
+    pub(crate) figures: Figures,
     pub(crate) applied: AppliedGate,
     pub(crate) proposals: Tickets<Ended>,
     pub(crate) reads: Tickets<Option<u64>>,
@@ -186,10 +191,9 @@ impl Shared {
             started: Instant::now(),
             inbox: Arc::default(),
             view: ArcSwap::from_pointee(view),
-            status: ArcSwap::from_pointee(NodeStatus {
-                identity,
-                ..NodeStatus::default()
-            }),
+            status: ArcSwap::from_pointee(NodeStatus { identity, ..NodeStatus::default() }),
+            replica: ArcSwapOption::empty(),
+            figures: Figures::default(),
             applied,
             proposals: Tickets::new(),
             reads: Tickets::new(),
@@ -310,7 +314,9 @@ impl Handle {
     /// Which of etcd's time-out messages fits what happened meanwhile.
     fn timeout_since(&self, began: Led) -> RequestError {
         let now = *self.shared.led.borrow();
-        let disconnected = |leader| self.peers.links().get(&leader).is_none_or(|l| l.state == LinkState::Disconnected);
+        let disconnected = |leader| {
+            self.peers.links().get(&leader).is_none_or(|l| l.state == LinkState::Disconnected)
+        };
         if now.changes != began.changes {
             RequestError::TimeoutLeaderFailure
         } else if now.leadership.leader.is_some_and(disconnected) {
@@ -472,11 +478,8 @@ impl Door for Handle {
         &self,
         change: door::MembershipChange,
     ) -> Result<Vec<MemberRow>, RequestError> {
-        let change = MembershipChange {
-            id: None,
-            kind: change.kind.into(),
-            member: Some(change.member),
-        };
+        let change =
+            MembershipChange { id: None, kind: change.kind.into(), member: Some(change.member) };
         if self.shared.led.borrow().is_leader {
             return Ok(self.change_membership_as_leader(change).await?.1);
         }
@@ -535,8 +538,64 @@ impl Door for Handle {
         rebuilt.map_err(RequestError::Other)
     }
 
+    fn observe(&self) -> ObserveResponse {
+        let shared = &self.shared;
+        let view = Door::view(self);
+        let mut response = ObserveResponse {
+            member_id: shared.identity.member_id,
+            revision: view.revision(),
+            state_bytes: view.size_in_use_bytes(),
+            batches: Some(shared.figures.batches()),
+            syncs: Some(shared.figures.syncs()),
+            ..ObserveResponse::default()
+        };
+        let links = self.peers.links();
+        let status = shared.replica.load();
+        if let Some(status) = status.as_ref() {
+            response.leader_id = status.leader.unwrap_or_default();
+            response.term = status.term;
+            response.commit_index = status.commit;
+            response.applied_index = status.applied;
+            response.first_log_index = status.first_index;
+            response.log_bytes = status.log_bytes_in_memory;
+            response.snapshot_index = status.snapshot_index;
+            response.heartbeat_interval_us = status.effective_timing.heartbeat_interval_us;
+            response.election_timeout_us = status.effective_timing.election_timeout_us;
+        }
+        response.peers = links
+            .values()
+            .map(|link| {
+                let progress = status.as_ref().and_then(|s| s.progress.get(&link.id));
+                peer_observation(link, progress)
+            })
+            .collect();
+        response
+    }
+
     fn identity(&self) -> Identity {
         self.shared.identity
+    }
+}
+
+fn peer_observation(link: &PeerLink, progress: Option<&PeerProgress>) -> PeerObservation {
+    let state = progress.map(|progress| match progress.state {
+        ProgressState::Probe => "probe",
+        ProgressState::Replicate => "replicate",
+        ProgressState::Snapshot => "snapshot",
+    });
+    let rtt = &link.rtt;
+    PeerObservation {
+        member_id: link.id,
+        reachable: link.state == LinkState::Healthy,
+        rtt_srtt_us: rtt.srtt_us(),
+        rtt_var_us: rtt.rttvar_us(),
+        rtt_min_us: rtt.min_us(),
+        rtt_samples: rtt.samples(),
+        match_index: progress.map_or(0, |progress| progress.match_index),
+        next_index: progress.map_or(0, |progress| progress.next_index),
+        state: state.unwrap_or_default().to_owned(),
+        inflight: progress.map_or(0, |progress| progress.inflight as u64),
+        last_contact_us: link.last_contact.map_or(u64::MAX, duration_us),
     }
 }
 

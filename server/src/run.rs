@@ -47,7 +47,8 @@ pub fn run<D: Door>(
 /// Waits for a leader, then tells log and systemd that clients are welcome.
 async fn tell_when_ready<D: Door>(door: D, urls: Vec<String>, mut stopping: watch::Receiver<bool>) {
     let mut leaders = door.leader_changes();
-    let leader_known = async { leaders.wait_for(|leadership| leadership.leader.is_some()).await.is_ok() };
+    let leader_known =
+        async { leaders.wait_for(|leadership| leadership.leader.is_some()).await.is_ok() };
     let is_ready = tokio::select! {
         is_known = leader_known => is_known,
         () = stopped(&mut stopping) => false,

@@ -178,6 +178,11 @@ fn bind(
     Ok(Listener { content, url: url.clone(), listening })
 }
 
+#[cfg(test)]
+pub(crate) fn bind_for_test(content: Content, url: &Url) -> Result<Listener, BindError> {
+    bind("listen-client-urls", content, url, SocketOptions::default())
+}
+
 /// Binds one TCP address. Like Go, it sets SO_REUSEADDR always, so that a restart need not wait for
 /// old connections; so `--socket-reuse-address` finds its wish fulfilled.
 pub fn bind_tcp(address: SocketAddr, options: SocketOptions) -> io::Result<std::net::TcpListener> {
@@ -306,7 +311,8 @@ async fn accept_all(
     let next = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
-        let (permits, senders, next) = (Arc::clone(&permits), Arc::clone(&senders), Arc::clone(&next));
+        let (permits, senders, next) =
+            (Arc::clone(&permits), Arc::clone(&senders), Arc::clone(&next));
         tasks.spawn(async move {
             let url = listener.url.to_string();
             if let Err(error) = accept(listener, &permits, &senders, &next).await {

@@ -69,7 +69,8 @@ pub fn start(config: &Config) -> Result<(), String> {
         client_urls: texts(&config.advertise_client_urls),
     };
     house.spawn(run_steward(handle.clone(), steward));
-    let shared = Arc::new(Shared::new(handle, Settings::of(config), metrics, fanout.clone(), stopping));
+    let shared =
+        Arc::new(Shared::new(handle, Settings::of(config), metrics, fanout.clone(), stopping));
     let served = run::run(config, listeners, &shared, &stop).map_err(|error| error.to_string());
     fanout.stop();
     node.stop();

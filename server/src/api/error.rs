@@ -268,11 +268,7 @@ mod tests {
                 Code::InvalidArgument,
                 "etcdserver: invalid client api version",
             ),
-            (
-                bad_member_urls(),
-                Code::InvalidArgument,
-                "etcdserver: given member URLs are invalid",
-            ),
+            (bad_member_urls(), Code::InvalidArgument, "etcdserver: given member URLs are invalid"),
             (
                 auth_not_enabled(),
                 Code::FailedPrecondition,

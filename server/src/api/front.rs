@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use proto::admin::admin_server::AdminServer;
 use proto::etcdserverpb::auth_server::AuthServer;
 use proto::etcdserverpb::cluster_server::ClusterServer;
 use proto::etcdserverpb::kv_server::KvServer;
@@ -25,6 +26,7 @@ use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::{Code, Status};
 
+use super::admin::AdminService;
 use super::auth::AuthService;
 use super::cluster::ClusterService;
 use super::error::{deadline_exceeded, stream_status};
@@ -48,6 +50,7 @@ pub struct Front<D: Door> {
     maintenance: MaintenanceServer<MaintenanceService<D>>,
     auth: AuthServer<AuthService<D>>,
     health: HealthServer<HealthService<D>>,
+    admin: AdminServer<AdminService<D>>,
 }
 
 impl<D: Door> std::fmt::Debug for Front<D> {
@@ -71,6 +74,8 @@ impl<D: Door> Front<D> {
                 .max_decoding_message_size(bytes_max),
             auth: AuthServer::new(AuthService::new(own())).max_decoding_message_size(bytes_max),
             health: HealthServer::new(HealthService::new(own()))
+                .max_decoding_message_size(bytes_max),
+            admin: AdminServer::new(AdminService::new(own()))
                 .max_decoding_message_size(bytes_max),
             shared: own(),
         }
@@ -132,6 +137,7 @@ impl<D: Door> Front<D> {
             Service::Maintenance => self.maintenance.clone().call(request),
             Service::Auth => self.auth.clone().call(request),
             Service::Health => self.health.clone().call(request),
+            Service::Admin => self.admin.clone().call(request),
         };
         match answer.await {
             Ok(response) => response,

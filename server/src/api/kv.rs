@@ -51,7 +51,11 @@ impl<D: Door> KvService<D> {
         }
     }
 
-    async fn answer_range(&self, view: View, request: RangeRequest) -> Result<RangeResponse, Status> {
+    async fn answer_range(
+        &self,
+        view: View,
+        request: RangeRequest,
+    ) -> Result<RangeResponse, Status> {
         let may_be_large = !request.range_end.is_empty()
             && !request.count_only
             && !(1..=INLINE_KEYS_MAX).contains(&request.limit);

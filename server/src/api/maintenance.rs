@@ -84,10 +84,7 @@ impl<D: Door> Maintenance for MaintenanceService<D> {
         Ok(Response::new(response))
     }
 
-    async fn status(
-        &self,
-        _: Request<StatusRequest>,
-    ) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let status = self.shared.door.status();
         let view = self.shared.door.view();
         let mut errors = Vec::new();

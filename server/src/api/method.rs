@@ -22,6 +22,7 @@ pub(crate) enum Service {
     Maintenance,
     Auth,
     Health,
+    Admin,
 }
 
 /// How many messages go which way.
@@ -61,7 +62,7 @@ const fn on_learner(path: &'static str, service: Service, kind: Kind) -> Method 
 }
 
 use Kind::{BidiStream, ServerStream, Unary};
-use Service::{Auth, Cluster, Health, Kv, Lease, Maintenance, Watch};
+use Service::{Admin, Auth, Cluster, Health, Kv, Lease, Maintenance, Watch};
 
 /// By path, so that one is found by bisection.
 static METHODS: &[Method] = &[
@@ -107,6 +108,7 @@ static METHODS: &[Method] = &[
     on_learner("/etcdserverpb.Maintenance/Snapshot", Maintenance, ServerStream),
     on_learner("/etcdserverpb.Maintenance/Status", Maintenance, Unary),
     method("/etcdserverpb.Watch/Watch", Watch, BidiStream),
+    on_learner("/metastore.admin.v1.Admin/Observe", Admin, Unary),
     on_learner("/grpc.health.v1.Health/Check", Health, Unary),
     on_learner("/grpc.health.v1.Health/List", Health, Unary),
     on_learner("/grpc.health.v1.Health/Watch", Health, ServerStream),
@@ -189,8 +191,7 @@ impl CallMetrics {
             metrics.register(Box::new(counters.clone()));
             counters
         };
-        let started =
-            counters("grpc_server_started_total", "RPCs started on the server.", &labels);
+        let started = counters("grpc_server_started_total", "RPCs started on the server.", &labels);
         let received =
             counters("grpc_server_msg_received_total", "Messages received by RPCs.", &labels);
         let sent = counters("grpc_server_msg_sent_total", "Messages sent by RPCs.", &labels);

@@ -4,6 +4,7 @@
 //! they get here: [`front`] routes, counts and applies deadlines, [`gate`] refuses what may not pass,
 //! and [`error`] is the only place where an error becomes a status.
 
+mod admin;
 mod auth;
 mod cluster;
 pub(crate) mod error;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use member::{ApplyTask, ApplyWorker, Applied, Completion, Input, Proposal};
+use member::{Applied, ApplyTask, ApplyWorker, Completion, Input, Proposal};
 use prost::Message as _;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
 use proto::log::{Command, RequestId, command};

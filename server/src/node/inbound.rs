@@ -33,7 +33,10 @@ impl NodeInbound {
         drop(self.handle.set(handle));
     }
 
-    async fn answer(&self, call: leader_request::Call) -> Result<leader_reply::Reply, RequestError> {
+    async fn answer(
+        &self,
+        call: leader_request::Call,
+    ) -> Result<leader_reply::Reply, RequestError> {
         let handle = self.handle.get().ok_or(RequestError::NotLeader)?;
         match call {
             leader_request::Call::LeaseKeepAlive(call) => {

@@ -7,6 +7,7 @@ use member::{DiskTask, LogWorker};
 
 use super::{Fatal, IDLE};
 use crate::disk::OsDisk;
+use crate::figures::Figures;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 
@@ -15,6 +16,7 @@ pub(super) fn run(
     tasks: &Receiver<Vec<DiskTask>>,
     inbox: &Inbox,
     metrics: &Metrics,
+    figures: &Figures,
     fatal: &Fatal,
 ) {
     loop {
@@ -37,7 +39,9 @@ pub(super) fn run(
             Ok(inputs) => {
                 let after = worker.log().stats();
                 if after.syncs > before.syncs {
-                    metrics.wal_fsync_seconds.observe(began.elapsed().as_secs_f64());
+                    let took = began.elapsed();
+                    figures.note_sync(took, after.appended_bytes - before.appended_bytes);
+                    metrics.wal_fsync_seconds.observe(took.as_secs_f64());
                     metrics.wal_batch_entries.observe((after.entries - before.entries) as f64);
                 }
                 metrics.wal_write_bytes.set(after.appended_bytes.cast_signed());

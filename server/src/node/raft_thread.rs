@@ -62,6 +62,7 @@ impl RaftThread {
             };
             // A receiver is gone only when its thread has failed, and that has been told.
             if !disk.is_empty() {
+                self.shared.figures.note_entries(&disk);
                 drop(self.to_log.send(disk));
             }
             if !net.is_empty() {
@@ -148,7 +149,9 @@ impl RaftThread {
             .filter(|member| member.id != identity.member_id)
             .map(|member| PeerStatus {
                 member_id: member.id,
-                reachable: links.get(&member.id).is_some_and(|link| link.state == LinkState::Healthy),
+                reachable: links
+                    .get(&member.id)
+                    .is_some_and(|link| link.state == LinkState::Healthy),
                 is_learner: member.is_learner,
                 match_index: status.progress.get(&member.id).map_or(0, |p| p.match_index),
             })
@@ -168,5 +171,6 @@ impl RaftThread {
             election_timeout_us: status.timing.election_timeout_us,
             peers,
         }));
+        self.shared.replica.store(Some(Arc::new(status)));
     }
 }

@@ -55,10 +55,7 @@ impl SnapshotDoor {
         receiver.recv().unwrap_or_else(|_| Err(SnapshotError::Stopped))
     }
 
-    async fn ask<T>(
-        &self,
-        task: impl FnOnce(oneshot::Sender<T>) -> Task,
-    ) -> Result<T, String> {
+    async fn ask<T>(&self, task: impl FnOnce(oneshot::Sender<T>) -> Task) -> Result<T, String> {
         let (sender, receiver) = oneshot::channel();
         drop(self.tasks.send(task(sender)));
         receiver.await.map_err(|_| String::from("the snapshot thread has stopped"))
@@ -85,12 +82,7 @@ impl Chunks for SnapshotDoor {
     }
 }
 
-fn run(
-    mut worker: SnapshotWorker<OsDisk>,
-    tasks: &Receiver<Task>,
-    inbox: &Inbox,
-    fatal: &Fatal,
-) {
+fn run(mut worker: SnapshotWorker<OsDisk>, tasks: &Receiver<Task>, inbox: &Inbox, fatal: &Fatal) {
     // Who asked may be gone: then nobody needs the answer.
     while let Ok(task) = tasks.recv() {
         match task {

@@ -44,7 +44,8 @@ pub async fn run(handle: Handle, config: StewardConfig) {
         }
     }
     loop {
-        if leadership.wait_for(|now| now.leader == Some(handle.identity().member_id)).await.is_err() {
+        if leadership.wait_for(|now| now.leader == Some(handle.identity().member_id)).await.is_err()
+        {
             return;
         }
         if handle.view().cluster_version() == Some(version::ETCD_CLUSTER_VERSION) {
@@ -54,7 +55,8 @@ pub async fn run(handle: Handle, config: StewardConfig) {
             continue;
         }
         let version = version::ETCD_CLUSTER_VERSION.to_owned();
-        if let Err(error) = handle.propose(Op::ClusterVersionSet(ClusterVersionSet { version })).await
+        if let Err(error) =
+            handle.propose(Op::ClusterVersionSet(ClusterVersionSet { version })).await
         {
             tracing::warn!(%error, "setting the cluster version");
             tokio::time::sleep(RETRY).await;

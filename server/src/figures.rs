@@ -1,0 +1,107 @@
+//! Figures of batches and syncs, for the admin API: counted since the member began.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use member::DiskTask;
+use proto::admin::{BatchStats, SyncStats};
+
+/// The figures; every field is moved by one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    appends: AtomicU64,
+    entries: AtomicU64,
+    entry_bytes: AtomicU64,
+    commands: AtomicU64,
+    commands_per_entry_max: AtomicU64,
+    syncs: AtomicU64,
+    sync_us: AtomicU64,
+    sync_us_max: AtomicU64,
+    synced_bytes: AtomicU64,
+}
+
+impl Figures {
+    /// Entries on their way to the log.
+    pub(crate) fn note_entries(&self, tasks: &[DiskTask]) {
+        for task in tasks {
+            let DiskTask::Append { batch, .. } = task else { continue };
+            if batch.entries.is_empty() {
+                continue;
+            }
+            self.appends.fetch_add(1, Relaxed);
+            for entry in &batch.entries {
+                let commands = commands_in(&entry.data);
+                self.entries.fetch_add(1, Relaxed);
+                self.entry_bytes.fetch_add(entry.data.len() as u64, Relaxed);
+                self.commands.fetch_add(commands, Relaxed);
+                self.commands_per_entry_max.fetch_max(commands, Relaxed);
+            }
+        }
+    }
+
+    /// One sync of the log.
+    pub(crate) fn note_sync(&self, took: Duration, bytes: u64) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.syncs.fetch_add(1, Relaxed);
+        self.sync_us.fetch_add(us, Relaxed);
+        self.sync_us_max.fetch_max(us, Relaxed);
+        self.synced_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn batches(&self) -> BatchStats {
+        let (entries, commands) = (self.entries.load(Relaxed), self.commands.load(Relaxed));
+        BatchStats {
+            entries,
+            commands,
+            commands_per_entry_mean: mean(commands, entries),
+            commands_per_entry_max: self.commands_per_entry_max.load(Relaxed),
+            entries_per_append_mean: mean(entries, self.appends.load(Relaxed)),
+            bytes_per_entry_mean: mean(self.entry_bytes.load(Relaxed), entries),
+        }
+    }
+
+    pub(crate) fn syncs(&self) -> SyncStats {
+        let syncs = self.syncs.load(Relaxed);
+        SyncStats {
+            syncs,
+            sync_us_mean: mean(self.sync_us.load(Relaxed), syncs),
+            sync_us_max: self.sync_us_max.load(Relaxed),
+            bytes_per_sync_mean: mean(self.synced_bytes.load(Relaxed), syncs),
+        }
+    }
+}
+
+fn mean(sum: u64, count: u64) -> f64 {
+    if count == 0 { 0.0 } else { sum as f64 / count as f64 }
+}
+
+/// How many commands an encoded [`proto::log::Batch`] holds: its elements are field 1, each a tag, a
+/// length and that many bytes.
+fn commands_in(batch: &[u8]) -> u64 {
+    let (mut rest, mut commands) = (batch, 0);
+    while let Some((_tag, after)) = rest.split_first() {
+        let Ok(length) = prost::decode_length_delimiter(after) else { break };
+        let header = prost::length_delimiter_len(length);
+        let Some(next) = after.get(header + length..) else { break };
+        rest = next;
+        commands += 1;
+    }
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+
+    #[test]
+    fn commands_of_a_batch_are_counted_without_decoding_them() {
+        let batch = |commands: Vec<Vec<u8>>| proto::log::Batch {
+            commands: commands.into_iter().map(Into::into).collect(),
+        };
+        assert_eq!(commands_in(&[]), 0);
+        let three = batch(vec![vec![1; 10], Vec::new(), vec![7; 300]]).encode_to_vec();
+        assert_eq!(commands_in(&three), 3);
+        assert_eq!(commands_in(&three[..three.len() - 1]), 2);
+    }
+}
