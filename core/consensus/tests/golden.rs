@@ -162,6 +162,8 @@ fn perform(cluster: &mut Cluster, line: &str) {
             let result = cluster.replica(member(1)).set_batching(batching);
             report(cluster, member(1), result);
         }
+        "quiet" => cluster.quiet = true,
+        "loud" => cluster.quiet = false,
         "trace" => cluster.trace = words[1] == "on",
         "count" => {
             let counts = std::mem::take(&mut cluster.messages_by_type);

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that goes wrong may panic")]
 
+use autotune::Timing;
 use bytes::Bytes;
 use consensus::{Boot, Config, ProgressState, Rejected, Replica, Role};
 use prost::Message as _;
@@ -403,6 +404,32 @@ fn a_requested_snapshot_is_sent_once_even_if_acknowledged_before_it_is_reported(
     let sent = drain(&mut replica);
     assert!(!kinds(&sent).contains(&Type::MsgSnapshot), "{sent:?}");
     assert_eq!(replica.status().progress[&3].match_index, 11);
+}
+
+#[test]
+fn answers_that_come_after_the_step_down_lengthen_the_election_timeout() {
+    let timing = Timing { heartbeat_interval_us: 25_000, election_timeout_us: 315_000 };
+    let mut replica = replica(Config { pre_vote: false, timing, ..Config::new(1, 7) });
+    let mut now_us = 0;
+    for lost in 1..=3 {
+        replica.campaign();
+        drain(&mut replica);
+        let term = replica.status().term;
+        replica.receive(now_us, message(Type::MsgRequestVoteResponse, term)).unwrap();
+        assert_eq!(replica.status().role, Role::Leader);
+        while replica.status().role == Role::Leader {
+            now_us += 5_000;
+            replica.tick(now_us);
+            drain(&mut replica);
+        }
+        assert_eq!(replica.status().quorum_losses, lost);
+        assert_eq!(replica.status().effective_timing, timing);
+        // The followers did answer; it only took longer than the timeout.
+        let answer = message(Type::MsgHeartbeatResponse, term);
+        replica.receive(now_us, answer.clone()).unwrap();
+        replica.receive(now_us, answer).unwrap();
+    }
+    assert_eq!(replica.status().effective_timing.election_timeout_us, 1_000_000);
 }
 
 #[test]

@@ -276,7 +276,8 @@ fn count(total: &mut BTreeMap<&'static str, u64>, run: &Run) {
 }
 
 fn assert_reached(total: &BTreeMap<&'static str, u64>, least: &[(&'static str, u64)]) {
-    if std::env::var_os("SEED").is_some() {
+    if std::env::var_os("SEED").is_some() || std::env::var_os("SEEDS").is_some() {
+        // What happens often enough is known for the default number only.
         return;
     }
     for (what, least) in least {
