@@ -3,7 +3,6 @@
 //! Every endpoint is asked by itself, and one that fails does not hide the others: it gets a row
 //! that says why, and the command fails at its end.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Result, bail};
@@ -154,7 +153,8 @@ pub(crate) async fn members(client: &Client, json: bool, out: &mut dyn Write) ->
 
 #[derive(Debug, Serialize)]
 struct RttRow {
-    from: String,
+    member: String,
+    name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     to: Vec<Rtt>,
@@ -178,48 +178,41 @@ pub(crate) async fn rtt(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let members = client.members().await?.members;
-    let names: BTreeMap<u64, String> = members
-        .iter()
-        .map(|member| {
-            let name = if member.name.is_empty() { hex(member.id) } else { member.name.clone() };
-            (member.id, name)
-        })
-        .collect();
+    let mut members = client.members().await?.members;
+    members.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     let mut rows = Vec::new();
-    for member in &members {
-        let from = names[&member.id].clone();
-        let observed = observe(config, &member.client_ur_ls).await;
-        rows.push(match observed {
-            Err(error) => RttRow { from, error: Some(error), to: Vec::new() },
+    for asked in &members {
+        let (error, to) = match observe(config, &asked.client_ur_ls).await {
+            Err(error) => (Some(error), Vec::new()),
             Ok(observed) => {
                 let to = observed.peers.into_iter().map(|peer| Rtt {
-                    member: names
-                        .get(&peer.member_id)
-                        .map_or_else(|| hex(peer.member_id), Clone::clone),
+                    member: hex(peer.member_id),
                     reachable: peer.reachable,
                     samples: peer.rtt_samples,
                     smoothed_us: peer.rtt_srtt_us,
                     deviation_us: peer.rtt_var_us,
                     min_us: peer.rtt_min_us,
                 });
-                RttRow { from, error: None, to: to.collect() }
+                (None, to.collect())
             }
-        });
+        };
+        let member = hex(asked.id);
+        // One that was added and has not started has no name yet.
+        let name = if asked.name.is_empty() { member.clone() } else { asked.name.clone() };
+        rows.push(RttRow { member, name, error, to });
     }
     if json {
         serde_json::to_writer(&mut *out, &rows)?;
         writeln!(out)?;
     } else {
         let mut head = vec!["FROM \\ TO"];
-        head.extend(names.values().map(String::as_str));
+        head.extend(rows.iter().map(|row| row.name.as_str()));
         let mut table = Table::new(&head);
-        for row in &rows {
-            let mut cells = vec![row.from.clone()];
-            if let Some(error) = &row.error {
-                cells.push(format!("failed: {error}"));
-            } else {
-                cells.extend(names.values().map(|to| cell(row, to)));
+        for from in &rows {
+            let mut cells = vec![from.name.clone()];
+            match &from.error {
+                Some(error) => cells.push(format!("failed: {error}")),
+                None => cells.extend(rows.iter().map(|to| cell(from, to))),
             }
             table.row(cells);
         }
@@ -232,8 +225,8 @@ pub(crate) async fn rtt(
     }
 }
 
-fn cell(row: &RttRow, to: &str) -> String {
-    match row.to.iter().find(|rtt| rtt.member == to) {
+fn cell(from: &RttRow, to: &RttRow) -> String {
+    match from.to.iter().find(|rtt| rtt.member == to.member) {
         None => "-".into(),
         Some(rtt) if !rtt.reachable => "unreachable".into(),
         Some(rtt) if rtt.samples == 0 => "unknown".into(),

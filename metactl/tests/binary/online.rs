@@ -51,6 +51,43 @@ fn an_endpoint_that_fails_does_not_hide_the_others() {
 }
 
 #[test]
+fn round_trip_times_stand_in_a_matrix_with_a_row_for_each_member() {
+    use client::proto::admin::PeerObservation;
+    use client::proto::etcdserverpb::Member;
+    let (first, second) = (start(), start());
+    let member = |id: u64, name: &str, urls: Vec<String>| Member {
+        id,
+        name: name.into(),
+        client_ur_ls: urls,
+        ..Default::default()
+    };
+    let url = |store: &Running| vec![format!("http://{}", store.address)];
+    first.store.contents.lock().unwrap().members =
+        vec![member(3, "", Vec::new()), member(2, "b", url(&second)), member(1, "a", url(&first))];
+    let seen = |member_id: u64, rtt_samples: u64, reachable: bool| PeerObservation {
+        member_id,
+        reachable,
+        rtt_srtt_us: 1230,
+        rtt_var_us: 450,
+        rtt_samples,
+        ..Default::default()
+    };
+    first.store.contents.lock().unwrap().peers = vec![seen(2, 9, true), seen(3, 9, false)];
+    second.store.contents.lock().unwrap().peers = vec![seen(1, 0, true)];
+    let output = run(&first, &["rtt"]);
+    let lines: Vec<Vec<String>> = text(&output.stdout)
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()))
+        .map(|cells| cells.map(str::to_owned).collect())
+        .collect();
+    assert_eq!(lines[0], ["FROM \\ TO", "3", "a", "b"]);
+    assert_eq!(lines[1], ["3", "failed: it has not started yet"]);
+    assert_eq!(lines[2], ["a", "unreachable", "-", "1.23 +- 0.45"]);
+    assert_eq!(lines[3], ["b", "-", "unknown", "-"]);
+    assert_eq!(text(&output.stderr), "metactl: 1 of 3 members could not be asked\n");
+}
+
+#[test]
 fn a_put_load_makes_exactly_the_requests_it_was_told_to() {
     let store = start();
     let load = ["put", "--total", "1000", "--key-space", "300", "--connections", "3"];

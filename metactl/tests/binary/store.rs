@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use client::proto::admin;
+use client::proto::admin::admin_server::{Admin, AdminServer};
 use client::proto::etcdserverpb as pb;
 use client::proto::mvccpb::{Event, KeyValue};
 use futures::Stream;
+use pb::cluster_server::{Cluster, ClusterServer};
 use pb::kv_server::{Kv, KvServer};
 use pb::maintenance_server::{Maintenance, MaintenanceServer};
 use pb::watch_server::{Watch, WatchServer};
@@ -29,6 +32,10 @@ pub(crate) struct Contents {
     /// Every second put is refused with this.
     pub(crate) refusal: Option<Status>,
     pub(crate) puts: u64,
+    /// What `MemberList` answers.
+    pub(crate) members: Vec<pb::Member>,
+    /// What `Observe` answers.
+    pub(crate) peers: Vec<admin::PeerObservation>,
     /// What `Snapshot` sends.
     pub(crate) snapshot: Vec<u8>,
 }
@@ -55,6 +62,8 @@ pub(crate) fn start() -> Running {
             revision: 1,
             refusal: None,
             puts: 0,
+            members: Vec::new(),
+            peers: Vec::new(),
             snapshot: Vec::new(),
         })),
         events: broadcast::channel(EVENTS_MAX).0,
@@ -66,6 +75,8 @@ pub(crate) fn start() -> Running {
             .add_service(KvServer::new(store.clone()))
             .add_service(WatchServer::new(store.clone()))
             .add_service(MaintenanceServer::new(store.clone()))
+            .add_service(ClusterServer::new(store.clone()))
+            .add_service(AdminServer::new(store.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener)),
     );
     Running { store, address, _runtime: runtime }
@@ -217,6 +228,50 @@ impl Maintenance for Store {
     }
 
     async fn downgrade(&self, _: Request<pb::DowngradeRequest>) -> Answer<pb::DowngradeResponse> {
+        unused()
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Store {
+    async fn observe(&self, _: Request<admin::ObserveRequest>) -> Answer<admin::ObserveResponse> {
+        let peers = self.contents.lock().unwrap().peers.clone();
+        Ok(Response::new(admin::ObserveResponse { peers, ..Default::default() }))
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for Store {
+    async fn member_list(
+        &self,
+        _: Request<pb::MemberListRequest>,
+    ) -> Answer<pb::MemberListResponse> {
+        let members = self.contents.lock().unwrap().members.clone();
+        Ok(Response::new(pb::MemberListResponse { members, ..Default::default() }))
+    }
+
+    async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Answer<pb::MemberAddResponse> {
+        unused()
+    }
+
+    async fn member_remove(
+        &self,
+        _: Request<pb::MemberRemoveRequest>,
+    ) -> Answer<pb::MemberRemoveResponse> {
+        unused()
+    }
+
+    async fn member_update(
+        &self,
+        _: Request<pb::MemberUpdateRequest>,
+    ) -> Answer<pb::MemberUpdateResponse> {
+        unused()
+    }
+
+    async fn member_promote(
+        &self,
+        _: Request<pb::MemberPromoteRequest>,
+    ) -> Answer<pb::MemberPromoteResponse> {
         unused()
     }
 }
