@@ -108,10 +108,10 @@ static METHODS: &[Method] = &[
     on_learner("/etcdserverpb.Maintenance/Snapshot", Maintenance, ServerStream),
     on_learner("/etcdserverpb.Maintenance/Status", Maintenance, Unary),
     method("/etcdserverpb.Watch/Watch", Watch, BidiStream),
-    on_learner("/metastore.admin.v1.Admin/Observe", Admin, Unary),
     on_learner("/grpc.health.v1.Health/Check", Health, Unary),
     on_learner("/grpc.health.v1.Health/List", Health, Unary),
     on_learner("/grpc.health.v1.Health/Watch", Health, ServerStream),
+    on_learner("/metastore.admin.v1.Admin/Observe", Admin, Unary),
 ];
 
 /// Place in the table.
