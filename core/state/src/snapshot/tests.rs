@@ -139,6 +139,39 @@ fn lies_under_a_good_checksum_do_not_panic() {
 }
 
 #[test]
+fn well_made_chunks_of_an_impossible_state_are_refused() {
+    let good = restore(sample()).unwrap();
+    let outcome = |change: fn(&mut StateParts)| {
+        let mut parts = good.clone();
+        change(&mut parts);
+        restore(chunks_of_parts(&parts)).err()
+    };
+    assert_eq!(outcome(|_| {}), None);
+    let revision = |main, sub| Revision { main, sub };
+    assert_eq!(
+        outcome(|parts| parts.records.swap(0, 1)),
+        Some(SnapshotError::RecordOrder(revision(2, 0)))
+    );
+    assert_eq!(
+        outcome(|parts| parts.records.push(parts.records[2].clone())),
+        Some(SnapshotError::RecordOrder(revision(4, 1)))
+    );
+    assert_eq!(
+        outcome(|parts| parts.applied.revision = 3),
+        Some(SnapshotError::RecordOrder(revision(4, 0)))
+    );
+    assert_eq!(outcome(|parts| parts.rows.swap(0, 1)), Some(SnapshotError::RowOrder(Table::Lease)));
+    assert_eq!(
+        outcome(|parts| parts.rows.insert(0, parts.rows[0].clone())),
+        Some(SnapshotError::RowOrder(Table::Lease))
+    );
+    assert_eq!(
+        outcome(|parts| parts.applied.compact_revision = 9),
+        Some(SnapshotError::Head(AppliedError::Impossible))
+    );
+}
+
+#[test]
 fn chunks_are_about_a_mebibyte_and_a_large_record_has_its_own() {
     let mut parts = large(30_000, 0, 300);
     let revision = parts.applied.revision + 1;

@@ -223,6 +223,20 @@ mod tests {
         tree.map_or(0, |node| 1 + depth(node.left.as_deref()).max(depth(node.right.as_deref())))
     }
 
+    /// Order, heap and farthest ends are as they should be; gives the farthest end.
+    fn verify(tree: Option<&Node>) -> Option<End> {
+        let node = tree?;
+        let below: Vec<&Node> =
+            [&node.left, &node.right].into_iter().flatten().map(|it| &**it).collect();
+        assert!(below.iter().all(|it| it.priority <= node.priority));
+        assert!(node.left.as_ref().is_none_or(|it| it.range < node.range));
+        assert!(node.right.as_ref().is_none_or(|it| it.range > node.range));
+        let ends = below.into_iter().filter_map(|it| verify(Some(it)));
+        let farthest = ends.chain([node.range.1.clone()]).max();
+        assert_eq!(farthest.as_ref(), Some(&node.farthest));
+        farthest
+    }
+
     fn found(index: &Index, key: &[u8]) -> Vec<WatcherId> {
         let mut ids = Vec::new();
         index.visit(key, &mut |id| ids.push(id));
@@ -254,6 +268,7 @@ mod tests {
                     index.remove(KeyRange::new(key, end), id);
                 }
             }
+            verify(index.ranges.as_deref());
             for first in 0..4_u8 {
                 for key in [vec![first], vec![first, 0], vec![first, 2], vec![first, 3, 9]] {
                     let contains = |(start, end): (&Vec<u8>, &Vec<u8>)| {

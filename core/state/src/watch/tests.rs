@@ -529,6 +529,10 @@ fn a_slow_stream_costs_its_buffer_and_loses_nothing() {
         );
     }
     assert_eq!(court.hub.figures().watchers_behind, 1);
+    for _ in 0..100 {
+        court.hub.catch_up(&court.view, 1000);
+    }
+    assert!(court.hub.figures().buffered_bytes < 5000 + 400, "who does not read is not sent more");
     court.settle();
     assert_eq!(revisions(&court.clients[0].log), (2..=501).collect::<Vec<i64>>());
     court.check_all();
@@ -748,7 +752,8 @@ fn watchers_that_are_behind_take_turns() {
         court.apply(&Step::Put(1, 1));
     }
     for _ in 0..5 {
-        court.create(0, WatchCreateRequest { start_revision: 2, ..everything() });
+        let key = watch("k/01", "");
+        court.create(0, WatchCreateRequest { start_revision: 2, ..key });
     }
     arrived(&mut court);
     let mut order = Vec::new();
@@ -783,6 +788,27 @@ fn watchers_that_come_back_together_read_the_past_together() {
         turns += 1;
     }
     assert!(turns < 60, "{turns} pages");
+    court.settle();
+    court.check_all();
+}
+
+#[test]
+fn reading_together_respects_the_room_of_each_stream() {
+    let limits = HubLimits { stream_buffer_bytes_max: 2000, ..HubLimits::default() };
+    let mut court = Court::new(limits, 2);
+    for _ in 0..10 {
+        court.apply(&Step::Put(1, 100));
+    }
+    for client in [0, 0, 0, 0, 0, 0, 0, 0, 1] {
+        court.create(client, WatchCreateRequest { start_revision: 2, ..everything() });
+    }
+    court.hub.catch_up(&court.view, 1000);
+    // Two pages of some 1,500 bytes fill the first stream; the second is served all the same.
+    let buffered = |court: &Court, client: usize| {
+        court.hub.streams[&court.clients[client].stream].buffered_bytes
+    };
+    assert!(buffered(&court, 0) < 4000, "{} bytes", buffered(&court, 0));
+    assert!(buffered(&court, 1) > 1000);
     court.settle();
     court.check_all();
 }
