@@ -1,0 +1,119 @@
+//! Bugs on demand. A harness that finds nothing proves nothing; one that finds all of these does.
+//!
+//! Each stands for a mistake that was really made somewhere, or is easily made: those of the log and
+//! the disk are switches in their rooms, the others are made by the simulator where it carries the
+//! member's effects out. What ships has no part in them.
+
+/// A seeded bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// The log says it synced and did not.
+    SkipDataSync,
+    /// What a restart reads from the page cache is taken for durable.
+    SkipRecoverySync,
+    /// No directory of the log is ever synced.
+    SkipDirSync,
+    /// A full segment is not synced when the next one begins.
+    SkipRolloverSync,
+    /// Damage to synced records is cut off like a torn tail.
+    IgnoreWatermark,
+    /// Directory syncs of the whole disk do nothing.
+    LyingDirSync,
+    /// After a failed sync the log thread goes on as if nothing had happened.
+    IgnoreFailedSync,
+    /// The disk's confirmation is given before the disk was asked.
+    PersistedEarly,
+    /// Term and vote are not written.
+    ForgetVote,
+    /// The leader counts its followers' acknowledgements before they come.
+    AckBeforeQuorum,
+    /// Entries are applied when they are durable here, committed or not.
+    ApplyBeforeCommit,
+    /// The backend writes its applied index ahead of the data.
+    AppliedAhead,
+    /// The backend writes its applied index after the data.
+    AppliedBehind,
+    /// A forward whose answer is missing is sent again.
+    ForwardTwice,
+    /// The log is released although the snapshot was never written.
+    ReleaseWithoutSnapshot,
+    /// A received snapshot is announced before it is durable.
+    SnapshotNotCommitted,
+    /// Linearizable reads are served from what this member happens to know.
+    LocalReads,
+    /// A read does not wait until its index is applied.
+    ReadBeforeApplied,
+    /// A member comes back with an empty disk and its old identity.
+    EmptyDisk,
+    /// One member does not install a membership change.
+    SkipConfChange,
+    /// A keepalive is answered and the lease not renewed.
+    KeepAliveLost,
+    /// A page of events never reaches the watchers.
+    WatchGap,
+    /// Two boots of a member number their requests alike.
+    SameOrigin,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 23] = [
+        Mutant::SkipDataSync,
+        Mutant::SkipRecoverySync,
+        Mutant::SkipDirSync,
+        Mutant::SkipRolloverSync,
+        Mutant::IgnoreWatermark,
+        Mutant::LyingDirSync,
+        Mutant::IgnoreFailedSync,
+        Mutant::PersistedEarly,
+        Mutant::ForgetVote,
+        Mutant::AckBeforeQuorum,
+        Mutant::ApplyBeforeCommit,
+        Mutant::AppliedAhead,
+        Mutant::AppliedBehind,
+        Mutant::ForwardTwice,
+        Mutant::ReleaseWithoutSnapshot,
+        Mutant::SnapshotNotCommitted,
+        Mutant::LocalReads,
+        Mutant::ReadBeforeApplied,
+        Mutant::EmptyDisk,
+        Mutant::SkipConfChange,
+        Mutant::KeepAliveLost,
+        Mutant::WatchGap,
+        Mutant::SameOrigin,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mutant::SkipDataSync => "skip-data-sync",
+            Mutant::SkipRecoverySync => "skip-recovery-sync",
+            Mutant::SkipDirSync => "skip-dir-sync",
+            Mutant::SkipRolloverSync => "skip-rollover-sync",
+            Mutant::IgnoreWatermark => "ignore-watermark",
+            Mutant::LyingDirSync => "lying-dir-sync",
+            Mutant::IgnoreFailedSync => "ignore-failed-sync",
+            Mutant::PersistedEarly => "persisted-early",
+            Mutant::ForgetVote => "forget-vote",
+            Mutant::AckBeforeQuorum => "ack-before-quorum",
+            Mutant::ApplyBeforeCommit => "apply-before-commit",
+            Mutant::AppliedAhead => "applied-ahead",
+            Mutant::AppliedBehind => "applied-behind",
+            Mutant::ForwardTwice => "forward-twice",
+            Mutant::ReleaseWithoutSnapshot => "release-without-snapshot",
+            Mutant::SnapshotNotCommitted => "snapshot-not-committed",
+            Mutant::LocalReads => "local-reads",
+            Mutant::ReadBeforeApplied => "read-before-applied",
+            Mutant::EmptyDisk => "empty-disk",
+            Mutant::SkipConfChange => "skip-conf-change",
+            Mutant::KeepAliveLost => "keepalive-lost",
+            Mutant::WatchGap => "watch-gap",
+            Mutant::SameOrigin => "same-origin",
+        }
+    }
+
+    /// The mutant of a name.
+    pub fn of(name: &str) -> Option<Mutant> {
+        Mutant::ALL.into_iter().find(|mutant| mutant.name() == name)
+    }
+}
