@@ -839,11 +839,16 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn what_was_sent_before_shutdown_leaves() {
+fn what_was_sent_before_shutdown_arrives() {
     let (left, right) = pair(Start::member(1), Start::member(2));
-    left.peers.send((1..=100).map(|index| left.append(2, index, 10_000)).collect());
-    left.peers.shutdown(PATIENCE);
-    wait_until("all have arrived", || right.appended_indexes().len() == 100);
+    right.node.0.is_full.store(true, Ordering::Relaxed);
+    // More than HTTP/2's windows hold.
+    left.peers.send((1..=40).map(|index| left.append(2, index, 1 << 20)).collect());
+    let stopping = left.peers.clone();
+    let stopped = std::thread::spawn(move || stopping.shutdown(PATIENCE));
+    right.node.0.is_full.store(false, Ordering::Relaxed);
+    stopped.join().unwrap();
+    wait_until("all have arrived", || right.appended_indexes().len() == 40);
 }
 
 #[test]
