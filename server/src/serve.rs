@@ -581,3 +581,65 @@ impl AsyncWrite for Metered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).expect("a URL")
+    }
+
+    #[test]
+    fn a_port_in_use_is_refused_in_etcds_words() {
+        let first = bind_for_test(Content::All, &url("http://127.0.0.1:0")).expect("bound");
+        let address = first.tcp_address().expect("an address");
+        let second = bind_for_test(Content::All, &url(&format!("http://{address}")));
+        assert_eq!(
+            second.expect_err("in use").to_string(),
+            format!(
+                "--listen-client-urls http://{address}: listen tcp {address}: bind: \
+                 address already in use"
+            )
+        );
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_nothing_else_is() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("socket");
+        let socket = url(&format!("unix://{}", path.display()));
+        // Dropped without its name being removed, as by kill -9.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+        let first = bind_for_test(Content::All, &socket).expect("the stale one is replaced");
+        let error = bind_for_test(Content::All, &socket).expect_err("in use").to_string();
+        assert!(error.ends_with("bind: address already in use"), "{error}");
+        drop(first);
+        assert!(!path.exists(), "the name goes with the listener");
+        std::fs::write(&path, "precious").expect("written");
+        bind_for_test(Content::All, &socket).expect_err("in the way");
+        assert_eq!(std::fs::read(&path).expect("still there"), b"precious");
+    }
+
+    #[test]
+    fn every_url_is_bound_for_what_it_serves() {
+        let any = |content: &[(&str, &str)]| {
+            let mut config = Config::defaults();
+            for (flag, text) in content {
+                let urls = vec![url(text)];
+                match *flag {
+                    "client" => config.listen_client_urls = urls,
+                    "http" => config.listen_client_http_urls = urls,
+                    _ => config.listen_metrics_urls = urls,
+                }
+            }
+            let bound = bind_all(&config).expect("bound");
+            bound.iter().map(|listener| listener.content).collect::<Vec<_>>()
+        };
+        let port = "http://127.0.0.1:0";
+        let shared = any(&[("client", port), ("metrics", "http://[::1]:0")]);
+        assert_eq!(shared, [Content::All, Content::Metrics]);
+        let split = any(&[("client", port), ("http", port)]);
+        assert_eq!(split, [Content::Grpc, Content::Pages]);
+    }
+}

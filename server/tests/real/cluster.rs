@@ -1,0 +1,181 @@
+//! Starts, kills and stops members on free loopback ports; every wait has an end.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use client::{Client, Config, Get, Put};
+
+/// Longest wait for anything; machines that build at the same time are slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+const READY: &str = "ready to serve client requests";
+
+/// One member.
+pub(crate) struct Process {
+    name: String,
+    client_port: u16,
+    peer_port: u16,
+    initial_cluster: String,
+    dir: PathBuf,
+    starts: u32,
+    child: Option<Child>,
+}
+
+/// Members of one cluster in a directory of their own.
+pub(crate) struct Cluster {
+    pub(crate) members: Vec<Process>,
+    _dir: tempfile::TempDir,
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "no end of waiting for {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+impl Cluster {
+    /// Starts a cluster of `size` and waits until all of it serves.
+    pub(crate) async fn start(size: usize) -> Cluster {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
+        let initial_cluster = ports
+            .iter()
+            .enumerate()
+            .map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}"))
+            .collect::<Vec<_>>()
+            .join(",");
+        let members = ports
+            .into_iter()
+            .enumerate()
+            .map(|(n, (client_port, peer_port))| Process {
+                name: format!("m{n}"),
+                client_port,
+                peer_port,
+                initial_cluster: initial_cluster.clone(),
+                dir: dir.path().to_owned(),
+                starts: 0,
+                child: None,
+            })
+            .collect();
+        let mut cluster = Cluster { members, _dir: dir };
+        for member in &mut cluster.members {
+            member.launch();
+        }
+        for member in &cluster.members {
+            member.ready().await;
+        }
+        cluster
+    }
+
+    /// A client of all members.
+    pub(crate) fn client(&self) -> Client {
+        let endpoints: Vec<String> = self.members.iter().map(Process::endpoint).collect();
+        Client::new(Config::new(endpoints)).expect("a client")
+    }
+
+    /// Waits until a write succeeds.
+    pub(crate) async fn accepts_writes(&self) {
+        let client = self.client();
+        until("an accepted write", || async { client.put(Put::new("alive", "yes")).await.ok() })
+            .await;
+    }
+
+    /// Waits until all members have the same hash at the same revision.
+    pub(crate) async fn members_agree(&self) {
+        let client = self.client();
+        until("equal hashes", || async {
+            let revision = client.get(Get::new("alive")).await.ok()?.header?.revision;
+            let mut hashes = Vec::new();
+            for member in client.each() {
+                hashes.push(member.hash_kv(revision).await.ok()?.hash);
+            }
+            hashes.windows(2).all(|pair| pair[0] == pair[1]).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Process {
+    /// Where clients reach it.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join(format!("{}-{}.log", self.name, self.starts))
+    }
+
+    /// Starts it, or starts it again on the same data.
+    pub(crate) fn launch(&mut self) {
+        self.starts += 1;
+        let (client, peer) = (self.client_port, self.peer_port);
+        let log = File::create(self.log()).expect("a log file");
+        let child = Command::new(env!("CARGO_BIN_EXE_metastore"))
+            .arg("--name")
+            .arg(&self.name)
+            .arg("--data-dir")
+            .arg(self.dir.join(&self.name))
+            .arg(format!("--listen-client-urls=http://127.0.0.1:{client}"))
+            .arg(format!("--advertise-client-urls=http://127.0.0.1:{client}"))
+            .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
+            .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"))
+            .arg(format!("--initial-cluster={}", self.initial_cluster))
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        self.child = Some(child);
+    }
+
+    /// Waits until it says that it serves.
+    pub(crate) async fn ready(&self) {
+        let log = self.log();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            if text.contains(READY) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{} is not ready:\n{text}", self.name);
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// SIGKILL: the process ends in the middle of whatever it was doing.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("killed");
+            child.wait().expect("reaped");
+        }
+    }
+
+    /// SIGTERM; the exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let mut child = self.child.take()?;
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+        child.wait().expect("reaped").code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
