@@ -75,8 +75,7 @@ impl<D: Door> Front<D> {
             auth: AuthServer::new(AuthService::new(own())).max_decoding_message_size(bytes_max),
             health: HealthServer::new(HealthService::new(own()))
                 .max_decoding_message_size(bytes_max),
-            admin: AdminServer::new(AdminService::new(own()))
-                .max_decoding_message_size(bytes_max),
+            admin: AdminServer::new(AdminService::new(own())).max_decoding_message_size(bytes_max),
             shared: own(),
         }
     }
