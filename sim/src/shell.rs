@@ -592,7 +592,7 @@ impl World {
         };
         let mut done = Ok(());
         for (hash, chunk) in chunks {
-            done = done.and_then(|()| receiver.snapshots.write_chunk(hash, chunk));
+            done = done.and_then(|()| receiver.snapshots.write_chunk(hash, &chunk));
         }
         if !skips_commit {
             done = done.and_then(|()| receiver.snapshots.commit(&meta));

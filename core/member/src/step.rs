@@ -722,7 +722,13 @@ impl Member {
                 },
             });
         }
-        effects.net.extend(messages);
+        effects.net.extend(messages.into_iter().map(|mut message| {
+            if let Some(meta) = &mut message.snapshot {
+                // Whoever receives it takes no other cluster's.
+                meta.cluster_id = self.config.cluster_id;
+            }
+            message
+        }));
         if !committed.is_empty() {
             let bytes = committed.iter().map(|e| e.data.len() as u64).sum();
             self.apply_held.push_back(ApplyTask::Entries { entries: committed, bytes });
