@@ -209,7 +209,7 @@ impl Generations {
 enum Task {
     Applied { view: View, changes: Changes, bytes: usize },
     Replace(View),
-    Rebuild(View, oneshot::Sender<Result<(), String>>),
+    Rebuild(oneshot::Sender<Result<(), String>>),
     Stop,
 }
 
@@ -227,10 +227,10 @@ struct Figures {
 }
 
 impl Control {
-    /// Builds a new generation from `view` and drops the old one.
-    pub(crate) async fn rebuild(&self, view: View) -> Result<(), String> {
+    /// Builds a new generation from the newest state and drops the old one.
+    pub(crate) async fn rebuild(&self) -> Result<(), String> {
         let (sender, receiver) = oneshot::channel();
-        drop(self.tasks.send(Task::Rebuild(view, sender)));
+        drop(self.tasks.send(Task::Rebuild(sender)));
         receiver.await.map_err(|_| String::from("the backend has stopped"))?
     }
 
@@ -355,8 +355,7 @@ impl Worker {
                     self.figures.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 }
                 Ok(Task::Replace(view)) => self.rebuild(&view),
-                Ok(Task::Rebuild(_, reply)) => {
-                    // Later changes may have been taken in since the view was cut.
+                Ok(Task::Rebuild(reply)) => {
                     let latest = self.latest.clone();
                     self.rebuild(&latest);
                     let done = self.open.is_some();
@@ -434,10 +433,8 @@ impl Worker {
     }
 
     fn note_size(&self) {
-        if let Some(open) = &self.open {
-            if let Ok(bytes) = open.backend.size_bytes() {
-                self.figures.size_bytes.store(bytes, Ordering::Relaxed);
-            }
+        if let Some(Ok(bytes)) = self.open.as_ref().map(|open| open.backend.size_bytes()) {
+            self.figures.size_bytes.store(bytes, Ordering::Relaxed);
         }
     }
 }
@@ -491,6 +488,6 @@ mod tests {
     fn sled_keeps_the_promises_of_a_backend() {
         let dir = tempfile::tempdir().unwrap();
         let mut backend = SledBackend::open(&dir.path().join("sled-1")).unwrap();
-        state::backend::conformance(&mut backend);
+        state::backend::conformance(&mut backend).unwrap();
     }
 }

@@ -18,7 +18,7 @@ use crate::door::Identity;
 use crate::identity;
 use crate::metrics::Metrics;
 use crate::node::{AppliedSink, Fatal, Node, NodeInbound, Parts, SnapshotDoor, addresses};
-use crate::peers::{PeerLimits, PeerTiming, Peers, PeersConfig, fetch_members};
+use crate::peers::{PeerLimits, PeerTiming, Peers, PeersConfig, check_listen, fetch_members};
 use crate::propose::{Shared, SharedLimits};
 use crate::version;
 
@@ -116,13 +116,14 @@ pub async fn begin(
     let recovery = recovery(config);
     let shown = shown(config);
     check_owner(config, &data_dir)?;
+    check_listen(&config.listen_peer_urls).map_err(|error| BootError::Start(error.to_string()))?;
     if !holds_a_log(&data_dir)? {
         if config.force_new_cluster {
             return Err(BootError::NothingToForce(shown));
         }
         found_or_join(config, &data_dir, &recovery).await?;
     }
-    let (booted, generations, opened) = recover(config, &data_dir, recovery)?;
+    let (booted, generations, opened) = recover(config, &data_dir, &recovery)?;
     check_membership(config, &booted)?;
     write_owner(config, &data_dir)?;
     let found = Found { data_dir, booted, generations, opened };
@@ -218,7 +219,7 @@ type Recovered = (Booted<OsDisk>, Generations, Option<crate::backend::Opened>);
 fn recover(
     config: &Config,
     data_dir: &DataDir,
-    recovery: Recovery,
+    recovery: &Recovery,
 ) -> Result<Recovered, BootError> {
     let failed = |error| BootError::Recover { data_dir: shown(config), error };
     let generations = Generations::new(data_dir.member_dir().join("state"))
@@ -227,10 +228,10 @@ fn recover(
         Some((opened, parts)) => (Some(opened), parts),
         None => (None, None),
     };
-    let mut booted = member::recover(data_dir.disk(), data_dir.disk(), None, &recovery, parts)
-        .map_err(failed)?;
+    let mut booted =
+        member::recover(data_dir.disk(), data_dir.disk(), None, recovery, parts).map_err(failed)?;
     if config.force_new_cluster {
-        booted = member::force_new_cluster(booted, &recovery).map_err(failed)?;
+        booted = member::force_new_cluster(booted, recovery).map_err(failed)?;
         tracing::warn!("forced a new cluster of this member alone");
     }
     for damage in &booted.damaged_snapshots {

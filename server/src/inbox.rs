@@ -45,7 +45,7 @@ impl Lanes {
 
 /// The raft thread's queue.
 #[derive(Default)]
-pub struct Inbox {
+pub(crate) struct Inbox {
     lanes: Mutex<Lanes>,
     filled: Condvar,
     drained: tokio::sync::Notify,

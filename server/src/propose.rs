@@ -25,8 +25,8 @@ use tokio::sync::{oneshot, watch};
 use crate::door::{
     self, AppliedOutcome, Door, Identity, Leadership, LeaseTtl, NodeStatus, RequestError,
 };
-use crate::inbox::Inbox;
 use crate::figures::Figures;
+use crate::inbox::Inbox;
 use crate::peers::{LinkState, PeerLink, Peers};
 
 /// Tickets are kept in this many maps, so that threads seldom meet at one.
@@ -119,7 +119,7 @@ impl AppliedGate {
                 break;
             }
             for waiter in first.remove() {
-                drop(waiter.send(()));
+                let _ = waiter.send(());
             }
         }
     }
@@ -229,8 +229,8 @@ impl Shared {
     }
 
     /// Gives an answer of the member to whoever waits for it.
-    pub(crate) fn answer(&self, reply: Reply) {
-        match reply {
+    pub(crate) fn answer(&self, reply: &Reply) {
+        match *reply {
             Reply::ReadAt { ticket, index } => self.reads.call(ticket, Some(index)),
             Reply::ReadFailed { ticket } => self.reads.call(ticket, None),
             Reply::NotProposed { sequence, busy } => {
@@ -314,9 +314,7 @@ impl Handle {
     /// Which of etcd's time-out messages fits what happened meanwhile.
     fn timeout_since(&self, began: Led) -> RequestError {
         let now = *self.shared.led.borrow();
-        let disconnected = |leader| {
-            self.peers.links().get(&leader).is_none_or(|l| l.state == LinkState::Disconnected)
-        };
+        let disconnected = |leader| self.peers.link_state(leader) == Some(LinkState::Disconnected);
         if now.changes != began.changes {
             RequestError::TimeoutLeaderFailure
         } else if now.leadership.leader.is_some_and(disconnected) {
@@ -534,7 +532,7 @@ impl Door for Handle {
     }
 
     async fn defragment(&self) -> Result<(), RequestError> {
-        let rebuilt = self.shared.backend.rebuild(Door::view(self)).await;
+        let rebuilt = self.shared.backend.rebuild().await;
         rebuilt.map_err(RequestError::Other)
     }
 

@@ -57,7 +57,7 @@ pub fn start(config: &Config) -> Result<(), String> {
     let fanout = fanout.ok_or("the watch thread was not started")?;
     let handle = node.handle();
     let failure = house.spawn({
-        let (fatal, stop) = (fatal.clone(), stop.clone());
+        let stop = stop.clone();
         async move {
             let reason = fatal.raised().await;
             stop.send_replace(true);

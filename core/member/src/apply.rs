@@ -163,7 +163,7 @@ impl ApplyWorker {
             }
             ApplyTask::Restore(meta) => {
                 let parts = load(&meta)?;
-                self.state = State::from_parts(parts, self.state.limits().clone())?;
+                self.state = State::from_parts(parts, *self.state.limits())?;
                 replaced = true;
                 let view = self.state.publish();
                 report.members = Some(view.members());

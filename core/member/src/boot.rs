@@ -99,8 +99,7 @@ pub fn bootstrap<D: Disk>(
     recovery: &Recovery,
 ) -> Result<(), BootError> {
     let parts = parts.rebased(BASE_INDEX, BASE_TERM);
-    let mut state =
-        State::from_parts(parts, recovery.limits.clone()).map_err(SnapshotError::from)?;
+    let mut state = State::from_parts(parts, recovery.limits).map_err(SnapshotError::from)?;
     let view = state.publish();
     let mut disk = snapshot_disk;
     let (store, _) = SnapshotStore::open(&mut disk).map_err(SnapshotError::from)?;
@@ -167,11 +166,10 @@ pub fn recover<D: Disk>(
         usable.push(meta);
     }
     let (state, from_backend) = match base {
-        Some((parts, from_backend)) => (
-            State::from_parts(parts, recovery.limits.clone()).map_err(SnapshotError::from)?,
-            from_backend,
-        ),
-        None if window.base_index == 0 => (State::new(recovery.limits.clone()), false),
+        Some((parts, from_backend)) => {
+            (State::from_parts(parts, recovery.limits).map_err(SnapshotError::from)?, from_backend)
+        }
+        None if window.base_index == 0 => (State::new(recovery.limits), false),
         None => {
             return Err(BootError::NoBase {
                 first_index: window.base_index + 1,
@@ -222,8 +220,7 @@ pub fn force_new_cluster<D: Disk>(
     parts.set_members(vec![survivor]);
     let (index, term) = (last + 1, term + 1);
     let parts = parts.rebased(index, term);
-    let mut state =
-        State::from_parts(parts, recovery.limits.clone()).map_err(SnapshotError::from)?;
+    let mut state = State::from_parts(parts, recovery.limits).map_err(SnapshotError::from)?;
     let view = state.publish();
     let meta = booted.snapshots.save(job(&view, index, term))?;
     restart_log(&mut booted.log, index, term)?;

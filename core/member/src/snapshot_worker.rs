@@ -81,7 +81,7 @@ impl<D: Disk> SnapshotWorker<D> {
         for chunk in state::snapshot::chunks(&view) {
             let hash = *blake3::hash(&chunk).as_bytes();
             if !self.store.has_chunk(&hash) {
-                self.write_chunk(hash, chunk.clone())?;
+                self.write_chunk(hash, &chunk)?;
             }
             meta.state_bytes += chunk.len() as u64;
             meta.chunks
@@ -123,8 +123,8 @@ impl<D: Disk> SnapshotWorker<D> {
 
     /// Writes one chunk under the name of its hash, which is checked; it is kept once a manifest
     /// names it.
-    pub fn write_chunk(&mut self, hash: [u8; 32], chunk: Bytes) -> Result<(), SnapshotError> {
-        Ok(self.store.write_chunk(&mut self.disk, hash, &chunk)?)
+    pub fn write_chunk(&mut self, hash: [u8; 32], chunk: &[u8]) -> Result<(), SnapshotError> {
+        Ok(self.store.write_chunk(&mut self.disk, hash, chunk)?)
     }
 
     /// Reads one chunk, checked.

@@ -325,7 +325,8 @@ impl Member {
         self.give_waiting(now_us, &mut effects);
         for round in 0.. {
             let output = self.replica.take_output(now_us);
-            if !self.carry(now_us, output, &mut effects) {
+            self.carry(now_us, output, &mut effects);
+            if !self.replica.has_output() {
                 break;
             }
             if round + 1 == OUTPUTS_PER_STEP_MAX {
@@ -681,8 +682,8 @@ impl Member {
         self.snapshots.applied(index, bytes, snapshot_bytes);
     }
 
-    /// Carries one output of the replica over into effects. False: there was none.
-    fn carry(&mut self, now_us: u64, output: Output, effects: &mut Effects) -> bool {
+    /// Carries one output of the replica over into effects.
+    fn carry(&mut self, now_us: u64, output: Output, effects: &mut Effects) {
         let Output {
             persist,
             messages,
@@ -693,11 +694,6 @@ impl Member {
             leadership,
             snapshot_wanted,
         } = output;
-        let some = persist.is_some()
-            || !messages.is_empty()
-            || !committed.is_empty()
-            || !dropped.is_empty()
-            || leadership.is_some();
         if let Some(leadership) = leadership {
             self.take_leadership(now_us, leadership, effects);
         }
@@ -741,7 +737,6 @@ impl Member {
         if snapshot_wanted {
             self.snapshots.wanted();
         }
-        some
     }
 
     fn take_leadership(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply};
+use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply, consensus};
 
 use super::Fatal;
 use crate::door::{Leadership, NodeStatus, PeerStatus};
@@ -78,7 +78,7 @@ impl RaftThread {
             }
             for reply in reply {
                 self.count(&reply);
-                self.shared.answer(reply);
+                self.shared.answer(&reply);
             }
             let changed = leadership.is_some();
             if let Some(leadership) = leadership {
@@ -104,7 +104,7 @@ impl RaftThread {
         }
     }
 
-    fn tell(&self, new: &member::consensus::Leadership) {
+    fn tell(&self, new: &consensus::Leadership) {
         tracing::info!(
             leader = new.leader.map(|id| format!("{id:x}")),
             term = new.term,

@@ -52,7 +52,7 @@ impl SnapshotDoor {
     pub(crate) fn load(&self, meta: SnapshotMeta) -> Result<StateParts, SnapshotError> {
         let (sender, receiver) = std::sync::mpsc::channel();
         drop(self.tasks.send(Task::Load(meta, sender)));
-        receiver.recv().unwrap_or_else(|_| Err(SnapshotError::Stopped))
+        receiver.recv().unwrap_or(Err(SnapshotError::Stopped))
     }
 
     async fn ask<T>(&self, task: impl FnOnce(oneshot::Sender<T>) -> Task) -> Result<T, String> {
@@ -108,7 +108,7 @@ fn run(mut worker: SnapshotWorker<OsDisk>, tasks: &Receiver<Task>, inbox: &Inbox
             Task::Commit(meta, reply) => drop(reply.send(worker.commit(&meta))),
             Task::Missing(hashes, reply) => drop(reply.send(worker.missing(&hashes))),
             Task::Read(hash, reply) => drop(reply.send(worker.read_chunk(&hash))),
-            Task::Write(hash, bytes, reply) => drop(reply.send(worker.write_chunk(hash, bytes))),
+            Task::Write(hash, bytes, reply) => drop(reply.send(worker.write_chunk(hash, &bytes))),
         }
     }
 }

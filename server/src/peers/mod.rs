@@ -72,6 +72,12 @@ const SILENCE_MIN: Duration = Duration::from_secs(2);
 /// Largest answer of a leader.
 const LEADER_REPLY_BYTES_MAX: usize = 256 << 10;
 
+/// Whether all of these could be listened on now: asked before a new member writes anything, so that
+/// a port in use leaves no trace.
+pub fn check_listen(urls: &[Url]) -> Result<(), PeersError> {
+    urls.iter().map(wire::bind).collect::<Result<Vec<_>, _>>().map(drop)
+}
+
 /// The running transport. Clones are handles to the same one; it runs until
 /// [`Peers::shutdown`], or until the last of them is dropped.
 #[derive(Clone, Debug)]

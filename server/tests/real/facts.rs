@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use client::{Client, Delete, Get, KeyRange, Put, Txn, WatchOf, When};
+use proto::etcdserverpb::compare::CompareResult;
 use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::{PutRequest, RangeRequest};
 use tonic::transport::Endpoint;
@@ -23,7 +24,7 @@ async fn use_everything(client: &Client, prefix: &str) {
 
     let swap = |expected: &str| {
         Txn::new()
-            .when(When::value(key("a"), client::proto::etcdserverpb::compare::CompareResult::Equal, expected.to_owned()))
+            .when(When::value(key("a"), CompareResult::Equal, expected.to_owned()))
             .then(Put::new(key("a"), "3"))
             .otherwise(Get::new(key("a")))
     };

@@ -100,7 +100,6 @@ async fn survives(size: usize, victims: impl Fn(usize) -> Vec<usize>) {
     cluster.accepts_writes().await;
     nothing_is_lost(&cluster, &acknowledged).await;
     cluster.members_agree().await;
-    println!("{} members, {KILLS} kills: {} keys checked", size, acknowledged.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
