@@ -51,7 +51,7 @@ const FIRST_BYTES_MIN: u64 = 16;
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls of one connection that may be cancelled before they were taken up. hyper's own limit of 20
 /// closes the connection of a client that cancels a burst of calls.
-const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = 20;
+const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = 10_000;
 /// Streams of one connection we may have reset for the client's errors before it is closed.
 const LOCAL_ERROR_RESET_STREAMS_MAX: usize = 10_000;
 /// Bytes of the headers of one call; as grpc-go.
