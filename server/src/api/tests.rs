@@ -856,3 +856,33 @@ async fn a_stopping_server_ends_idle_connections_and_accepts_no_more() {
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
     assert!(kv.put(put("a", "2")).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn calls_are_counted_by_how_they_end() {
+    let served = Served::start();
+    let mut kv = kv(&served).await;
+    kv.put(put("a", "1")).await.expect("put");
+    kv.put(put("", "1")).await.expect_err("no key");
+    let mut stream = kv.range_stream(everything()).await.expect("streams").into_inner();
+    while stream.message().await.expect("a piece").is_some() {}
+    served.node.become_learner();
+    kv.put(put("a", "1")).await.expect_err("on a learner");
+    let text = served.shared.metrics.scrape(&Default::default(), Default::default());
+    let of = |method: &str, kind: &str| {
+        format!("grpc_method=\"{method}\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"{kind}\"")
+    };
+    let (put, range) = (of("Put", "unary"), of("RangeStream", "server_stream"));
+    for line in [
+        format!("grpc_server_started_total{{{put}}} 3"),
+        format!("grpc_server_handled_total{{grpc_code=\"OK\",{put}}} 1"),
+        format!("grpc_server_handled_total{{grpc_code=\"InvalidArgument\",{put}}} 1"),
+        format!("grpc_server_handled_total{{grpc_code=\"FailedPrecondition\",{put}}} 1"),
+        format!("grpc_server_handled_total{{grpc_code=\"OK\",{range}}} 1"),
+        format!("grpc_server_handling_seconds_count{{{range}}} 1"),
+        "etcd_server_client_requests_total{client_api_version=\"unknown\",type=\"unary\"} 2"
+            .to_owned(),
+        "metastore_client_connections 1".to_owned(),
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}");
+    }
+}
