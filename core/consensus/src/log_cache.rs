@@ -221,9 +221,17 @@ impl Storage for LogCache {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // Raft refuses a snapshot from before its receiver was a member, however often it is sent.
+        let knows = |meta: &log::SnapshotMeta| {
+            meta.conf_state
+                .as_ref()
+                .is_some_and(|conf| conf.voters.contains(&to) || conf.learners.contains(&to))
+        };
         match &self.snapshot {
-            Some(meta) if meta.index >= self.before.0 && meta.index >= request_index => {
+            Some(meta)
+                if meta.index >= self.before.0 && meta.index >= request_index && knows(meta) =>
+            {
                 Ok(convert::snapshot_to_raft(meta))
             }
             _ => {
@@ -314,12 +322,28 @@ mod tests {
         assert_eq!(indexes(&cache, 2, 6, u64::MAX), [2, 3, 4, 5]);
     }
 
+    fn snapshot(index: u64, learners: &[u64]) -> log::SnapshotMeta {
+        let conf_state =
+            log::ConfState { voters: vec![1], learners: learners.to_vec(), ..Default::default() };
+        log::SnapshotMeta { index, term: 1, conf_state: Some(conf_state), ..Default::default() }
+    }
+
+    #[test]
+    fn a_snapshot_from_before_a_member_was_added_is_not_for_that_member() {
+        let mut cache = cache(1..=10);
+        cache.snapshot_available(snapshot(4, &[]));
+        assert!(cache.snapshot(0, 2).is_err());
+        assert!(cache.take_snapshot_wanted());
+        cache.snapshot_available(snapshot(8, &[2]));
+        assert_eq!(cache.snapshot(0, 2).unwrap().get_metadata().index, 8);
+    }
+
     #[test]
     fn a_snapshot_serves_only_while_the_log_continues_it() {
         let mut cache = cache(1..=10);
         assert!(cache.snapshot(0, 2).is_err());
         assert!(cache.take_snapshot_wanted());
-        cache.snapshot_available(log::SnapshotMeta { index: 4, term: 1, ..Default::default() });
+        cache.snapshot_available(snapshot(4, &[2]));
         assert_eq!(cache.snapshot(0, 2).unwrap().get_metadata().index, 4);
         assert!(!cache.take_snapshot_wanted());
         assert!(cache.snapshot(5, 2).is_err());
