@@ -257,8 +257,9 @@ mod tests {
 
     #[test]
     fn a_union_of_ranges_contains_what_any_of_them_contains() {
-        let ranges: [(&[u8], &[u8]); 7] = [
+        let ranges: [(&[u8], &[u8]); 8] = [
             (b"d", b"f"),
+            (b"cc", b"e"),
             (b"b", b""),
             (b"a", b"c"),
             (b"f", b""),
@@ -269,7 +270,9 @@ mod tests {
         let mut union = Ranges::default();
         for (count, (key, range_end)) in ranges.into_iter().enumerate() {
             union.insert(KeyRange::new(key, range_end));
-            for probe in [&b"a"[..], b"b", b"c", b"d", b"ea", b"f", b"f0", b"fa", b"x", b"zz"] {
+            for probe in
+                [&b"a"[..], b"b", b"c", b"cc", b"d", b"ea", b"f", b"f0", b"fa", b"x", b"zz"]
+            {
                 let expected = ranges[..=count]
                     .iter()
                     .any(|(key, range_end)| KeyRange::new(key, range_end).contains(probe));

@@ -1,5 +1,7 @@
 //! Whatever a log holds, apply answers it: no panic, no half-done command, and the same on every member.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proto::etcdserverpb::compare::TargetUnion;

@@ -4,6 +4,8 @@
 //! the lines after it are the answer. `UPDATE_GOLDEN=1 cargo test -p state --test golden` writes the
 //! answers anew; the difference is then for a person to judge.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod script;
 
 use std::path::{Path, PathBuf};

@@ -3,6 +3,8 @@
 //! Random commands go to both. Then everything that can be asked of the past and the present is asked
 //! of both, while compactions are still being carried out in the background and after.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::collections::BTreeMap;
 
 use proptest::collection::vec;
@@ -16,7 +18,7 @@ use proto::etcdserverpb::{
 use proto::log::command::Op;
 use proto::log::{Command, LeaseGrant, LeaseRevoke};
 use proto::mvccpb::KeyValue;
-use state::{KeyRange, Limits, Response, State, StateError, View};
+use state::{KeyRange, Limits, Record, Response, State, StateError, StateParts, View};
 
 type Keys = BTreeMap<Vec<u8>, KeyValue>;
 
@@ -194,12 +196,22 @@ struct Pair {
     state: State,
     model: Model,
     index: u64,
+    /// Every record there ever was.
+    records: Vec<Record>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let state = State::new(Limits::default());
+        Self { state, model: Model::new(), index: 0, records: Vec::new() }
+    }
 }
 
 impl Pair {
     fn apply(&mut self, op: Op) -> Result<Response, StateError> {
         self.index += 1;
         let outcome = self.state.apply(self.index, 1, &Command { id: None, op: Some(op) });
+        self.records.extend(outcome.events.iter().map(|event| event.record.clone()));
         for event in &outcome.events {
             assert_eq!(event.record.mod_revision(), outcome.revision);
             let before = self.model.keys().get(event.record.key());
@@ -230,7 +242,7 @@ impl Pair {
                 self.model.commit(keys);
             }
             Step::Txn { compared, version, puts, delete: doomed } => {
-                self.txn(compared, *version, puts, doomed)
+                self.txn(compared, *version, puts, doomed);
             }
             Step::Compact { back } => {
                 let revision = self.model.revision() - back;
@@ -242,6 +254,8 @@ impl Pair {
                     self.model.compact_revision = revision;
                     None
                 };
+                // With the views up to date a compaction is not carried out all at once by the next.
+                drop(self.state.publish());
                 let request = CompactionRequest { revision, physical: false };
                 assert_eq!(self.apply(Op::Compact(request)).err(), expected);
             }
@@ -319,7 +333,7 @@ fn delete(key: &[u8], range_end: &[u8]) -> DeleteRangeRequest {
 }
 
 fn question() -> impl Strategy<Value = RangeRequest> {
-    let revision = prop_oneof![2 => Just(0_i64), 5 => 0..120_i64];
+    let revision = prop_oneof![2 => Just(0_i64), 5 => 0..240_i64];
     let filter = || prop_oneof![4 => Just(0_i64), 1 => 0..100_i64];
     let range = (key(), range_end(), -1..8_i64, revision, 0..3_i32, 0..5_i32);
     let flags = (any::<bool>(), 0..6_u8, filter(), filter(), filter(), filter());
@@ -378,11 +392,34 @@ fn compare_pages(view: &View, model: &Model, question: &RangeRequest) {
 }
 
 /// Replaying all events from a revision turns that past into the present.
-fn compare_events(view: &View, model: &Model, key: &[u8], range_end: &[u8]) {
+fn compare_events(
+    view: &View,
+    model: &Model,
+    (key, range_end): (&[u8], &[u8]),
+    (revisions_max, bytes_max): (usize, usize),
+) {
     let compacted = view.events(model.compact_revision - 1, key, range_end, 1, 1);
     assert_eq!(compacted.err(), Some(StateError::Compacted));
 
     let from = model.compact_revision.max(1);
+    // At the compact revision itself the events are still there, but not what was before them.
+    if model.compact_revision > 1 {
+        let page = view.events(from, key, range_end, usize::MAX, usize::MAX).unwrap();
+        let here = page.events.iter().take_while(|event| event.record.mod_revision() == from);
+        let (before, after) = (&model.past[from as usize - 1], &model.past[from as usize]);
+        let mut changed: Vec<&Vec<u8>> = before.keys().chain(after.keys()).collect();
+        changed.retain(|key| before.get(*key) != after.get(*key));
+        changed.retain(|other| contains(key, range_end, other));
+        changed.sort();
+        changed.dedup();
+        let mut told = Vec::new();
+        for event in here {
+            assert_eq!(event.prev, None);
+            told.push(event.record.key().to_vec());
+        }
+        told.sort();
+        assert!(told.iter().eq(changed));
+    }
     let in_range = |keys: &Keys| -> Keys {
         keys.iter()
             .filter(|(other, _)| contains(key, range_end, other))
@@ -392,7 +429,11 @@ fn compare_events(view: &View, model: &Model, key: &[u8], range_end: &[u8]) {
     let mut replayed = in_range(&model.past[from as usize]);
     let mut next = from + 1;
     loop {
-        let page = view.events(next, key, range_end, 2, 200).unwrap();
+        let page = view.events(next, key, range_end, revisions_max, bytes_max).unwrap();
+        let mut revisions: Vec<i64> =
+            page.events.iter().map(|event| event.record.mod_revision()).collect();
+        revisions.dedup();
+        assert!(revisions.len() <= revisions_max);
         for event in &page.events {
             let record = &event.record;
             let before = model.past[record.mod_revision() as usize - 1].get(record.key());
@@ -459,8 +500,12 @@ fn compare_all(view: &View, model: &Model, questions: &[RangeRequest]) {
     assert_eq!(view.keys_total(), model.keys().len());
     compare_ranges(view, model, questions);
     compare_pages(view, model, &questions[0]);
-    compare_events(view, model, &[0], &[0]);
-    compare_events(view, model, &questions[0].key, &questions[0].range_end);
+    compare_events(view, model, (&[0], &[0]), (2, usize::MAX));
+    for question in &questions[..2] {
+        let range = (&question.key[..], &question.range_end[..]);
+        compare_events(view, model, range, (3, usize::MAX));
+        compare_events(view, model, range, (usize::MAX, 200));
+    }
     assert_eq!(kept_records(view), expected_records(model));
     let bytes: usize = model
         .keys()
@@ -480,11 +525,11 @@ proptest! {
 
     #[test]
     fn every_past_and_the_present_can_be_read_until_compacted(
-        steps in vec(step(), 1..120),
+        steps in vec(step(), 1..240),
         questions in vec(question(), 24),
-        keep_at in 0..120_usize,
+        keep_at in 0..240_usize,
     ) {
-        let mut pair = Pair { state: State::new(Limits::default()), model: Model::new(), index: 0 };
+        let mut pair = Pair::new();
         let mut kept = None;
         for (number, step) in steps.iter().enumerate() {
             pair.step(step);
@@ -510,6 +555,9 @@ proptest! {
         let parts = swept.parts();
         let mut restored = State::from_parts(parts.clone(), Limits::default()).unwrap();
         compare_all(&restored.publish(), &pair.model, &questions);
+        prop_assert_eq!(&restored.publish().parts(), &parts);
+        let everything = StateParts { records: pair.records.clone(), ..parts.clone() };
+        let mut restored = State::from_parts(everything, Limits::default()).unwrap();
         prop_assert_eq!(restored.publish().parts(), parts);
 
         // A view kept from earlier has not moved.
@@ -525,8 +573,8 @@ proptest! {
     fn the_same_commands_make_the_same_state_however_the_sweep_is_timed(
         steps in vec(step(), 1..120),
     ) {
-        let mut one = Pair { state: State::new(Limits::default()), model: Model::new(), index: 0 };
-        let mut other = Pair { state: State::new(Limits::default()), model: Model::new(), index: 0 };
+        let mut one = Pair::new();
+        let mut other = Pair::new();
         for step in &steps {
             one.step(step);
             if !matches!(step, Step::Sweep { .. }) {

@@ -30,15 +30,18 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+mod heads;
+mod iter;
+
+use heads::Heads;
+pub use iter::Iter;
+
 /// Items in a full leaf or branch. A changed copy duplicates whole nodes and touches the reference
 /// count of every item, so wider nodes make lookups shorter but first changes dearer.
 pub const NODE_WIDTH: usize = 32;
 
 const MERGE_BELOW: usize = NODE_WIDTH / 4;
 const MERGED_MAX: usize = NODE_WIDTH * 3 / 4;
-
-/// Levels of branches an iterator can stand in; a tree this deep would not fit any memory.
-const DEPTH_MAX: usize = 16;
 
 /// How entries are sorted and what is summed over them.
 pub trait Order: 'static {
@@ -112,12 +115,6 @@ struct Leaf<O: Order> {
     entries: ArrayVec<O::Entry, NODE_WIDTH>,
 }
 
-/// The heads of a node's keys, in the order of the keys.
-struct Heads<O: Order> {
-    base: O::Base,
-    heads: ArrayVec<u32, NODE_WIDTH>,
-}
-
 /// The separators of a branch.
 struct Bounds<O: Order> {
     /// Of all but the first.
@@ -163,12 +160,6 @@ impl<O: Order> Clone for Leaf<O> {
     fn clone(&self) -> Self {
         touch(self.entries.iter().map(O::touch));
         Self { heads: self.heads.clone(), entries: self.entries.clone() }
-    }
-}
-
-impl<O: Order> Clone for Heads<O> {
-    fn clone(&self) -> Self {
-        Self { base: self.base, heads: self.heads.clone() }
     }
 }
 
@@ -304,32 +295,13 @@ impl<O: Order> Tree<O> {
     /// All entries in order.
     #[must_use]
     pub fn iter(&self) -> Iter<'_, O> {
-        let mut iter = Iter { path: ArrayVec::new(), leaf: [].iter() };
-        if let Some(root) = &self.root {
-            iter.descend(root);
-        }
-        iter
+        self.root.as_ref().map_or_else(Iter::empty, Iter::from_first)
     }
 
     /// The entries from `key` on, the key included.
     #[must_use]
     pub fn iter_from(&self, key: O::Key<'_>) -> Iter<'_, O> {
-        let mut iter = Iter { path: ArrayVec::new(), leaf: [].iter() };
-        let Some(mut node) = self.root.as_ref() else { return iter };
-        loop {
-            match node {
-                Node::Leaf(leaf) => {
-                    let at = leaf.find(key).unwrap_or_else(|at| at);
-                    iter.leaf = leaf.entries[at..].iter();
-                    return iter;
-                }
-                Node::Branch(branch) => {
-                    let at = branch.child_for(key);
-                    iter.path.push((branch, at));
-                    node = &branch.children[at].node;
-                }
-            }
-        }
+        self.root.as_ref().map_or_else(Iter::empty, |root| Iter::from_key(root, key))
     }
 
     /// Puts an entry in its place and returns the one with the same key that it replaces.
@@ -428,55 +400,6 @@ impl<O: Order> Node<O> {
             }
             Self::Branch(branch) => Arc::make_mut(branch).remove(key),
         }
-    }
-}
-
-impl<O: Order> Heads<O> {
-    fn new<'a>(mut keys: impl DoubleEndedIterator<Item = O::Key<'a>> + Clone) -> Self {
-        let all = keys.clone();
-        let base = keys.next().map_or_else(O::Base::default, |first| {
-            O::base(first, keys.next_back().unwrap_or(first))
-        });
-        Self { base, heads: all.map(|key| O::head(key, base)).collect() }
-    }
-
-    /// Where `key` is, or would be. `at` gives the key of a place.
-    fn find<'a>(&self, key: O::Key<'_>, at: impl Fn(usize) -> O::Key<'a>) -> Result<usize, usize> {
-        let Some(last) = self.heads.len().checked_sub(1) else { return Err(0) };
-        let head = O::head(key, self.base);
-        let mut low = self.heads.partition_point(|other| *other < head);
-        let mut high = low + self.heads[low..].partition_point(|other| *other == head);
-        if !O::fits_all(self.base) {
-            match O::place(key, self.base, at(low.min(last))) {
-                Ordering::Equal => {}
-                Ordering::Less => return Err(0),
-                Ordering::Greater => return Err(last + 1),
-            }
-        }
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match O::compare(at(middle), key) {
-                Ordering::Equal => return Ok(middle),
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
-            }
-        }
-        Err(low)
-    }
-
-    /// Notes a key at a place that [`Heads::find`] gave. Returns false if the base does not fit it.
-    fn insert<'a>(
-        &mut self,
-        at: usize,
-        key: O::Key<'_>,
-        witness: impl FnOnce() -> O::Key<'a>,
-    ) -> bool {
-        let known = !self.heads.is_empty();
-        let fits = known && (O::fits_all(self.base) || O::place(key, self.base, witness()).is_eq());
-        if fits {
-            self.heads.insert(at, O::head(key, self.base));
-        }
-        fits
     }
 }
 
@@ -669,99 +592,6 @@ impl<O: Order> Branch<O> {
             }
             _ => unreachable!("all leaves lie at the same depth"),
         }
-    }
-}
-
-/// Entries of a tree in ascending order.
-pub struct Iter<'a, O: Order> {
-    /// Branches from the root down, each with the child the iterator is in.
-    path: ArrayVec<(&'a Branch<O>, usize), DEPTH_MAX>,
-    leaf: std::slice::Iter<'a, O::Entry>,
-}
-
-impl<'a, O: Order> Iter<'a, O> {
-    fn descend(&mut self, mut node: &'a Node<O>) {
-        loop {
-            match node {
-                Node::Leaf(leaf) => {
-                    self.leaf = leaf.entries.iter();
-                    return;
-                }
-                Node::Branch(branch) => {
-                    self.path.push((branch, 0));
-                    node = &branch.children[0].node;
-                }
-            }
-        }
-    }
-
-    /// The next entry whose own statistic is `wanted`. Subtrees whose statistic is not wanted are
-    /// stepped over without being entered, so `wanted` must hold for a sum if it holds for a part.
-    pub fn next_where(&mut self, wanted: impl Fn(O::Sum) -> bool) -> Option<&'a O::Entry> {
-        loop {
-            if let Some(entry) = self.leaf.find(|entry| wanted(O::sum(entry))) {
-                return Some(entry);
-            }
-            self.next_leaf(&wanted)?;
-        }
-    }
-
-    fn next_leaf(&mut self, wanted: &impl Fn(O::Sum) -> bool) -> Option<()> {
-        loop {
-            let (branch, at) = self.path.last_mut()?;
-            let rest = branch.children.iter().enumerate().skip(*at + 1);
-            match rest.into_iter().find(|(_, child)| wanted(child.sum)) {
-                Some((next, child)) => {
-                    *at = next;
-                    match &child.node {
-                        Node::Leaf(leaf) => {
-                            self.leaf = leaf.entries.iter();
-                            return Some(());
-                        }
-                        // Stand before the first child; the loop picks the first wanted one.
-                        Node::Branch(below) => self.enter(below, wanted)?,
-                    }
-                    if !self.leaf.as_slice().is_empty() {
-                        return Some(());
-                    }
-                }
-                None => {
-                    self.path.pop();
-                }
-            }
-        }
-    }
-
-    /// Goes down to the first wanted leaf below `branch`. A sum may be wanted although no single
-    /// part is; the leaf is then left empty and the caller goes on.
-    fn enter(&mut self, mut branch: &'a Branch<O>, wanted: &impl Fn(O::Sum) -> bool) -> Option<()> {
-        loop {
-            let first = branch.children.iter().position(|child| wanted(child.sum));
-            let Some(first) = first else {
-                self.leaf = [].iter();
-                return Some(());
-            };
-            self.path.push((branch, first));
-            match &branch.children[first].node {
-                Node::Leaf(leaf) => {
-                    self.leaf = leaf.entries.iter();
-                    return Some(());
-                }
-                Node::Branch(below) => branch = below,
-            }
-        }
-    }
-}
-
-impl<'a, O: Order> Iterator for Iter<'a, O> {
-    type Item = &'a O::Entry;
-
-    fn next(&mut self) -> Option<&'a O::Entry> {
-        if let Some(entry) = self.leaf.next() {
-            return Some(entry);
-        }
-        self.next_leaf(&|_| true)?;
-        self.leaf.next()
     }
 }
 

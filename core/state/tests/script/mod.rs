@@ -370,7 +370,7 @@ fn number(word: &str) -> i64 {
 }
 
 /// `(name, value)` of an option, `None` for a plain word.
-fn option<'a>(word: &'a str) -> Option<(&'a str, &'a str)> {
+fn option(word: &str) -> Option<(&str, &str)> {
     const NAMES: [&str; 12] = [
         "lease",
         "rev",

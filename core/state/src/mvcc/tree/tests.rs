@@ -156,7 +156,7 @@ fn compare(tree: &Tree<Pairs>, model: &BTreeMap<u16, i64>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_tree_holds_what_a_sorted_map_holds_and_its_clones_never_change(steps in steps()) {
