@@ -117,7 +117,7 @@ impl World {
     fn ask(&mut self, id: u64, turn: u64, node: u64, ask: Ask, request: Request) {
         let now_us = self.now_us;
         let text = ask.clone();
-        let request_number = self.history.begin(id, ask, None);
+        let request_number = self.history.begin(ask, None);
         self.trace.note(now_us, &[20, id, node, request_number as u64], || {
             format!("client {id} asks {node}: {}", short(&text))
         });
@@ -293,10 +293,9 @@ impl World {
         let revision = |header: &Option<ResponseHeader>| header.as_ref().map_or(0, |h| h.revision);
         let told = match outcome.result {
             Ok(Response::Put(put)) => Told::Put { revision: revision(&put.header) },
-            Ok(Response::DeleteRange(delete)) => Told::Deleted {
-                revision: revision(&delete.header),
-                was_there: delete.deleted > 0,
-            },
+            Ok(Response::DeleteRange(delete)) => {
+                Told::Deleted { revision: revision(&delete.header), was_there: delete.deleted > 0 }
+            }
             Ok(Response::Txn(txn)) => {
                 let value = txn.responses.first().and_then(|op| match &op.response {
                     Some(response_op::Response::ResponseRange(range)) => {
@@ -377,8 +376,10 @@ fn next_ask(client: &mut Client, keys: u64) -> (Ask, Request) {
         65..73 => (Ask::Get { key: key_name, is_linearizable: false }, Request::Local),
         73..85 => swap(client, key_name),
         85..92 => {
-            let delete =
-                DeleteRangeRequest { key: key_name.clone().into(), ..DeleteRangeRequest::default() };
+            let delete = DeleteRangeRequest {
+                key: key_name.clone().into(),
+                ..DeleteRangeRequest::default()
+            };
             (Ask::Delete { key: key_name }, Request::Propose(Op::DeleteRange(delete)))
         }
         _ => match client.lease {

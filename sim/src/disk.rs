@@ -28,20 +28,10 @@ impl Disk for SharedDisk {
     fn len(&mut self, file: &MemFile) -> Result<u64, DiskError> {
         self.get().len(file)
     }
-    fn read_at(
-        &mut self,
-        file: &MemFile,
-        offset: u64,
-        buf: &mut [u8],
-    ) -> Result<usize, DiskError> {
+    fn read_at(&mut self, file: &MemFile, offset: u64, buf: &mut [u8]) -> Result<usize, DiskError> {
         self.get().read_at(file, offset, buf)
     }
-    fn write_at(
-        &mut self,
-        file: &MemFile,
-        offset: u64,
-        parts: &[&[u8]],
-    ) -> Result<(), DiskError> {
+    fn write_at(&mut self, file: &MemFile, offset: u64, parts: &[&[u8]]) -> Result<(), DiskError> {
         self.get().write_at(file, offset, parts)
     }
     fn allocate(&mut self, file: &MemFile, len: u64) -> Result<(), DiskError> {

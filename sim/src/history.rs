@@ -51,7 +51,6 @@ pub(crate) enum Told {
 /// One request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    pub(crate) client: u64,
     pub(crate) ask: Ask,
     /// Places in the order of all beginnings and ends.
     pub(crate) began: u64,
@@ -70,10 +69,9 @@ pub(crate) struct History {
 
 impl History {
     /// A client asks. Returns the request's number.
-    pub(crate) fn begin(&mut self, client: u64, ask: Ask, id: Option<(u64, u64)>) -> usize {
+    pub(crate) fn begin(&mut self, ask: Ask, id: Option<(u64, u64)>) -> usize {
         self.moments += 1;
         self.requests.push(Request {
-            client,
             ask,
             began: self.moments,
             ended: u64::MAX,
@@ -236,7 +234,10 @@ impl Store {
                 self.at(key, *revision) == value.as_deref(),
                 "read is not the state at its revision",
             ),
-            (Ask::Swap { key, expected, value }, Told::Swapped { revision, succeeded, value: got }) => {
+            (
+                Ask::Swap { key, expected, value },
+                Told::Swapped { revision, succeeded, value: got },
+            ) => {
                 if *succeeded {
                     let found = self.changed_at(key, *revision);
                     holds(found == Some(Some(value)), "acknowledged swap not found")?;

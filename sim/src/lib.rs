@@ -77,10 +77,7 @@ pub enum Verbosity {
 
 /// Runs a seed, with a seeded bug if one is given.
 pub fn run(seed: u64, mutant: Option<Mutant>, verbosity: Verbosity) -> Report {
-    let trace = trace::Trace::new(
-        verbosity == Verbosity::KeepLines,
-        verbosity == Verbosity::Print,
-    );
+    let trace = trace::Trace::new(verbosity == Verbosity::KeepLines, verbosity == Verbosity::Print);
     let mut world = world::World::new(seed, mutant, trace);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
     if let Err(panic) = ended {

@@ -151,9 +151,10 @@ impl World {
         let bit = random.below(used_bytes * 8);
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let mut disk = node.disk.get();
-        let segments = disk.files().into_iter().filter(|path| {
-            path.starts_with(WAL_DIR) && path.ends_with(".wal")
-        });
+        let segments = disk
+            .files()
+            .into_iter()
+            .filter(|path| path.starts_with(WAL_DIR) && path.ends_with(".wal"));
         let Some(path) = segments.last() else { return };
         disk.flip_bit(&path, bit);
         drop(disk);

@@ -12,7 +12,7 @@ use member::state::watch::{Hub, HubLimits};
 use member::state::{Changes, Event as StateEvent, Limits, StateParts, View};
 use member::wal::{LogFaults, LogOptions};
 use member::{
-    ApplyTask, ApplyWorker, Applied, Booted, DiskTask, Effects, Forward, Input, LogWorker, Member,
+    Applied, ApplyTask, ApplyWorker, Booted, DiskTask, Effects, Forward, Input, LogWorker, Member,
     MemberConfig, Proposal, Recovery, SnapshotPolicy, conf_state_of,
 };
 use prost::Message as _;
@@ -149,7 +149,14 @@ impl World {
             disk.faults.ignore_sync_dir = lies;
             disk.faults.power_off_after = cut;
         }
-        let loaded = load(&node.backend).ok().flatten();
+        let loaded = match load(&node.backend) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                return self.broken(format!(
+                    "backend: what a crash left of member {id}'s is no state it had: {error}"
+                ));
+            }
+        };
         let (parts, layout) = loaded.map_or((None, None), |it| (Some(it.parts), Some(it.layout)));
         let (disk, identity) = (node.disk.clone(), node.identity);
         let recovered =
@@ -201,22 +208,22 @@ impl World {
     ) {
         let Booted { state, boot, log, snapshots, held, from_backend, .. } = booted;
         let now_us = self.now_us;
-        self.figures.count(if from_backend { "boots from the backend" } else { "boots from a snapshot" });
+        self.figures.count(if from_backend {
+            "boots from the backend"
+        } else {
+            "boots from a snapshot"
+        });
         let mut apply = ApplyWorker::new(state);
         let view = apply.view();
-        self.trace.note(
-            now_us,
-            &[6, id, view.applied_index(), boot.entries.len() as u64],
-            || {
-                format!(
-                    "{id}: starts at index {} with {} entries, {:?}, snapshot {:?}",
-                    view.applied_index(),
-                    boot.entries.len(),
-                    boot.hard_state,
-                    boot.snapshot.as_ref().map(|meta| (meta.index, meta.term))
-                )
-            },
-        );
+        self.trace.note(now_us, &[6, id, view.applied_index(), boot.entries.len() as u64], || {
+            format!(
+                "{id}: starts at index {} with {} entries, {:?}, snapshot {:?}",
+                view.applied_index(),
+                boot.entries.len(),
+                boot.hard_state,
+                boot.snapshot.as_ref().map(|meta| (meta.index, meta.term))
+            )
+        });
         let origin = self.nodes[&id].origin;
         let mut consensus = Config::new(id, origin);
         consensus.timing = self.plan.timing;
@@ -252,7 +259,10 @@ impl World {
             apply,
             snapshots,
             writeback,
-            hub: Hub::new(HubLimits { stream_buffer_bytes_max: 4 << 10, ..HubLimits::default() }, &view),
+            hub: Hub::new(
+                HubLimits { stream_buffer_bytes_max: 4 << 10, ..HubLimits::default() },
+                &view,
+            ),
             view: view.clone(),
             inbox: Vec::new(),
             wake_us: u64::MAX,
@@ -344,8 +354,11 @@ impl World {
             return;
         }
         running.wake_us = u64::MAX;
-        running.steps_now =
-            if running.steps_now.0 == now_us { (now_us, running.steps_now.1 + 1) } else { (now_us, 0) };
+        running.steps_now = if running.steps_now.0 == now_us {
+            (now_us, running.steps_now.1 + 1)
+        } else {
+            (now_us, 0)
+        };
         if running.steps_now.1 > STEPS_AT_ONCE_MAX {
             return self.broken(format!("liveness: member {id} wants to be stepped without end"));
         }
@@ -445,7 +458,12 @@ impl World {
                 status.commit
             ));
         }
-        if !conf.voters.is_empty() && (conf.voters, conf.learners) != (found.voters, found.learners)
+        // A snapshot that the replica has taken and the state has not: they meet when it is applied.
+        let is_restoring = status.first_index > applied + 1;
+        let is_empty = conf.voters.is_empty();
+        if !is_restoring
+            && !is_empty
+            && (conf.voters, conf.learners) != (found.voters, found.learners)
         {
             self.broken(format!(
                 "membership: member {id} votes by another configuration than its table says"
@@ -491,7 +509,14 @@ impl World {
     pub(crate) fn deliver(&mut self, to: u64, message: RaftMessage) {
         self.trace.note(
             self.now_us,
-            &[10, to, message.from, u64::from(message.r#type.unsigned_abs()), message.term, message.index],
+            &[
+                10,
+                to,
+                message.from,
+                u64::from(message.r#type.unsigned_abs()),
+                message.term,
+                message.index,
+            ],
             || {
                 format!(
                     "{} -> {to}: {:?} term {} index {} commit {} entries {}{}",
@@ -643,7 +668,8 @@ impl World {
                     base: batch.snapshot.map(|mark| mark.index),
                 });
                 if forgets {
-                    batch.hard_state = batch.hard_state.map(|hard| member::wal::HardState { vote: 0, ..hard });
+                    batch.hard_state =
+                        batch.hard_state.map(|hard| member::wal::HardState { vote: 0, ..hard });
                 }
                 if early {
                     told.push(Input::Persisted { number: *number });
@@ -904,7 +930,11 @@ impl World {
             let watchers = std::mem::take(&mut running.watchers);
             for (_, watching) in watchers {
                 let stream = running.hub.open();
-                running.hub.create(stream, WatchCreateRequest { start_revision: 0, ..watching.request.clone() }, view);
+                running.hub.create(
+                    stream,
+                    WatchCreateRequest { start_revision: 0, ..watching.request.clone() },
+                    view,
+                );
                 drop(running.hub.take_output());
                 running.watchers.insert(stream, watching);
             }
@@ -1026,7 +1056,9 @@ impl World {
         if is_complete {
             for _ in 0..1_000 {
                 take_output(running, usize::MAX);
-                if !running.hub.catch_up(&running.view, CATCH_UP_REVISIONS) && !running.hub.has_output() {
+                if !running.hub.catch_up(&running.view, CATCH_UP_REVISIONS)
+                    && !running.hub.has_output()
+                {
                     break;
                 }
             }

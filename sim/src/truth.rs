@@ -155,10 +155,8 @@ impl Truth {
         }
         for record in records {
             let revision = record.revision();
-            let known = self
-                .records
-                .entry((revision.main, revision.sub))
-                .or_insert_with(|| record.clone());
+            let known =
+                self.records.entry((revision.main, revision.sub)).or_insert_with(|| record.clone());
             if known.as_bytes() != record.as_bytes() {
                 let known = known.clone();
                 self.broken(format!(

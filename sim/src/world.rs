@@ -133,7 +133,6 @@ impl Figures {
 
 /// The whole simulation.
 pub(crate) struct World {
-    pub(crate) seed: u64,
     pub(crate) plan: Plan,
     pub(crate) mutant: Option<Mutant>,
     pub(crate) now_us: u64,
@@ -163,7 +162,6 @@ impl World {
     pub(crate) fn new(seed: u64, mutant: Option<Mutant>, trace: Trace) -> World {
         let plan = Plan::of(seed);
         let mut world = World {
-            seed,
             mutant,
             now_us: 0,
             heap: BTreeMap::new(),
@@ -334,9 +332,7 @@ impl World {
     /// Views of all members of the cluster as it is now; `None` if one does not run.
     fn views(&self) -> Option<Vec<(u64, View)>> {
         let ids = self.membership();
-        ids.into_iter()
-            .map(|id| Some((id, self.nodes.get(&id)?.running()?.view.clone())))
-            .collect()
+        ids.into_iter().map(|id| Some((id, self.nodes.get(&id)?.running()?.view.clone()))).collect()
     }
 
     fn is_settled(&self) -> bool {
