@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use member::consensus::{Config, Role};
-use member::state::backend::{Backend as _, Writeback, load};
+use member::state::backend::{Backend as _, MemBackend, Writeback, load};
 use member::state::watch::{Hub, HubLimits};
 use member::state::{Changes, Event as StateEvent, Limits, StateParts, View};
 use member::wal::{LogFaults, LogOptions};
@@ -24,7 +24,7 @@ use proto::peer::{RaftMessage, raft_message::Type};
 use crate::mutant::Mutant;
 use crate::node::{Caller, Issued, Running, WRITEBACK, encoded};
 use crate::truth::Watching;
-use crate::world::{CLUSTER_ID, Event, World};
+use crate::world::{CLUSTER_ID, Event, Phase, World};
 
 /// How long a step waits for more inputs at most.
 const GATHER_US: u64 = 60;
@@ -36,6 +36,9 @@ const STEPS_AT_ONCE_MAX: u64 = 200;
 const CATCH_UP_REVISIONS: usize = 40;
 /// Between two tries of a member to say who it is.
 const PUBLISH_EVERY_US: u64 = 500_000;
+
+/// Of a thousand crashes, so many cost the backend.
+const BACKEND_LOST_PERMILLE: u64 = 150;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +89,15 @@ impl World {
         self.after(restart_us, Event::Restart { node: id, boot });
     }
 
+    pub(crate) fn crash_soon(&mut self, id: u64, boot: u64) {
+        let is_same = self.nodes.get(&id).is_some_and(|n| n.boot == boot && n.process.is_some());
+        if is_same && self.phase == Phase::Faults {
+            self.figures.count("crashes while a snapshot is installed");
+            let crash = if self.loss.permille(500) { Crash::Power } else { Crash::Death };
+            self.crash(id, crash, 50_000);
+        }
+    }
+
     fn lose(&mut self, id: u64, crash: Crash) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let loss = &mut self.loss;
@@ -95,6 +107,11 @@ impl World {
         }
         let kept = loss.below(node.backend.unflushed() as u64 + 1);
         node.backend.crash(usize::try_from(kept).unwrap_or(0));
+        if loss.permille(BACKEND_LOST_PERMILLE) {
+            // It may be thrown away at any time: nothing is promised on it.
+            self.figures.count("backends lost");
+            node.backend = MemBackend::new();
+        }
     }
 
     /// Ends a process. Whoever waited for it never learns how that ended.
@@ -128,7 +145,7 @@ impl World {
             Some(Mutant::AppliedBehind) => member::state::backend::MemFault::AppliedBehind,
             _ => member::state::backend::MemFault::None,
         };
-        let torn = self.phase == crate::world::Phase::Faults
+        let torn = self.phase == Phase::Faults
             && self.nodes[&id].starts > 0
             && self.plan.faults.torn_writes
             && self.loss.permille(150);
@@ -576,6 +593,13 @@ impl World {
         });
         if ok {
             self.input(to, Input::Message(message));
+            // The moments after are delicate: log and state are to be replaced in their order.
+            let is_hit = self.loss.permille(300);
+            let after_us = self.loss.below(20_000);
+            if is_hit && self.phase == Phase::Faults && self.plan.faults.process_deaths {
+                let boot = self.nodes[&to].boot;
+                self.after(after_us, Event::Crash { node: to, boot });
+            }
         }
         let at = self.network.arrival(self.now_us, to, from);
         self.at(at, Event::SnapshotSent { node: from, boot: from_boot, to, ok });
@@ -1107,7 +1131,7 @@ fn take_output(running: &mut Running, revisions: usize) {
     }
 }
 
-fn rebuilt(backend: &mut member::state::backend::MemBackend, view: &View) -> Option<Writeback> {
+fn rebuilt(backend: &mut MemBackend, view: &View) -> Option<Writeback> {
     let StateParts { applied, rows, records } = view.parts();
     Writeback::rebuild(WRITEBACK, backend, applied, rows, records).ok()
 }

@@ -57,6 +57,8 @@ pub(crate) enum Event {
     Apply { node: u64, boot: u64 },
     /// The snapshot worker runs.
     Save { node: u64, boot: u64 },
+    /// A process dies, if it is still the same.
+    Crash { node: u64, boot: u64 },
     /// A stopped process comes back.
     Restart { node: u64, boot: u64 },
     /// A member that is not known by name says who it is.
@@ -92,7 +94,8 @@ impl Event {
             | Event::Save { node, .. }
             | Event::Publish { node, .. }
             | Event::LeaseAsked { to: node, .. } => Some(*node),
-            Event::Restart { .. }
+            Event::Crash { .. }
+            | Event::Restart { .. }
             | Event::Client { .. }
             | Event::TimedOut { .. }
             | Event::Fault
@@ -251,6 +254,7 @@ impl World {
             Event::LogIdle { node, boot } => self.idle_log(node, boot),
             Event::Apply { node, boot } => self.run_apply(node, boot),
             Event::Save { node, boot } => self.run_save(node, boot),
+            Event::Crash { node, boot } => self.crash_soon(node, boot),
             Event::Restart { node, boot } => self.restart(node, boot),
             Event::Publish { node, boot } => self.publish(node, boot),
             Event::Client { client, turn } => self.client_turn(client, turn),
