@@ -42,6 +42,10 @@ impl ApplyThread {
                 Err(TryRecvError::Empty) => match self.worker.sweep() {
                     Some((view, changes)) => {
                         self.shared.view.store(Arc::new(view.clone()));
+                        // Whoever keeps an older view keeps what was swept alive with it.
+                        for sink in &mut self.sinks {
+                            sink.applied(&view, &changes, false);
+                        }
                         self.backend.applied(&view, changes, false);
                         continue;
                     }
