@@ -9,8 +9,8 @@
 //! | where | what |
 //! |---|---|
 //! | `world` | the event loop, and the two halves of a run |
-//! | `shell` | what the server's threads do, by events |
-//! | `node`, `disk` | a machine and what it remembers |
+//! | `steps`, `workers`, `transport`, `watchers` | what the server's threads do, by events |
+//! | `node`, `disk`, `process` | a machine, what it remembers, and how it begins and ends |
 //! | `network`, `nemesis` | what goes wrong |
 //! | `clients`, `history` | what is asked, and whether the answers fit together |
 //! | `truth` | what must hold at every step |
@@ -28,10 +28,14 @@ mod nemesis;
 mod network;
 mod node;
 mod plan;
+mod process;
 mod random;
-mod shell;
+mod steps;
 mod trace;
+mod transport;
 mod truth;
+mod watchers;
+mod workers;
 mod world;
 
 use std::any::Any;

@@ -10,8 +10,8 @@ use proto::log::{Member as MemberRow, MembershipChange, RequestId};
 use member::wal::{Identity, WAL_DIR};
 
 use crate::node::{Caller, Node};
+use crate::process::Crash;
 use crate::random::Random;
-use crate::shell::Crash;
 use crate::world::{CLUSTER_ID, Event, Phase, World, row};
 
 /// Machines there are at most, those that left included.

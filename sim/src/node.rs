@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use member::consensus::Boot;
 use member::state::backend::{MemBackend, Writeback, WritebackLimits};
 use member::state::watch::{Hub, StreamId};
 use member::state::{StateParts, View};
@@ -77,8 +78,19 @@ impl Confirmed {
         }
     }
 
+    /// What recovery returns is durable, all of it.
+    pub(crate) fn recovered(boot: &Boot) -> Confirmed {
+        let found = boot.hard_state.unwrap_or_default();
+        Confirmed {
+            vote: (found.term, found.vote),
+            entries: boot.entries.iter().map(|entry| (entry.index, entry.term)).collect(),
+            base: boot.snapshot.as_ref().map_or(0, |meta| meta.index),
+            issued: VecDeque::new(),
+        }
+    }
+
     /// Whether what a restart found keeps all promises: the vote, and the entries above its base.
-    pub(crate) fn check(&self, boot: &member::consensus::Boot) -> Result<(), String> {
+    pub(crate) fn check(&self, boot: &Boot) -> Result<(), String> {
         let found = boot.hard_state.unwrap_or_default();
         let (term, vote) = self.vote;
         if found.term < term || found.term == term && vote != 0 && found.vote != vote {
@@ -93,13 +105,12 @@ impl Confirmed {
         });
         let kept = replaced.min().unwrap_or(u64::MAX);
         let snapshot = boot.snapshot.as_ref().map_or(0, |meta| meta.index);
-        let base = snapshot.max(boot.applied.min(snapshot));
-        if base < self.base && kept > 0 {
-            return Err(format!("had a snapshot at {}, and came back with {base}", self.base));
+        if snapshot < self.base && kept > 0 {
+            return Err(format!("had a snapshot at {}, and came back with {snapshot}", self.base));
         }
         let entries: BTreeMap<u64, u64> =
             boot.entries.iter().map(|entry| (entry.index, entry.term)).collect();
-        for (index, term) in self.entries.range(base + 1..) {
+        for (index, term) in self.entries.range(snapshot + 1..) {
             if *index < kept && entries.get(index) != Some(term) {
                 return Err(format!(
                     "had confirmed the entry of term {term} at index {index}, and came back with \
@@ -180,7 +191,7 @@ pub(crate) struct Node {
     pub(crate) rotten: Option<(String, u64)>,
     /// How often it was started.
     pub(crate) starts: u64,
-    /// Highest revision its readers saw that was applied from a durable log.
+    /// Of its newest boot.
     pub(crate) origin: u64,
 }
 
