@@ -29,6 +29,7 @@
 
 mod apply;
 mod boot;
+mod door;
 mod lease_clock;
 mod log_worker;
 mod membership;
@@ -43,12 +44,12 @@ pub use boot::{
     BASE_INDEX, BASE_TERM, BootError, Booted, Recovery, bootstrap, conf_state_of,
     force_new_cluster, join, recover,
 };
+pub use door::{Effects, Forward, Input, LeaseTtl, MemberConfig, Proposal, Reply};
 pub use lease_clock::LeaseClock;
 pub use log_worker::{DiskTask, LogWorker};
+pub use membership::MembershipRefusal;
 pub use snapshot_policy::SnapshotPolicy;
 pub use snapshot_worker::{SnapshotError, SnapshotWorker, SnapshotsHeld};
-pub use step::{
-    Effects, Forward, Input, LeaseTtl, Member, MemberConfig, MembershipRefusal, Proposal, Reply,
-};
+pub use step::Member;
 
 pub use {autotune, consensus, state, wal};
