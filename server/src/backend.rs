@@ -43,12 +43,16 @@ const CURRENT: &str = "CURRENT";
 const PREFIX: &str = "sled-";
 
 /// One sled database with one tree.
-struct SledBackend {
+pub struct SledBackend {
     db: sled::Db,
 }
 
 impl SledBackend {
-    fn open(path: &Path) -> Result<Self, BackendError> {
+    /// Opens the database at `path`, making it if need be.
+    ///
+    /// # Errors
+    /// [`BackendError::Engine`]; sled may also panic on a damaged file.
+    pub fn open(path: &Path) -> Result<Self, BackendError> {
         sled::Config::new()
             .path(path)
             .cache_capacity(CACHE_BYTES)
@@ -62,6 +66,12 @@ impl SledBackend {
 
 fn engine(error: impl std::fmt::Display) -> BackendError {
     BackendError::Engine(error.to_string())
+}
+
+impl std::fmt::Debug for SledBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SledBackend")
+    }
 }
 
 impl Backend for SledBackend {

@@ -9,7 +9,7 @@
 //! and answers; [`http`] serves the plain pages beside it.
 
 pub mod api;
-mod backend;
+pub mod backend;
 pub mod boot;
 mod compaction;
 pub mod config;
