@@ -59,6 +59,9 @@ pub struct Member {
     waiting_bytes: usize,
     waiting_changes: VecDeque<MembershipChange>,
     waiting_leases: VecDeque<LeaseQuestion>,
+    /// The read that proves this member still leads, and how many of the lease questions came before
+    /// it.
+    lease_round: Option<(u64, usize)>,
     /// Revocations of expired leases number themselves below the callers' tickets.
     own_sequence: u64,
     /// A received snapshot: the persist it belongs to, and where the log then restarts.
@@ -110,6 +113,7 @@ impl Member {
             waiting_bytes: 0,
             waiting_changes: VecDeque::new(),
             waiting_leases: VecDeque::new(),
+            lease_round: None,
             own_sequence: OWN_SEQUENCES_FROM,
             restoring: None,
             apply_held: VecDeque::new(),
@@ -128,6 +132,7 @@ impl Member {
         self.replica.tick(now_us);
         self.revoke_expired(now_us);
         self.give_waiting(now_us, &mut effects);
+        self.prove_leadership();
         for round in 0.. {
             let output = self.replica.take_output(now_us);
             self.carry(now_us, output, &mut effects);
@@ -139,7 +144,7 @@ impl Member {
                 break;
             }
         }
-        self.answer_leases(now_us, &mut effects);
+        self.pass_leases_on(&mut effects);
         self.feed_apply(&mut effects);
         effects.removed = self.removed;
         effects.wake_at_us = self.next_deadline_us(now_us);
@@ -392,23 +397,46 @@ impl Member {
         self.waiting_leases.push_back(question);
     }
 
-    fn answer_leases(&mut self, now_us: u64, effects: &mut Effects) {
-        if self.is_leader && self.applied_term < self.term {
-            // A lease granted in an earlier term may not be applied yet: "no such lease" would be a lie.
+    /// Lease questions are answered by a leader that was one after they were asked. One that was
+    /// deposed and has not heard of it would renew what its successor lets end.
+    fn prove_leadership(&mut self) {
+        // A lease granted in an earlier term may not be applied yet: "no such lease" would be a lie.
+        let may_answer = self.is_leader && self.applied_term >= self.term;
+        if may_answer && self.lease_round.is_none() && !self.waiting_leases.is_empty() {
+            self.own_sequence += 1;
+            self.replica.read(self.own_sequence);
+            self.lease_round = Some((self.own_sequence, self.waiting_leases.len()));
+        }
+    }
+
+    /// Ends the round of a ticket, if it is one, and says how many questions it was for.
+    fn end_lease_round(&mut self, ticket: u64) -> Option<usize> {
+        let (_, questions) = self.lease_round.take_if(|(round, _)| *round == ticket)?;
+        Some(questions)
+    }
+
+    fn answer_leases(&mut self, now_us: u64, questions: usize, effects: &mut Effects) {
+        for question in self.waiting_leases.drain(..questions) {
+            let (ticket, lease) = match question {
+                LeaseQuestion::KeepAlive { ticket, id } => (ticket, self.leases.renew(id, now_us)),
+                LeaseQuestion::TimeToLive { ticket, id } => {
+                    (ticket, self.leases.time_to_live(id, now_us))
+                }
+            };
+            effects.reply.push(Reply::Lease { ticket, lease });
+        }
+    }
+
+    /// Only a leader knows: everyone else names it.
+    fn pass_leases_on(&mut self, effects: &mut Effects) {
+        if self.is_leader {
             return;
         }
+        self.lease_round = None;
         for question in self.waiting_leases.drain(..) {
             let (LeaseQuestion::KeepAlive { ticket, .. }
             | LeaseQuestion::TimeToLive { ticket, .. }) = question;
-            if !self.is_leader {
-                effects.reply.push(Reply::LeaseAskLeader { ticket, leader: self.leader });
-                continue;
-            }
-            let lease = match question {
-                LeaseQuestion::KeepAlive { id, .. } => self.leases.renew(id, now_us),
-                LeaseQuestion::TimeToLive { id, .. } => self.leases.time_to_live(id, now_us),
-            };
-            effects.reply.push(Reply::Lease { ticket, lease });
+            effects.reply.push(Reply::LeaseAskLeader { ticket, leader: self.leader });
         }
     }
 
@@ -535,9 +563,23 @@ impl Member {
             self.apply_held.push_back(ApplyTask::Entries { entries: committed, bytes });
         }
         for read in reads {
-            effects.reply.push(Reply::ReadAt { ticket: read.ticket, index: read.index });
+            if read.ticket <= OWN_SEQUENCES_FROM {
+                effects.reply.push(Reply::ReadAt { ticket: read.ticket, index: read.index });
+            } else if let Some(questions) = self.end_lease_round(read.ticket)
+                && self.is_leader
+                && self.applied_term >= self.term
+            {
+                self.answer_leases(now_us, questions, effects);
+            }
         }
-        effects.reply.extend(reads_failed.into_iter().map(|ticket| Reply::ReadFailed { ticket }));
+        for ticket in reads_failed {
+            if ticket <= OWN_SEQUENCES_FROM {
+                effects.reply.push(Reply::ReadFailed { ticket });
+            } else {
+                // The questions stay: another round is begun for them, if this member still leads.
+                self.end_lease_round(ticket);
+            }
+        }
         self.take_back(now_us, dropped, effects);
         if snapshot_wanted {
             self.snapshots.wanted();

@@ -1,0 +1,164 @@
+//! Who may speak for a lease: a leader that was one after the question was asked.
+
+use member::consensus::Config;
+use member::state::{Limits, StateParts};
+use member::wal::mem::MemDisk;
+use member::wal::{Identity, LogOptions};
+use member::{
+    ApplyTask, ApplyWorker, DiskTask, Effects, Input, Member, MemberConfig, Recovery, Reply,
+    SnapshotPolicy, bootstrap, recover,
+};
+use proto::log::Member as MemberRow;
+use proto::peer::{RaftMessage, raft_message::Type};
+
+const OTHER: u64 = 2;
+const STEP_US: u64 = 20_000;
+/// Rounds within which everything here has settled.
+const ROUNDS_MAX: usize = 400;
+
+/// Member 1 of three, whose neighbours' parts the test plays.
+struct Stage {
+    member: Member,
+    apply: ApplyWorker,
+    now_us: u64,
+    replies: Vec<Reply>,
+    /// Messages of the member that nobody has answered yet.
+    sent: Vec<RaftMessage>,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let rows: Vec<MemberRow> = (1..=3)
+            .map(|id| MemberRow { id, name: format!("m{id}"), ..MemberRow::default() })
+            .collect();
+        let recovery = Recovery { log: LogOptions::default(), limits: Limits::default() };
+        let identity = Identity { cluster_id: 7, member_id: 1 };
+        // Where a process has its one directory, two handles lead to one disk; here the log and the
+        // snapshots may as well have one each.
+        let (mut snapshots, mut log) = (MemDisk::new(), MemDisk::new());
+        let parts = StateParts::new_cluster(&rows);
+        bootstrap(&mut snapshots, &mut log, identity, parts, &recovery).unwrap();
+        let booted = recover(&mut snapshots, &mut log, None, &recovery, None).unwrap();
+        let mut apply = ApplyWorker::new(booted.state);
+        let view = apply.view();
+        let config = MemberConfig {
+            cluster_id: 7,
+            origin: 9,
+            consensus: Config::new(1, 9),
+            snapshots: SnapshotPolicy::default(),
+            strict_reconfig_check: true,
+        };
+        let member = Member::new(config, booted.boot, &view, booted.held, 0).unwrap();
+        Stage { member, apply, now_us: 0, replies: Vec::new(), sent: Vec::new() }
+    }
+
+    /// One step, with a disk and an apply worker that are done at once.
+    fn step(&mut self, mut inputs: Vec<Input>) {
+        for _ in 0..ROUNDS_MAX {
+            let effects = self.member.step(self.now_us, inputs);
+            let Effects { disk, net, apply, reply, again, .. } = effects;
+            inputs = Vec::new();
+            self.replies.extend(reply);
+            self.sent.extend(net);
+            for task in disk {
+                if let DiskTask::Append { number, .. } = task {
+                    inputs.push(Input::Persisted { number });
+                }
+            }
+            for task in apply.into_iter().filter(|task| matches!(task, ApplyTask::Entries { .. })) {
+                let applied = self.apply.run(task, &mut |_| unreachable!("no snapshot")).unwrap();
+                inputs.push(Input::Applied(applied.report));
+            }
+            if inputs.is_empty() && !again {
+                return;
+            }
+        }
+        panic!("the member does not come to rest");
+    }
+
+    /// What member 2 answers to what was sent to it since the last time.
+    fn answers(&mut self) -> Vec<Input> {
+        let answer = |message: &RaftMessage| {
+            let (kind, index) = match message.r#type() {
+                Type::MsgRequestPreVote => (Type::MsgRequestPreVoteResponse, 0),
+                Type::MsgRequestVote => (Type::MsgRequestVoteResponse, 0),
+                Type::MsgHeartbeat => (Type::MsgHeartbeatResponse, 0),
+                Type::MsgAppend => {
+                    let last = message.entries.last();
+                    (Type::MsgAppendResponse, last.map_or(message.index, |entry| entry.index))
+                }
+                _ => return None,
+            };
+            Some(Input::Message(RaftMessage {
+                r#type: kind.into(),
+                to: 1,
+                from: OTHER,
+                term: message.term,
+                index,
+                context: message.context.clone(),
+                ..RaftMessage::default()
+            }))
+        };
+        let sent = std::mem::take(&mut self.sent);
+        sent.iter().filter(|message| message.to == OTHER).filter_map(answer).collect()
+    }
+
+    /// Lets member 1 become the leader, with its first entry committed and applied.
+    fn lead(&mut self) -> u64 {
+        for _ in 0..ROUNDS_MAX {
+            self.now_us += STEP_US;
+            let answers = self.answers();
+            self.step(answers);
+            let status = self.member.status();
+            if status.leader == Some(1) && status.applied == status.last_index {
+                self.replies.clear();
+                return status.term;
+            }
+        }
+        panic!("no leader");
+    }
+
+    fn lease_replies(&self) -> Vec<&Reply> {
+        self.replies
+            .iter()
+            .filter(|it| matches!(it, Reply::Lease { .. } | Reply::LeaseAskLeader { .. }))
+            .collect()
+    }
+}
+
+#[test]
+fn a_lease_question_is_answered_once_a_quorum_has_confirmed_the_leader() {
+    let mut stage = Stage::new();
+    stage.lead();
+    drop(stage.answers());
+    stage.step(vec![Input::LeaseKeepAlive { ticket: 5, id: 77 }]);
+    assert!(stage.lease_replies().is_empty(), "{:?}", stage.replies);
+    let answers = stage.answers();
+    assert!(!answers.is_empty(), "a round of heartbeats has left");
+    stage.step(answers);
+    assert_eq!(stage.lease_replies(), [&Reply::Lease { ticket: 5, lease: None }]);
+    // The round was the member's own: no caller holds its ticket.
+    assert!(!stage.replies.iter().any(|reply| matches!(reply, Reply::ReadAt { .. })));
+}
+
+#[test]
+fn a_leader_that_was_deposed_without_knowing_renews_no_lease() {
+    let mut stage = Stage::new();
+    let term = stage.lead();
+    drop(stage.answers());
+    stage.step(vec![
+        Input::LeaseKeepAlive { ticket: 5, id: 77 },
+        Input::LeaseTimeToLive { ticket: 6, id: 77 },
+    ]);
+    // What it hears instead of confirmations: another one leads, and has for a while.
+    let successor = RaftMessage {
+        r#type: Type::MsgHeartbeat.into(),
+        to: 1,
+        from: OTHER,
+        term: term + 1,
+        ..RaftMessage::default()
+    };
+    stage.step(vec![Input::Message(successor)]);
+    let ask = |ticket| Reply::LeaseAskLeader { ticket, leader: Some(OTHER) };
+    assert_eq!(stage.lease_replies(), [&ask(5), &ask(6)]);
+}
