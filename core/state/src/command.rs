@@ -97,7 +97,8 @@ impl Contents {
         self.store.bytes_kept() + self.leases.len() as u64 * LEASE_QUOTA_BYTES
     }
 
-    /// Commands that touch keys or leases are refused once the state is known to be corrupt.
+    /// Commands that change keys or leases are refused once the state is known to be corrupt. Reads
+    /// are not, as in etcd.
     pub(crate) fn refuse_corrupt(&self) -> Result<(), StateError> {
         if self.alarms.is_on(AlarmType::Corrupt) { Err(StateError::Corrupt) } else { Ok(()) }
     }

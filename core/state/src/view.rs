@@ -132,10 +132,9 @@ impl View {
     /// Answers a range request.
     ///
     /// # Errors
-    /// What [`check::range`] finds, a revision that cannot be read, or [`StateError::Corrupt`].
+    /// What [`check::range`] finds, or a revision that cannot be read.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, StateError> {
         check::range(request)?;
-        self.0.refuse_corrupt()?;
         query::range(self.store(), request, self.revision())
     }
 
@@ -164,7 +163,6 @@ impl View {
         records_max: usize,
         bytes_max: usize,
     ) -> Result<RangePage, StateError> {
-        self.0.refuse_corrupt()?;
         if revision > self.revision() {
             return Err(StateError::FutureRevision);
         }
@@ -192,7 +190,6 @@ impl View {
     /// [`StateError::NotCapable`] for a txn that would change something.
     pub fn txn_read_only(&self, request: &TxnRequest) -> Result<TxnResponse, StateError> {
         check::txn(request, self.0.limits.txn_ops_max)?;
-        self.0.refuse_corrupt()?;
         txn::read(self.store(), request)
     }
 
