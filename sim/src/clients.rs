@@ -210,6 +210,7 @@ impl World {
     }
 
     /// An answer of the member that apply has no part in.
+    #[allow(clippy::needless_pass_by_value, reason = "an answer is given away")]
     pub(crate) fn replied(&mut self, id: u64, reply: Reply) {
         let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.process.as_deref_mut())
         else {

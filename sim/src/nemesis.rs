@@ -155,7 +155,7 @@ impl World {
             .files()
             .into_iter()
             .filter(|path| path.starts_with(WAL_DIR) && path.ends_with(".wal"));
-        let Some(path) = segments.last() else { return };
+        let Some(path) = segments.max() else { return };
         disk.flip_bit(&path, bit);
         drop(disk);
         self.figures.count("bits flipped");

@@ -53,7 +53,7 @@ impl World {
         Recovery {
             log: LogOptions {
                 segment_bytes: self.plan.segment_bytes,
-                salt_seed: self.boots.next() ^ id,
+                salt_seed: self.boots.draw() ^ id,
                 allow_damaged_tail: false,
                 faults,
             },
@@ -137,7 +137,7 @@ impl World {
             && self.loss.permille(START_TORN_PERMILLE);
         let stale_blocks = self.plan.stale_blocks;
         let cut = torn.then(|| self.loss.below(40));
-        let new_origin = self.boots.next() | 1;
+        let new_origin = self.boots.draw() | 1;
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.starts += 1;
         if empties {

@@ -24,7 +24,7 @@ impl Random {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let s = &mut self.0;
         let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
         let shifted = s[1] << 17;
@@ -40,7 +40,7 @@ impl Random {
     /// A number below `end`; 0 if there is none.
     pub fn below(&mut self, end: u64) -> u64 {
         // The bias is far below what a run can notice.
-        if end == 0 { 0 } else { self.next() % end }
+        if end == 0 { 0 } else { self.draw() % end }
     }
 
     /// A number from `first` to `last`.
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn generators_of_different_names_numbers_and_seeds_differ() {
-        let first = |seed, name, number| Random::of(seed, name, number).next();
+        let first = |seed, name, number| Random::of(seed, name, number).draw();
         let all = [first(1, "net", 0), first(2, "net", 0), first(1, "disk", 0), first(1, "net", 1)];
         for (at, one) in all.iter().enumerate() {
             assert!(!all[at + 1..].contains(one));

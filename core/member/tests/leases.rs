@@ -37,8 +37,9 @@ impl Stage {
         // snapshots may as well have one each.
         let (mut snapshots, mut log) = (MemDisk::new(), MemDisk::new());
         let parts = StateParts::new_cluster(&rows);
-        bootstrap(&mut snapshots, &mut log, identity, parts, &recovery).unwrap();
-        let booted = recover(&mut snapshots, &mut log, None, &recovery, None).unwrap();
+        bootstrap(&mut snapshots, &mut log, identity, parts, &recovery).expect("a whole disk");
+        let booted =
+            recover(&mut snapshots, &mut log, None, &recovery, None).expect("a whole disk");
         let mut apply = ApplyWorker::new(booted.state);
         let view = apply.view();
         let config = MemberConfig {
@@ -48,7 +49,7 @@ impl Stage {
             snapshots: SnapshotPolicy::default(),
             strict_reconfig_check: true,
         };
-        let member = Member::new(config, booted.boot, &view, booted.held, 0).unwrap();
+        let member = Member::new(config, booted.boot, &view, booted.held, 0).expect("a founder");
         Stage { member, apply, now_us: 0, replies: Vec::new(), sent: Vec::new() }
     }
 
@@ -66,7 +67,8 @@ impl Stage {
                 }
             }
             for task in apply.into_iter().filter(|task| matches!(task, ApplyTask::Entries { .. })) {
-                let applied = self.apply.run(task, &mut |_| unreachable!("no snapshot")).unwrap();
+                let applied =
+                    self.apply.run(task, &mut |_| unreachable!("no snapshot")).expect("entries");
                 inputs.push(Input::Applied(applied.report));
             }
             if inputs.is_empty() && !again {

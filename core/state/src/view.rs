@@ -154,7 +154,7 @@ impl View {
     /// begins at its `next_key`.
     ///
     /// # Errors
-    /// A revision that cannot be read, or [`StateError::Corrupt`].
+    /// A revision that cannot be read.
     pub fn range_page(
         &self,
         range: KeyRange<'_>,
@@ -186,7 +186,7 @@ impl View {
     /// Answers a txn of which [`txn::is_read_only`] holds.
     ///
     /// # Errors
-    /// What [`check::txn`] finds, a revision that cannot be read, [`StateError::Corrupt`], or
+    /// What [`check::txn`] finds, a revision that cannot be read, or
     /// [`StateError::NotCapable`] for a txn that would change something.
     pub fn txn_read_only(&self, request: &TxnRequest) -> Result<TxnResponse, StateError> {
         check::txn(request, self.0.limits.txn_ops_max)?;
