@@ -223,6 +223,10 @@ impl World {
             }
             _ if voters.len() as u64 >= self.plan.members.max(2) || dice < 20 => {
                 let Some(gone) = random.pick(&voters) else { return };
+                if gone.id == leader && voters.len() == 2 {
+                    // Known: the other one may never learn that it is alone (docs/bugs.md).
+                    return;
+                }
                 (Kind::Remove, MemberRow { id: gone.id, ..MemberRow::default() })
             }
             _ => return,
