@@ -164,7 +164,7 @@ mod tests {
         outbox.send(message(Type::MsgAppendResponse, 2), false);
         outbox.write(0, 3, true, false, None);
         outbox.send(message(Type::MsgAppendResponse, 3), false);
-        assert_eq!(sent(&mut outbox), []);
+        assert!(sent(&mut outbox).is_empty());
         assert_eq!(outbox.persisted(1, 1), Confirmed { through: 2, snapshot: None });
         assert_eq!(sent(&mut outbox), [1, 2]);
         assert_eq!(outbox.persisted(1, 3), Confirmed { through: 3, snapshot: None });
@@ -195,7 +195,7 @@ mod tests {
         outbox.send(message(Type::MsgAppend, 1), true);
         outbox.write(0, 2, true, false, None);
         outbox.send(message(Type::MsgAppend, 2), true);
-        assert_eq!(sent(&mut outbox), []);
+        assert!(sent(&mut outbox).is_empty());
         outbox.persisted(1, 1);
         assert_eq!(sent(&mut outbox), [1, 2]);
         outbox.send(message(Type::MsgAppend, 3), true);
@@ -212,7 +212,7 @@ mod tests {
         outbox.write(0, 3, true, false, None);
         outbox.send(message(Type::MsgAppendResponse, 3), false);
         outbox.send(message(Type::MsgHeartbeatResponse, 2), false);
-        assert_eq!(sent(&mut outbox), []);
+        assert!(sent(&mut outbox).is_empty());
         outbox.persisted(1, 2);
         assert_eq!(sent(&mut outbox), [2]);
     }
