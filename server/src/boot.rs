@@ -18,7 +18,9 @@ use crate::door::Identity;
 use crate::identity;
 use crate::metrics::Metrics;
 use crate::node::{AppliedSink, Fatal, Node, NodeInbound, Parts, SnapshotDoor, addresses};
-use crate::peers::{PeerLimits, PeerTiming, Peers, PeersConfig, check_listen, fetch_members};
+use crate::peers::{
+    PeerLimits, PeerTiming, Peers, PeersConfig, RemoteCluster, check_listen, fetch_members,
+};
 use crate::propose::{Shared, SharedLimits};
 use crate::version;
 
@@ -83,6 +85,35 @@ pub enum BootError {
         /// The own name.
         name: String,
     },
+    /// There is a member's data, but not its log.
+    #[error(
+        "data directory {data_dir} holds data of a member but no log at {wal_dir}: was another \
+         --wal-dir given before? nothing was changed"
+    )]
+    LogMissing {
+        /// The directory.
+        data_dir: String,
+        /// Where the log was looked for.
+        wal_dir: String,
+    },
+    /// The directory is etcd's.
+    #[error(
+        "data directory {0} is etcd's, whose files can not be read: start with an empty directory \
+         and copy the keys with `etcdctl make-mirror`"
+    )]
+    Etcd(String),
+    /// The cluster runs, and this member was part of it before its data was lost.
+    #[error(
+        "member {name} has already been bootstrapped: its data is gone and it must not come back \
+         under its old id; remove it (etcdctl member remove {member_id:x}), add it anew and start \
+         with --initial-cluster-state existing"
+    )]
+    AlreadyBootstrapped {
+        /// The member's name.
+        name: String,
+        /// Its id.
+        member_id: u64,
+    },
     /// There is nothing to make a new cluster of.
     #[error("--force-new-cluster: data directory {0} holds no member")]
     NothingToForce(String),
@@ -121,12 +152,24 @@ pub async fn begin(
         if config.force_new_cluster {
             return Err(BootError::NothingToForce(shown));
         }
+        if data_dir.member_dir().join("snap/db").exists() {
+            return Err(BootError::Etcd(shown));
+        }
+        if data_dir.member_dir().join(OWNER).exists() {
+            let wal_dir = config.wal_dir().display().to_string();
+            return Err(BootError::LogMissing { data_dir: shown, wal_dir });
+        }
         found_or_join(config, &data_dir, &recovery).await?;
     }
     let (booted, generations, opened) = recover(config, &data_dir, &recovery)?;
     check_membership(config, &booted)?;
+    // Who joins knows nobody yet, and must let in whoever brings the first snapshot.
+    let acquaintances = match booted.state.members() {
+        members if members.is_empty() => fetch_cluster(config).await?.members,
+        members => members,
+    };
     write_owner(config, &data_dir)?;
-    let found = Found { data_dir, booted, generations, opened };
+    let found = Found { data_dir, booted, generations, opened, acquaintances };
     start(config, metrics, fatal, found, sinks)
 }
 
@@ -183,18 +226,19 @@ async fn found_or_join(
         let own = members.iter().find(|member| member.name == config.name);
         let member_id = own.map_or(0, |member| member.id);
         let identity = wal::Identity { cluster_id: identity::cluster_id(&ids), member_id };
+        check_not_bootstrapped(config, identity).await?;
+        tracing::info!(
+            cluster_id = format!("{:x}", identity.cluster_id),
+            member_id = format!("{member_id:x}"),
+            members = members.len(),
+            "founding a new cluster"
+        );
         let parts = StateParts::new_cluster(&members);
         return member::bootstrap(data_dir.disk(), data_dir.disk(), identity, parts, recovery)
             .map_err(failed);
     }
+    let cluster = fetch_cluster(config).await?;
     let own_urls = texts(&config.advertise_peer_urls);
-    let others: Vec<String> = founders
-        .iter()
-        .filter(|founder| founder.name != config.name)
-        .flat_map(|founder| texts(&founder.peer_urls))
-        .collect();
-    let cluster =
-        fetch_members(&others).await.map_err(|error| BootError::Fetch(error.to_string()))?;
     let own = cluster.members.iter().find(|member| same_urls(&member.peer_urls, &own_urls));
     let own = own.ok_or_else(|| BootError::NotAnnounced {
         from: cluster.answered.clone(),
@@ -202,7 +246,47 @@ async fn found_or_join(
         name: config.name.clone(),
     })?;
     let identity = wal::Identity { cluster_id: cluster.cluster_id, member_id: own.id };
+    tracing::info!(
+        cluster_id = format!("{:x}", identity.cluster_id),
+        member_id = format!("{:x}", identity.member_id),
+        "joining a cluster"
+    );
     member::join(data_dir.disk(), identity, recovery).map_err(failed)
+}
+
+/// Peer URLs of the other members of `--initial-cluster`.
+fn other_urls(config: &Config) -> Result<Vec<String>, BootError> {
+    let founders = config.initial_members()?;
+    let others = founders.iter().filter(|founder| founder.name != config.name);
+    Ok(others.flat_map(|founder| texts(&founder.peer_urls)).collect())
+}
+
+/// The cluster as its running members know it.
+async fn fetch_cluster(config: &Config) -> Result<RemoteCluster, BootError> {
+    let fetched = fetch_members(&other_urls(config)?).await;
+    fetched.map_err(|error| BootError::Fetch(error.to_string()))
+}
+
+/// A founder that the running cluster has already seen has lost its data, its votes among them: under
+/// its old id it could vote twice in a term and undo what was acknowledged.
+async fn check_not_bootstrapped(config: &Config, identity: wal::Identity) -> Result<(), BootError> {
+    let others = other_urls(config)?;
+    if others.is_empty() {
+        return Ok(());
+    }
+    // Nobody answers: the cluster is only just being founded.
+    let Ok(cluster) = fetch_members(&others).await else { return Ok(()) };
+    let seen = cluster
+        .members
+        .iter()
+        .any(|member| member.id == identity.member_id && !member.client_urls.is_empty());
+    if cluster.cluster_id == identity.cluster_id && seen {
+        return Err(BootError::AlreadyBootstrapped {
+            name: config.name.clone(),
+            member_id: identity.member_id,
+        });
+    }
+    Ok(())
 }
 
 fn same_urls(left: &[String], right: &[String]) -> bool {
@@ -297,6 +381,7 @@ struct Found {
     booted: Booted<OsDisk>,
     generations: Generations,
     opened: Option<crate::backend::Opened>,
+    acquaintances: Vec<MemberRow>,
 }
 
 fn start(
@@ -307,7 +392,7 @@ fn start(
     sinks: impl FnOnce(&View) -> std::io::Result<Vec<Box<dyn AppliedSink>>>,
 ) -> Result<Begun, BootError> {
     let failed = |error: std::io::Error| BootError::Start(error.to_string());
-    let Found { data_dir, booted, generations, opened } = found;
+    let Found { data_dir, booted, generations, opened, acquaintances } = found;
     let Booted { identity, state, boot, log, snapshots, held, .. } = booted;
     let identity = Identity { cluster_id: identity.cluster_id, member_id: identity.member_id };
     let origin: u64 = rand::random::<u64>() | 1;
@@ -321,6 +406,8 @@ fn start(
         request_bytes_max: config.max_request_bytes,
     };
     let shared = Arc::new(Shared::new(identity, origin, view.clone(), backend.control(), limits));
+    let learns = view.members().iter().any(|m| m.id == identity.member_id && m.is_learner);
+    shared.leadership.send_modify(|held| held.is_learner = learns);
     let mut consensus = consensus::Config::new(identity.member_id, origin);
     consensus.timing = autotune::Timing {
         heartbeat_interval_us: config.heartbeat_interval_ms * 1_000,
@@ -360,7 +447,7 @@ fn start(
         snapshots.clone(),
     )
     .map_err(|error| BootError::Start(error.to_string()))?;
-    peers.set_members(addresses(&view.members()));
+    peers.set_members(addresses(&acquaintances));
     let sinks = sinks(&view).map_err(failed)?;
     let parts = Parts {
         member,

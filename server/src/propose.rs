@@ -17,7 +17,7 @@ use member::{Completion, Input, MembershipRefusal, Proposal, Reply};
 use prost::Message as _;
 use proto::admin::{ObserveResponse, PeerObservation};
 use proto::log::command::Op;
-use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId};
+use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId, membership_change};
 use proto::peer::{LeaderRequest, leader_reply, leader_request};
 use state::{StateError, View};
 use tokio::sync::{oneshot, watch};
@@ -324,11 +324,40 @@ impl Handle {
         }
     }
 
-    /// Changes the membership as the leader: where in the log the change stands, and the members.
-    pub(crate) async fn change_membership_as_leader(
+    /// Changes the membership, here or at the leader: where in the log the change stands.
+    pub(crate) async fn change_membership_by_leader(
+        &self,
+        change: MembershipChange,
+    ) -> Result<u64, RequestError> {
+        if self.shared.led.borrow().is_leader {
+            if !self.would_remove_this_leader(&change) {
+                return self.change_membership_here(change).await;
+            }
+            // A leader that removes itself is gone before the last voter may have heard that the
+            // removal is committed, and without it that voter could never lead.
+            self.move_leader(0).await?;
+        }
+        let call = leader_request::Call::Membership(proto::peer::MembershipProposal {
+            change: Some(change),
+        });
+        match self.ask_leader(call).await? {
+            leader_reply::Reply::ReadIndex(reply) => Ok(reply.index),
+            _ => Err(RequestError::Stopped),
+        }
+    }
+
+    fn would_remove_this_leader(&self, change: &MembershipChange) -> bool {
+        let own = self.shared.identity.member_id;
+        let removes_own = change.kind() == membership_change::Kind::Remove
+            && change.member.as_ref().is_some_and(|member| member.id == own);
+        let members = self.shared.view.load().members();
+        removes_own && members.iter().any(|member| member.id != own && !member.is_learner)
+    }
+
+    async fn change_membership_here(
         &self,
         mut change: MembershipChange,
-    ) -> Result<(u64, Vec<MemberRow>), RequestError> {
+    ) -> Result<u64, RequestError> {
         let sequence = self.shared.next_sequence();
         change.id = Some(RequestId { member: self.shared.origin, sequence });
         let ended = self
@@ -336,7 +365,8 @@ impl Handle {
             .await?;
         match ended {
             Ended::Applied { index, completion: Completion::Membership(result), .. } => {
-                Ok((index, result?))
+                result?;
+                Ok(index)
             }
             Ended::Applied { .. } => Err(RequestError::Stopped),
             Ended::Refused(error) => Err(error),
@@ -478,17 +508,9 @@ impl Door for Handle {
     ) -> Result<Vec<MemberRow>, RequestError> {
         let change =
             MembershipChange { id: None, kind: change.kind.into(), member: Some(change.member) };
-        if self.shared.led.borrow().is_leader {
-            return Ok(self.change_membership_as_leader(change).await?.1);
-        }
-        let call = leader_request::Call::Membership(proto::peer::MembershipProposal {
-            change: Some(change),
-        });
-        let leader_reply::Reply::ReadIndex(reply) = self.ask_leader(call).await? else {
-            return Err(RequestError::Stopped);
-        };
+        let index = self.change_membership_by_leader(change).await?;
         // What the leader has applied the caller may expect to see here too.
-        let wait = self.shared.applied.wait_for(reply.index);
+        let wait = self.shared.applied.wait_for(index);
         tokio::time::timeout(self.shared.request_timeout, wait)
             .await
             .map_err(|_| RequestError::TimeoutAppliedIndex)?;

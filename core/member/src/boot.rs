@@ -41,6 +41,18 @@ pub enum BootError {
         /// Where a snapshot would have to stand.
         needed_index: u64,
     },
+    /// The state had come further than the log reaches: synced entries are gone.
+    #[error(
+        "the log ends at index {last_index}, but the state had applied index {applied}: synced \
+         entries are missing; remove the member and add it anew, or let --force-new-cluster make \
+         a cluster of what is left"
+    )]
+    LogShort {
+        /// Where the log ends.
+        last_index: u64,
+        /// How far the state had come.
+        applied: u64,
+    },
     /// Only the survivor of a cluster can be made a cluster of its own.
     #[error("member {member_id:x} is not in the member table: it can not be made a cluster of one")]
     NotAMember {
@@ -148,6 +160,16 @@ pub fn recover<D: Disk>(
             Ok(_) => {}
             Err(error) => damaged.push(error.to_string()),
         }
+    }
+    if let Some(parts) = &from_backend
+        && parts.applied.index > window.last_index
+        && !recovery.log.allow_damaged_tail
+    {
+        // Nothing is applied that this log did not hold durably.
+        return Err(BootError::LogShort {
+            last_index: window.last_index,
+            applied: parts.applied.index,
+        });
     }
     let mut base: Option<(StateParts, bool)> = from_backend
         .filter(|parts| window.contains(parts.applied.index, parts.applied.term))

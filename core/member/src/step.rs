@@ -36,6 +36,29 @@ const EXPIRED_PER_STEP_MAX: usize = 256;
 /// Committed entries handed to apply and not reported back, in bytes, before more are held back.
 const APPLY_OUTSTANDING_BYTES_MAX: u64 = 64 << 20;
 
+/// A command that waits for a leader, or for room.
+struct Waiting {
+    /// The caller's ticket; `None`: the caller is another member's and is not told.
+    sequence: Option<u64>,
+    deadline_us: u64,
+    command: Bytes,
+}
+
+impl From<Proposal> for Waiting {
+    fn from(proposal: Proposal) -> Self {
+        let Proposal { sequence, deadline_us, command } = proposal;
+        Waiting { sequence: Some(sequence), deadline_us, command }
+    }
+}
+
+impl Waiting {
+    fn refuse(&self, busy: bool, effects: &mut Effects) {
+        if let Some(sequence) = self.sequence {
+            effects.reply.push(Reply::NotProposed { sequence, busy });
+        }
+    }
+}
+
 #[derive(Debug)]
 enum LeaseQuestion {
     KeepAlive { ticket: u64, id: i64 },
@@ -55,7 +78,7 @@ pub struct Member {
     applied_index: u64,
     /// When each other member was last heard of.
     heard_us: BTreeMap<u64, u64>,
-    waiting: VecDeque<Proposal>,
+    waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     waiting_changes: VecDeque<MembershipChange>,
     waiting_leases: VecDeque<LeaseQuestion>,
@@ -198,7 +221,7 @@ impl Member {
             Input::Forwarded(commands) => self.take_forwarded(commands, effects),
             Input::Propose(proposals) => {
                 for proposal in proposals {
-                    self.wait_for_leader(proposal, effects);
+                    self.wait_for_leader(proposal.into(), effects);
                 }
             }
             Input::NotForwarded(commands) => self.take_back(now_us, commands, effects),
@@ -230,12 +253,12 @@ impl Member {
 
     // Proposals ------------------------------------------------------------------------------
 
-    fn wait_for_leader(&mut self, proposal: Proposal, effects: &mut Effects) {
+    fn wait_for_leader(&mut self, proposal: Waiting, effects: &mut Effects) {
         let bytes = proposal.command.len();
         if self.waiting.len() >= WAITING_PROPOSALS_MAX
             || self.waiting_bytes + bytes > WAITING_BYTES_MAX
         {
-            effects.reply.push(Reply::NotProposed { sequence: proposal.sequence, busy: true });
+            proposal.refuse(true, effects);
             return;
         }
         self.waiting_bytes += bytes;
@@ -247,7 +270,7 @@ impl Member {
         let mut forward: Option<Forward> = effects.forward.take();
         while let Some(proposal) = self.waiting.front() {
             if proposal.deadline_us <= now_us {
-                effects.reply.push(Reply::NotProposed { sequence: proposal.sequence, busy: false });
+                proposal.refuse(false, effects);
                 self.pop_waiting();
                 continue;
             }
@@ -263,9 +286,7 @@ impl Member {
                     self.pop_waiting();
                 }
                 Err(ProposeError::TooLarge { .. }) => {
-                    effects
-                        .reply
-                        .push(Reply::NotProposed { sequence: proposal.sequence, busy: true });
+                    proposal.refuse(true, effects);
                     self.pop_waiting();
                 }
                 // No leader, or a leader that is full or handing over: it waits, within its deadline.
@@ -286,12 +307,10 @@ impl Member {
     fn take_forwarded(&mut self, commands: Vec<Bytes>, effects: &mut Effects) {
         for command in commands {
             // A follower that was asked in error does not send them further: they could go in circles.
-            if let Err(ProposeError::Busy) = self.replica.propose(command.clone())
-                && let Some(id) = request_id(&command)
-            {
+            if let Err(ProposeError::Busy) = self.replica.propose(command.clone()) {
                 // Keep what fits until the batches in the making have left.
                 self.wait_for_leader(
-                    Proposal { sequence: id.sequence, deadline_us: u64::MAX, command },
+                    Waiting { sequence: None, deadline_us: u64::MAX, command },
                     effects,
                 );
             }
@@ -306,7 +325,7 @@ impl Member {
                 // The caller's own deadline is not known any more; one election is enough to wait.
                 let deadline_us = now_us + 5 * self.replica.status().timing.election_timeout_us;
                 self.wait_for_leader(
-                    Proposal { sequence: id.sequence, deadline_us, command },
+                    Waiting { sequence: Some(id.sequence), deadline_us, command },
                     effects,
                 );
             }

@@ -45,7 +45,7 @@ impl Check {
                 Err("alarm activated: CORRUPT".to_owned())
             }
             Self::NonLearner if door.leadership().is_learner => {
-                Err(RequestError::LearnerNotSupported.to_string())
+                Err(String::from("not supported for learner"))
             }
             Self::LinearizableRead => linearizable_read(shared).await,
             // A view is always at hand.

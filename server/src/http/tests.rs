@@ -130,7 +130,7 @@ async fn corruption_and_learning_make_a_member_unready() {
     let (status, body) = pages.get("/readyz").await;
     assert_eq!(status, 503);
     assert!(body.contains("[-]data_corruption failed: alarm activated: CORRUPT\n"), "{body}");
-    let learner = "[-]non_learner failed: etcdserver: rpc not supported for learner\n";
+    let learner = "[-]non_learner failed: not supported for learner\n";
     assert!(body.contains(learner), "{body}");
     let health = "{\"health\":\"false\",\"reason\":\"ALARM CORRUPT\"}\n".to_owned();
     assert_eq!(pages.get("/health").await, (503, health));

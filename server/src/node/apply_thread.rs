@@ -79,6 +79,14 @@ impl ApplyThread {
         self.shared.applied.reached(report.index);
         if let Some(members) = &report.members {
             self.peers.set_members(addresses(members));
+            // Promotion changes it without any change of leader, and before anyone is answered.
+            let own = self.shared.identity.member_id;
+            let is_learner = members.iter().any(|m| m.id == own && m.is_learner);
+            self.shared.leadership.send_if_modified(|held| {
+                let changed = held.is_learner != is_learner;
+                held.is_learner = is_learner;
+                changed
+            });
         }
         self.shared.inbox.urgent(Input::Applied(report));
         let mut over_quota = false;

@@ -49,7 +49,7 @@ impl NodeInbound {
             }
             leader_request::Call::Membership(call) => {
                 let change = call.change.unwrap_or_default();
-                let (index, _) = handle.change_membership_as_leader(change).await?;
+                let index = handle.change_membership_by_leader(change).await?;
                 Ok(leader_reply::Reply::ReadIndex(ReadIndexReply { index }))
             }
             leader_request::Call::MemberPromote(_) | leader_request::Call::ReadIndex(_) => {

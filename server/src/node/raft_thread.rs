@@ -111,8 +111,7 @@ impl RaftThread {
             is_leader = new.is_leader,
             "leadership"
         );
-        let own = self.shared.identity.member_id;
-        let is_learner = self.member.members().iter().any(|m| m.id == own && m.is_learner);
+        let is_learner = self.shared.leadership.borrow().is_learner;
         if new.leader.is_some() && new.leader != self.shared.led.borrow().leadership.leader {
             self.metrics.leader_changes.inc();
         }
@@ -121,7 +120,9 @@ impl RaftThread {
             let changes = held.changes + u64::from(new.leader != held.leadership.leader);
             *held = Led { leadership, is_leader: new.is_leader, changes };
         });
-        self.shared.leadership.send_replace(leadership);
+        self.shared.leadership.send_modify(|held| {
+            *held = Leadership { is_learner: held.is_learner, ..leadership };
+        });
     }
 
     fn publish_status(&mut self, now: bool) {
@@ -136,12 +137,6 @@ impl RaftThread {
         let identity = self.shared.identity;
         let members = self.member.members();
         let is_learner = members.iter().any(|m| m.id == identity.member_id && m.is_learner);
-        // Promotion changes it without any change of leader.
-        self.shared.leadership.send_if_modified(|held| {
-            let changed = held.is_learner != is_learner;
-            held.is_learner = is_learner;
-            changed
-        });
         let view = self.shared.view.load();
         let links = self.peers.links();
         let peers = members
