@@ -1,8 +1,8 @@
 //! etcd's gRPC API: decode, check, ask at the [door](crate::door), fill in the header.
 //!
 //! Each service is a thin type over the same [`Shared`]. What is common to all calls happens before
-//! they get here: [`front`] routes, counts and applies deadlines, [`gate`] refuses what may not pass,
-//! and [`error`] is the only place where an error becomes a status.
+//! they get here: [`front`] routes, counts and applies deadlines, `gate` refuses what may not pass,
+//! and `error` is the only place where an error becomes a status.
 
 mod admin;
 mod auth;
