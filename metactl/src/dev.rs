@@ -84,7 +84,7 @@ impl Dev {
             Ok(true) => {
                 cluster.introduce(out)?;
                 tokio::select! {
-                    ended = cluster.any_ended() => Err(ended),
+                    ended = cluster.all_ended(out) => Err(ended),
                     () = &mut interrupts => Ok(()),
                 }
             }
@@ -158,6 +158,9 @@ impl Member {
     fn check(&mut self) -> Result<()> {
         let Some(process) = &mut self.process else { return Ok(()) };
         if let Some(status) = process.try_wait()? {
+            if status.code().is_none() {
+                bail!("{} was killed ({status})", self.name);
+            }
             bail!("{} ended ({status}): {}", self.name, self.last_log_line());
         }
         Ok(())
@@ -273,13 +276,18 @@ impl Cluster {
         Ok(())
     }
 
-    /// Returns when a member has ended by itself, and why.
-    async fn any_ended(&mut self) -> anyhow::Error {
+    /// Says so when a member has ended, killed by whoever tries things; returns when none is left.
+    async fn all_ended(&mut self, out: &mut dyn Write) -> anyhow::Error {
         loop {
             for member in &mut self.members {
                 if let Err(error) = member.check() {
-                    return error;
+                    member.process = None;
+                    // A reader that is gone must not end the cluster.
+                    drop(writeln!(out, "{error}").and_then(|()| out.flush()));
                 }
+            }
+            if self.members.iter().all(|member| member.process.is_none()) {
+                return anyhow::anyhow!("no member is left");
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

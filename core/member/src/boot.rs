@@ -143,7 +143,8 @@ pub fn recover<D: Disk>(
     recovery: &Recovery,
     from_backend: Option<StateParts>,
 ) -> Result<Booted<D>, BootError> {
-    let (log, recovered) = Log::open(log_disk, expected, recovery.log.clone())?;
+    // Read only, until it is known that the member can begin: a refusal leaves everything as it was.
+    let reading = Log::read(log_disk, expected, recovery.log.clone())?;
     let mut disk = snapshot_disk;
     let (store, manifests) = SnapshotStore::open(&mut disk).map_err(SnapshotError::from)?;
     let mut damaged: Vec<String> = store
@@ -152,7 +153,7 @@ pub fn recover<D: Disk>(
         .map(|damaged| format!("{}: {}", damaged.path, damaged.reason))
         .collect();
     let mut snapshots = SnapshotWorker::new(disk, store);
-    let window = LogWindow::of(&recovered);
+    let window = LogWindow::of(reading.recovered());
     let mut metas = Vec::new();
     for manifest in &manifests {
         match meta_of(manifest) {
@@ -199,6 +200,7 @@ pub fn recover<D: Disk>(
             });
         }
     };
+    let (log, recovered) = reading.open()?;
     let held = SnapshotsHeld {
         newest: usable.first().cloned(),
         previous_index: usable.get(1).map(|meta| meta.index),

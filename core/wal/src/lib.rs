@@ -38,7 +38,7 @@ pub use error::LogError;
 pub use format::{BATCH_BYTES_MAX, FORMAT_VERSION};
 pub use inspect::{BatchReport, SegmentReport, inspect};
 pub use log::{Log, LogFaults, LogOptions, LogStats, SEGMENT_BYTES_DEFAULT};
-pub use recover::{Recovered, Torn};
+pub use recover::{Reading, Recovered, Torn};
 pub use segment::WAL_DIR;
 pub use snapshot::{
     CHUNK_BYTES, CHUNK_BYTES_MAX, CHUNK_DIR, ChunkRef, DamagedSnapshot, MANIFEST_VERSION, Manifest,

@@ -66,14 +66,36 @@ pub struct Torn {
     pub reason: &'static str,
 }
 
+/// A log that has been read and found whole. Nothing has been written yet: whoever has a reason not to
+/// go on drops it, and the directory is as it was.
+pub struct Reading<D: Disk> {
+    disk: D,
+    options: LogOptions,
+    recovered: Recovered,
+    sealed: VecDeque<Sealed>,
+    last: SegmentName,
+    header: SegmentHeader,
+    opening: Vec<LogBatch>,
+    durable_end: u64,
+}
+
 impl<D: Disk> Log<D> {
     /// Opens the log, checks every byte of it below the watermark, and makes what is above
     /// durable. Refuses a log that belongs to anybody but `expected`.
     pub fn open(
-        mut disk: D,
+        disk: D,
         expected: Option<Identity>,
         options: LogOptions,
     ) -> Result<(Self, Recovered), LogError> {
+        Self::read(disk, expected, options)?.open()
+    }
+
+    /// Reads the log and checks it, as [`Log::open`] does, and changes nothing.
+    pub fn read(
+        mut disk: D,
+        expected: Option<Identity>,
+        options: LogOptions,
+    ) -> Result<Reading<D>, LogError> {
         let names = list_segments(&mut disk)?;
         if names.is_empty() {
             return Err(LogError::NotFound { dir: WAL_DIR });
@@ -86,16 +108,13 @@ impl<D: Disk> Log<D> {
         let mut history = History::read_sealed(&mut disk, &names, &headers)?;
         let tail = Tail::read(&mut disk, &names, &headers, &mut history, &options)?;
 
-        // What was read may be gone with the next power failure: it counts only once it is
-        // durable in a segment of this process.
-        let last = names.len() - 1;
-        let last_header = &headers[last].header;
-        let identity = last_header.identity;
-        let seq = names[last].seq + 1;
-        let mut header = SegmentHeader {
+        let last = names[names.len() - 1];
+        let last_header = &headers[headers.len() - 1].header;
+        let seq = last.seq + 1;
+        let header = SegmentHeader {
             seq,
             first_index: history.state.next_index,
-            identity,
+            identity: last_header.identity,
             salt: salt(options.salt_seed, seq),
             prev_salt: last_header.salt,
             prev_end: tail.durable_end,
@@ -108,28 +127,16 @@ impl<D: Disk> Log<D> {
             entries: Vec::new(),
         }];
         opening.extend(tail.rewrite.iter().filter(|batch| !batch.is_empty()).cloned());
-        let sync = SyncSteps {
-            data: !options.faults.skip_recovery_sync,
-            dir: !options.faults.skip_dir_sync,
-        };
-        let prepared = Prepared::create(&mut disk)?;
-        let mut encoder = BatchEncoder::default();
-        let active = start_segment(&mut disk, prepared, &mut header, &opening, &mut encoder, sync)?;
-        if tail.damaged.is_none() {
-            // Gives the room back. Damage is left as it is, for whoever wants to look at it.
-            let old = disk.open(&names[last].path())?;
-            disk.set_len(&old, tail.durable_end)?;
-        }
 
         let rewritten_entries = tail.rewrite.iter().map(|batch| batch.entries.len() as u64).sum();
         for batch in tail.rewrite {
             let folded = history.state.fold(batch, false);
-            folded.map_err(|reason| history.corrupt(names[last], tail.durable_end, 0, reason))?;
+            folded.map_err(|reason| history.corrupt(last, tail.durable_end, 0, reason))?;
         }
         let state = history.state;
         let first_index = state.entries.first().map_or(state.next_index, |first| first.index);
         let recovered = Recovered {
-            identity,
+            identity: header.identity,
             hard_state: state.hard_state,
             snapshot: state.snapshot,
             first_index,
@@ -147,16 +154,62 @@ impl<D: Disk> Log<D> {
             segments: names.len() as u64,
             entries: state.entries,
         };
-        let restart = Restart {
-            identity,
+        Ok(Reading {
+            disk,
+            options,
+            recovered,
             sealed: history.sealed,
+            last,
+            header,
+            opening,
+            durable_end: tail.durable_end,
+        })
+    }
+}
+
+impl<D: Disk> Reading<D> {
+    /// What the log holds; durable once it is opened.
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// Makes what was read durable and the log ready to go on.
+    ///
+    /// What was read may be gone with the next power failure: it counts only once it is durable in a
+    /// segment of this process.
+    pub fn open(self) -> Result<(Log<D>, Recovered), LogError> {
+        let Reading {
+            mut disk,
+            options,
+            recovered,
+            sealed,
+            last,
+            mut header,
+            opening,
+            durable_end,
+        } = self;
+        let sync = SyncSteps {
+            data: !options.faults.skip_recovery_sync,
+            dir: !options.faults.skip_dir_sync,
+        };
+        let prepared = Prepared::create(&mut disk)?;
+        let mut encoder = BatchEncoder::default();
+        let active = start_segment(&mut disk, prepared, &mut header, &opening, &mut encoder, sync)?;
+        if recovered.damaged.is_none() {
+            // Gives the room back. Damage is left as it is, for whoever wants to look at it.
+            let old = disk.open(&last.path())?;
+            disk.set_len(&old, durable_end)?;
+        }
+        let restart = Restart {
+            identity: recovered.identity,
+            sealed,
             active,
             hard_state: recovered.hard_state,
             snapshot: recovered.snapshot,
-            first_index,
+            first_index: recovered.first_index,
             next_index: recovered.last_index + 1,
         };
-        Ok((Self::restart(disk, options, restart), recovered))
+        Ok((Log::restart(disk, options, restart), recovered))
     }
 }
 
