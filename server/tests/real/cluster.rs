@@ -128,7 +128,7 @@ impl Process {
             .arg("--name")
             .arg(&self.name)
             .arg("--data-dir")
-            .arg(self.dir.join(&self.name))
+            .arg(self.data_dir())
             .arg(format!("--listen-client-urls=http://127.0.0.1:{client}"))
             .arg(format!("--advertise-client-urls=http://127.0.0.1:{client}"))
             .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
@@ -141,6 +141,28 @@ impl Process {
             .spawn()
             .expect("the binary starts");
         self.child = Some(child);
+    }
+
+    /// Its data directory.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.join(&self.name)
+    }
+
+    /// Starts it where it must refuse to: its exit code and what it said.
+    pub(crate) async fn refuses(&mut self) -> (Option<i32>, String) {
+        self.launch();
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            let child = self.child.as_mut().expect("launched");
+            if let Some(status) = child.try_wait().expect("a status") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "{} did not refuse to start", self.name);
+            tokio::time::sleep(POLL).await;
+        };
+        self.child = None;
+        let said = std::fs::read_to_string(self.log()).expect("its log");
+        (status.code(), said.lines().next_back().unwrap_or_default().to_owned())
     }
 
     /// Waits until it says that it serves.

@@ -4,3 +4,4 @@
 mod cluster;
 mod facts;
 mod kills;
+mod refusals;
