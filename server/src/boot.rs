@@ -413,12 +413,7 @@ fn start(
         heartbeat_interval_us: config.heartbeat_interval_ms * 1_000,
         election_timeout_us: config.election_timeout_ms * 1_000,
     };
-    consensus.batching = autotune::Batching {
-        enabled: config.batch_proposals,
-        entry_bytes_max: config.batch_bytes_max as u64,
-        entry_commands_max: config.batch_commands_max as u64,
-        linger_us: u64::try_from(config.batch_linger.as_micros()).unwrap_or(u64::MAX),
-    };
+    consensus.batching = config.batching();
     consensus.log_entries_kept = config.snapshot_catchup_entries.max(consensus.log_entries_kept);
     consensus.pre_vote = true;
     let member_config = MemberConfig {

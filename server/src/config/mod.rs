@@ -22,6 +22,8 @@ pub use url::{Address, Scheme, Url, texts};
 
 use sources::Given;
 
+/// More threads than any machine has processors are a slip of the keyboard.
+const CLIENT_THREADS_MAX: usize = 1_024;
 /// Longest election timeout etcd accepts.
 const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
 /// The quota when none is given: 2 GiB.
@@ -247,7 +249,11 @@ impl Config {
         };
         let config = Self {
             wal_dir: Some(given.text("wal-dir")).filter(|p| !p.is_empty()).map(PathBuf::from),
-            snapshot_count: given.explicit("snapshot-count").map(|_| uint(given, "snapshot-count")),
+            // 0 is etcd's way of saying "as you think best".
+            snapshot_count: given
+                .explicit("snapshot-count")
+                .map(|_| uint(given, "snapshot-count"))
+                .filter(|count| *count > 0),
             snapshot_catchup_entries: uint(given, "snapshot-catchup-entries"),
             heartbeat_interval_ms: uint(given, "heartbeat-interval"),
             election_timeout_ms: uint(given, "election-timeout"),
@@ -326,6 +332,16 @@ impl Config {
         i64::try_from((3 * self.election_timeout_ms).div_ceil(2_000)).unwrap_or(i64::MAX)
     }
 
+    /// How commands are gathered into entries.
+    pub fn batching(&self) -> autotune::Batching {
+        autotune::Batching {
+            enabled: self.batch_proposals,
+            entry_bytes_max: self.batch_bytes_max as u64,
+            entry_commands_max: self.batch_commands_max as u64,
+            linger_us: u64::try_from(self.batch_linger.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let contradiction = |text: String| Err(ConfigError::Contradiction(text));
         for (name, urls) in [
@@ -396,6 +412,12 @@ impl Config {
         }
         if self.watch_progress_notify_interval.is_zero() {
             return contradiction("--watch-progress-notify-interval must be >0".to_owned());
+        }
+        if let Err(error) = self.batching().validate() {
+            return contradiction(format!("--batch-…: {error}"));
+        }
+        if self.client_threads.is_some_and(|threads| threads > CLIENT_THREADS_MAX) {
+            return contradiction(format!("--client-threads is above {CLIENT_THREADS_MAX}"));
         }
         Ok(())
     }

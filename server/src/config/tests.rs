@@ -161,6 +161,8 @@ fn each_bad_flag_is_one_exact_line() {
             "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
         ),
         (&["--batch-commands-max=0"], "--batch-commands-max must be >0"),
+        (&["--batch-linger=5h"], "--batch-…: linger of 18000000000 µs is above 100000 µs"),
+        (&["--client-threads=100000"], "--client-threads is above 1024"),
         (
             &["--config-file=/nonexistent"],
             "config file /nonexistent: No such file or directory (os error 2)",
