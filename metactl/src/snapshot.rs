@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -49,7 +50,7 @@ impl Save {
         let mut part = self.path.clone().into_os_string();
         part.push(".part");
         let part = PathBuf::from(part);
-        let file = OpenOptions::new().write(true).create_new(true).open(&part);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
         let mut file = file.with_context(|| part.display().to_string())?;
         let saved = receive(client, &mut file).await.and_then(|status| {
             file.sync_all().with_context(|| part.display().to_string())?;

@@ -155,7 +155,9 @@ pub async fn begin(
         if data_dir.member_dir().join("snap/db").exists() {
             return Err(BootError::Etcd(shown));
         }
-        if data_dir.member_dir().join(OWNER).exists() {
+        // Both are made only where there was a log.
+        let made_later = [OWNER, "state"].map(|name| data_dir.member_dir().join(name));
+        if made_later.iter().any(|path| path.exists()) {
             let wal_dir = config.wal_dir().display().to_string();
             return Err(BootError::LogMissing { data_dir: shown, wal_dir });
         }
@@ -245,6 +247,13 @@ async fn found_or_join(
         urls: own_urls.join(","),
         name: config.name.clone(),
     })?;
+    if !own.client_urls.is_empty() {
+        // It has been here before, and what it promised is gone with its data.
+        return Err(BootError::AlreadyBootstrapped {
+            name: config.name.clone(),
+            member_id: own.id,
+        });
+    }
     let identity = wal::Identity { cluster_id: cluster.cluster_id, member_id: own.id };
     tracing::info!(
         cluster_id = format!("{:x}", identity.cluster_id),

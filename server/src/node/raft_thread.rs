@@ -161,7 +161,8 @@ impl RaftThread {
             is_learner,
             is_leader: status.leader == Some(identity.member_id),
             db_size_bytes: self.shared.backend.size_bytes().max(view.size_bytes()),
-            db_size_in_use_bytes: view.size_in_use_bytes(),
+            // History is in use until it is compacted, as in etcd.
+            db_size_in_use_bytes: view.size_bytes(),
             heartbeat_interval_us: status.timing.heartbeat_interval_us,
             election_timeout_us: status.timing.election_timeout_us,
             peers,

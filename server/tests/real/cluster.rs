@@ -19,6 +19,7 @@ pub(crate) struct Process {
     client_port: u16,
     peer_port: u16,
     initial_cluster: String,
+    cluster_state: &'static str,
     dir: PathBuf,
     starts: u32,
     child: Option<Child>,
@@ -66,6 +67,7 @@ impl Cluster {
                 client_port,
                 peer_port,
                 initial_cluster: initial_cluster.clone(),
+                cluster_state: "new",
                 dir: dir.path().to_owned(),
                 starts: 0,
                 child: None,
@@ -134,6 +136,7 @@ impl Process {
             .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
             .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"))
             .arg(format!("--initial-cluster={}", self.initial_cluster))
+            .arg(format!("--initial-cluster-state={}", self.cluster_state))
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -141,6 +144,11 @@ impl Process {
             .spawn()
             .expect("the binary starts");
         self.child = Some(child);
+    }
+
+    /// From now on it is started as one that joins.
+    pub(crate) fn joins_existing(&mut self) {
+        self.cluster_state = "existing";
     }
 
     /// Its data directory.

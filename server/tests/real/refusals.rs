@@ -101,6 +101,11 @@ async fn a_founder_whose_data_is_gone_does_not_come_back_under_its_old_id() {
     let (code, said) = cluster.members[0].refuses().await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("has already been bootstrapped"), "{said}");
+    // Nor by saying that the cluster exists.
+    cluster.members[0].joins_existing();
+    let (code, said) = cluster.members[0].refuses().await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("has already been bootstrapped"), "{said}");
     cluster.accepts_writes().await;
 }
 
