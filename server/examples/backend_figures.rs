@@ -96,9 +96,18 @@ fn put(key: u64, seed: u64) -> Op {
 }
 
 fn disk_mib(path: &Path) -> u64 {
-    let files = std::fs::read_dir(path).expect("a directory");
-    let bytes: u64 = files.filter_map(|f| Some(f.ok()?.metadata().ok()?.len())).sum();
-    bytes >> 20
+    bytes_below(path) >> 20
+}
+
+fn bytes_below(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).expect("a directory").flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 fn main() {
