@@ -31,4 +31,5 @@ pub mod serve;
 mod shutdown;
 pub mod start;
 pub mod telemetry;
+mod tickets;
 pub mod version;

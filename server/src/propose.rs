@@ -5,9 +5,8 @@
 //! tickets of a whole batch at once. Nobody here takes a lock that apply or the raft thread holds
 //! for longer than it takes to move a pointer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -20,7 +19,7 @@ use proto::log::command::Op;
 use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId, membership_change};
 use proto::peer::{LeaderRequest, leader_reply, leader_request};
 use state::{StateError, View};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::door::{
     self, AppliedOutcome, Door, Identity, Leadership, LeaseTtl, NodeStatus, RequestError,
@@ -28,9 +27,8 @@ use crate::door::{
 use crate::figures::Figures;
 use crate::inbox::Inbox;
 use crate::peers::{LinkState, PeerLink, Peers};
+use crate::tickets::{AppliedGate, Held, Tickets};
 
-/// Tickets are kept in this many maps, so that threads seldom meet at one.
-const TICKET_SHARDS: usize = 16;
 /// How long a transfer of leadership may take, in election timeouts.
 const TRANSFER_ELECTIONS: u32 = 3;
 
@@ -44,102 +42,10 @@ pub(crate) struct Led {
     pub(crate) changes: u64,
 }
 
-/// Waits of callers for an answer that some other thread gives.
-#[derive(Debug)]
-pub(crate) struct Tickets<T> {
-    shards: Vec<Mutex<HashMap<u64, oneshot::Sender<T>>>>,
-}
-
-impl<T> Tickets<T> {
-    fn new() -> Self {
-        Tickets { shards: (0..TICKET_SHARDS).map(|_| Mutex::default()).collect() }
-    }
-
-    fn shard(&self, ticket: u64) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<T>>> {
-        let shard = &self.shards[(ticket % TICKET_SHARDS as u64) as usize];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn draw(&self, ticket: u64) -> oneshot::Receiver<T> {
-        let (sender, receiver) = oneshot::channel();
-        self.shard(ticket).insert(ticket, sender);
-        receiver
-    }
-
-    /// Answers a ticket, if anyone still holds it.
-    pub(crate) fn call(&self, ticket: u64, answer: T) {
-        let sender = self.shard(ticket).remove(&ticket);
-        if let Some(sender) = sender {
-            drop(sender.send(answer));
-        }
-    }
-
-    /// Nobody waits for it any more.
-    fn tear(&self, ticket: u64) {
-        self.shard(ticket).remove(&ticket);
-    }
-
-    fn outstanding(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
-    }
-}
-
-/// Gives a ticket back when its holder stops waiting, for whatever reason.
-struct Held<'a, T> {
-    tickets: &'a Tickets<T>,
-    ticket: u64,
-}
-
-impl<T> Drop for Held<'_, T> {
-    fn drop(&mut self) {
-        self.tickets.tear(self.ticket);
-    }
-}
-
 /// The answer to a proposal: how it ended, or that it was not even proposed.
 pub(crate) enum Ended {
     Applied { index: u64, term: u64, completion: Completion },
     Refused(RequestError),
-}
-
-/// Where the applied index is waited for.
-#[derive(Debug, Default)]
-pub(crate) struct AppliedGate {
-    index: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
-}
-
-impl AppliedGate {
-    /// Apply has reached `index`, and its view is published.
-    pub(crate) fn reached(&self, index: u64) {
-        self.index.store(index, Ordering::Release);
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(first) = waiting.first_entry() {
-            if *first.key() > index {
-                break;
-            }
-            for waiter in first.remove() {
-                let _ = waiter.send(());
-            }
-        }
-    }
-
-    async fn wait_for(&self, index: u64) {
-        let receiver = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.index.load(Ordering::Acquire) >= index {
-                return;
-            }
-            let (sender, receiver) = oneshot::channel();
-            waiting.entry(index).or_default().push(sender);
-            receiver
-        };
-        drop(receiver.await);
-    }
-
-    fn reached_already(&self, index: u64) -> bool {
-        self.index.load(Ordering::Acquire) >= index
-    }
 }
 
 /// Bounds of requests.

@@ -1,0 +1,101 @@
+//! Waiting for what another thread will say: a ticket for an answer, a gate for the applied index.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// Tickets are kept in this many maps, so that threads seldom meet at one.
+const TICKET_SHARDS: usize = 16;
+/// Waits of callers for an answer that some other thread gives.
+#[derive(Debug)]
+pub(crate) struct Tickets<T> {
+    shards: Vec<Mutex<HashMap<u64, oneshot::Sender<T>>>>,
+}
+
+impl<T> Tickets<T> {
+    pub(crate) fn new() -> Self {
+        Tickets { shards: (0..TICKET_SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    fn shard(&self, ticket: u64) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<T>>> {
+        let shard = &self.shards[(ticket % TICKET_SHARDS as u64) as usize];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn draw(&self, ticket: u64) -> oneshot::Receiver<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.shard(ticket).insert(ticket, sender);
+        receiver
+    }
+
+    /// Answers a ticket, if anyone still holds it.
+    pub(crate) fn call(&self, ticket: u64, answer: T) {
+        let sender = self.shard(ticket).remove(&ticket);
+        if let Some(sender) = sender {
+            drop(sender.send(answer));
+        }
+    }
+
+    /// Nobody waits for it any more.
+    fn tear(&self, ticket: u64) {
+        self.shard(ticket).remove(&ticket);
+    }
+
+    pub(crate) fn outstanding(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+}
+
+/// Gives a ticket back when its holder stops waiting, for whatever reason.
+pub(crate) struct Held<'a, T> {
+    pub(crate) tickets: &'a Tickets<T>,
+    pub(crate) ticket: u64,
+}
+
+impl<T> Drop for Held<'_, T> {
+    fn drop(&mut self) {
+        self.tickets.tear(self.ticket);
+    }
+}
+
+/// Where the applied index is waited for.
+#[derive(Debug, Default)]
+pub(crate) struct AppliedGate {
+    index: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
+}
+
+impl AppliedGate {
+    /// Apply has reached `index`, and its view is published.
+    pub(crate) fn reached(&self, index: u64) {
+        self.index.store(index, Ordering::Release);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(first) = waiting.first_entry() {
+            if *first.key() > index {
+                break;
+            }
+            for waiter in first.remove() {
+                let _ = waiter.send(());
+            }
+        }
+    }
+
+    pub(crate) async fn wait_for(&self, index: u64) {
+        let receiver = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.index.load(Ordering::Acquire) >= index {
+                return;
+            }
+            let (sender, receiver) = oneshot::channel();
+            waiting.entry(index).or_default().push(sender);
+            receiver
+        };
+        drop(receiver.await);
+    }
+
+    pub(crate) fn reached_already(&self, index: u64) -> bool {
+        self.index.load(Ordering::Acquire) >= index
+    }
+}
