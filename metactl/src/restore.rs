@@ -15,12 +15,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use client::proto::log::Member;
-use member::Recovery;
 use member::state::portable::{PortableError, PortableReader};
 use member::state::snapshot::Restore as Chunks;
 use member::state::{Limits, StateParts};
 use member::wal::{Identity, LogOptions};
-use sha1::{Digest, Sha1};
+use member::{Recovery, identity};
 
 use crate::files::Files;
 use crate::snapshot::{read_pieces, sync_parent};
@@ -125,15 +124,16 @@ impl Restore {
         let members: Vec<Member> = founders
             .iter()
             .map(|(name, urls)| Member {
-                id: member_id(urls, &self.initial_cluster_token),
+                id: identity::member_id(urls, &self.initial_cluster_token),
                 name: name.clone(),
                 peer_urls: urls.clone(),
                 ..Member::default()
             })
             .collect();
+        let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
         let identity = Identity {
-            cluster_id: cluster_id(&members),
-            member_id: member_id(own, &self.initial_cluster_token),
+            cluster_id: identity::cluster_id(&ids),
+            member_id: identity::member_id(own, &self.initial_cluster_token),
         };
         Ok((identity, members))
     }
@@ -233,30 +233,6 @@ fn peer_url(flag: &str, text: &str) -> Result<String> {
     }
     client::Config::new([text]).check().with_context(|| flag.to_owned())?;
     Ok(text.trim_end_matches('/').to_owned())
-}
-
-/// Ids are derived as etcd and the server derive them, so that the same flags name the same member.
-fn member_id(peer_urls: &[String], token: &str) -> u64 {
-    let mut hash = Sha1::new();
-    for url in peer_urls {
-        hash.update(url.as_bytes());
-    }
-    hash.update(token.as_bytes());
-    first_eight(&hash.finalize())
-}
-
-fn cluster_id(members: &[Member]) -> u64 {
-    let mut ids: Vec<u64> = members.iter().map(|member| member.id).collect();
-    ids.sort_unstable();
-    let mut hash = Sha1::new();
-    for id in ids {
-        hash.update(id.to_be_bytes());
-    }
-    first_eight(&hash.finalize())
-}
-
-fn first_eight(digest: &[u8]) -> u64 {
-    digest.iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use crate::backend::{BackendWriter, Generations};
 use crate::config::{ClusterState, Config, texts};
 use crate::disk::{DataDir, DataDirError, OsDisk};
 use crate::door::Identity;
-use crate::identity;
 use crate::metrics::Metrics;
 use crate::node::{AppliedSink, Fatal, Node, NodeInbound, Parts, SnapshotDoor, addresses};
 use crate::peers::{
@@ -217,7 +216,7 @@ async fn found_or_join(
             .map(|founder| {
                 let peer_urls = texts(&founder.peer_urls);
                 MemberRow {
-                    id: identity::member_id(&peer_urls, token),
+                    id: member::identity::member_id(&peer_urls, token),
                     name: founder.name.clone(),
                     peer_urls,
                     ..MemberRow::default()
@@ -227,7 +226,7 @@ async fn found_or_join(
         let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
         let own = members.iter().find(|member| member.name == config.name);
         let member_id = own.map_or(0, |member| member.id);
-        let identity = wal::Identity { cluster_id: identity::cluster_id(&ids), member_id };
+        let identity = wal::Identity { cluster_id: member::identity::cluster_id(&ids), member_id };
         check_not_bootstrapped(config, identity).await?;
         tracing::info!(
             cluster_id = format!("{:x}", identity.cluster_id),
@@ -247,13 +246,7 @@ async fn found_or_join(
         urls: own_urls.join(","),
         name: config.name.clone(),
     })?;
-    if !own.client_urls.is_empty() {
-        // It has been here before, and what it promised is gone with its data.
-        return Err(BootError::AlreadyBootstrapped {
-            name: config.name.clone(),
-            member_id: own.id,
-        });
-    }
+    check_not_seen(config, own)?;
     let identity = wal::Identity { cluster_id: cluster.cluster_id, member_id: own.id };
     tracing::info!(
         cluster_id = format!("{:x}", identity.cluster_id),
@@ -276,8 +269,7 @@ async fn fetch_cluster(config: &Config) -> Result<RemoteCluster, BootError> {
     fetched.map_err(|error| BootError::Fetch(error.to_string()))
 }
 
-/// A founder that the running cluster has already seen has lost its data, its votes among them: under
-/// its old id it could vote twice in a term and undo what was acknowledged.
+/// The same of a founder, as far as there is a running cluster to ask.
 async fn check_not_bootstrapped(config: &Config, identity: wal::Identity) -> Result<(), BootError> {
     let others = other_urls(config)?;
     if others.is_empty() {
@@ -285,17 +277,20 @@ async fn check_not_bootstrapped(config: &Config, identity: wal::Identity) -> Res
     }
     // Nobody answers: the cluster is only just being founded.
     let Ok(cluster) = fetch_members(&others).await else { return Ok(()) };
-    let seen = cluster
-        .members
-        .iter()
-        .any(|member| member.id == identity.member_id && !member.client_urls.is_empty());
-    if cluster.cluster_id == identity.cluster_id && seen {
-        return Err(BootError::AlreadyBootstrapped {
-            name: config.name.clone(),
-            member_id: identity.member_id,
-        });
+    let own = cluster.members.iter().find(|member| member.id == identity.member_id);
+    match own {
+        Some(own) if cluster.cluster_id == identity.cluster_id => check_not_seen(config, own),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// A member that the running cluster has already seen has lost its data, its votes among them: under
+/// its old id it could vote twice in a term and undo what was acknowledged.
+fn check_not_seen(config: &Config, own: &MemberRow) -> Result<(), BootError> {
+    if own.client_urls.is_empty() {
+        return Ok(());
+    }
+    Err(BootError::AlreadyBootstrapped { name: config.name.clone(), member_id: own.id })
 }
 
 fn same_urls(left: &[String], right: &[String]) -> bool {

@@ -20,7 +20,6 @@ mod fake;
 pub mod fanout;
 mod figures;
 pub mod http;
-pub mod identity;
 mod inbox;
 pub mod metrics;
 pub mod node;

@@ -35,7 +35,7 @@ const TRANSFER_ELECTIONS: u32 = 3;
 /// Who leads, and how that came about, as the raft thread tells it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Led {
-    pub(crate) leadership: Leadership,
+    pub(crate) leader: Option<u64>,
     /// It is this member.
     pub(crate) is_leader: bool,
     /// How often a leader was lost or another found since the start.
@@ -223,7 +223,7 @@ impl Handle {
         let disconnected = |leader| self.peers.link_state(leader) == Some(LinkState::Disconnected);
         if now.changes != began.changes {
             RequestError::TimeoutLeaderFailure
-        } else if now.leadership.leader.is_some_and(disconnected) {
+        } else if now.leader.is_some_and(disconnected) {
             RequestError::TimeoutConnectionLost
         } else {
             RequestError::Timeout
@@ -440,7 +440,7 @@ impl Door for Handle {
         }
         let moved = async {
             receiver.await.map_err(|_| RequestError::Stopped)??;
-            let done = led.wait_for(|now| now.leadership.leader.is_some() && !now.is_leader).await;
+            let done = led.wait_for(|now| now.leader.is_some() && !now.is_leader).await;
             done.map(drop).map_err(|_| RequestError::Stopped)
         };
         tokio::time::timeout(TRANSFER_ELECTIONS * shared.election_timeout, moved)

@@ -30,6 +30,7 @@
 mod apply;
 mod boot;
 mod door;
+pub mod identity;
 mod lease_clock;
 mod log_worker;
 mod membership;

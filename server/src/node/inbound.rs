@@ -6,8 +6,8 @@ use bytes::Bytes;
 use member::Input;
 use proto::log::Member;
 use proto::peer::{
-    Accepted, Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply,
-    leader_reply, leader_request,
+    Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply, leader_reply,
+    leader_request,
 };
 use tonic::Status;
 
@@ -53,7 +53,7 @@ impl NodeInbound {
                 Ok(leader_reply::Reply::ReadIndex(ReadIndexReply { index }))
             }
             leader_request::Call::MemberPromote(_) | leader_request::Call::ReadIndex(_) => {
-                Ok(leader_reply::Reply::Accepted(Accepted {}))
+                Err(RequestError::Other(String::from("this member does not answer that question")))
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply, consensus};
 
 use super::Fatal;
-use crate::door::{Leadership, NodeStatus, PeerStatus};
+use crate::door::{NodeStatus, PeerStatus};
 use crate::metrics::Metrics;
 use crate::peers::{LinkState, Peers};
 use crate::propose::{Led, Shared};
@@ -111,17 +111,17 @@ impl RaftThread {
             is_leader = new.is_leader,
             "leadership"
         );
-        let is_learner = self.shared.leadership.borrow().is_learner;
-        if new.leader.is_some() && new.leader != self.shared.led.borrow().leadership.leader {
+        if new.leader.is_some() && new.leader != self.shared.led.borrow().leader {
             self.metrics.leader_changes.inc();
         }
-        let leadership = Leadership { leader: new.leader, term: new.term, is_learner };
         self.shared.led.send_modify(|held| {
-            let changes = held.changes + u64::from(new.leader != held.leadership.leader);
-            *held = Led { leadership, is_leader: new.is_leader, changes };
+            let changes = held.changes + u64::from(new.leader != held.leader);
+            *held = Led { leader: new.leader, is_leader: new.is_leader, changes };
         });
+        // Whether this member learns is for apply to say.
         self.shared.leadership.send_modify(|held| {
-            *held = Leadership { is_learner: held.is_learner, ..leadership };
+            held.leader = new.leader;
+            held.term = new.term;
         });
     }
 
