@@ -1,0 +1,653 @@
+//! The `MetaStore` resource: what a user writes, and what the operator reports.
+//!
+//! The definition that clusters are given is generated from these types ([`definition`]). What a user
+//! can get wrong is refused by the API server through the rules here, each with what to do instead.
+
+#![expect(unreachable_pub, reason = "the derive of schemas puts the types into modules of its own")]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
+    TopologySpreadConstraint,
+};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Group of the resource.
+pub const GROUP: &str = "metastore.io";
+/// Most voters a cluster may have: with each more the quorum grows and writes get slower.
+pub const REPLICAS_MAX: i32 = 9;
+/// Longest name of a MetaStore: the names of pods, claims and services are made of it.
+pub const NAME_CHARS_MAX: usize = 40;
+
+/// A cluster of MetaStore members. `spec: {}` is three members of eight GiB each.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "metastore.io",
+    version = "v1alpha1",
+    kind = "MetaStore",
+    plural = "metastores",
+    shortname = "ms",
+    category = "all",
+    namespaced,
+    status = "MetaStoreStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "A cluster of MetaStore members: a metadata store that speaks etcd's v3 API.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Members that serve, of those wanted"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader", description = "Pod of the member that leads"),
+    printcolumn(name = "RTT", type_ = "string", json_path = ".status.rtt", description = "Slowest smoothed round trip between the leader and a voter"),
+    printcolumn(name = "HB", type_ = "string", json_path = ".status.heartbeat", description = "Heartbeat interval in force"),
+    printcolumn(name = "Election", type_ = "string", json_path = ".status.election", description = "Election timeout in force"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that all members run"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Quorum", type_ = "string", json_path = ".status.quorum", description = "Voters in touch, of those needed", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "What the operator is doing or waiting for", priority = 1),
+    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name must begin with a letter, hold only a-z, 0-9 and '-', and be at most 40 characters long: pods and services are named after it")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("has(self.restoreFrom) == has(oldSelf.restoreFrom) && (!has(self.restoreFrom) || self.restoreFrom == oldSelf.restoreFrom)")
+        .message("restoreFrom is read when the cluster is founded and cannot change later: make a new MetaStore to restore another snapshot"),
+    validation = Rule::new("has(self.storage.className) == has(oldSelf.storage.className) && (!has(self.storage.className) || self.storage.className == oldSelf.storage.className)")
+        .message("storage.className cannot change: make a new MetaStore with restoreFrom a snapshot"),
+    validation = Rule::new("self.tls.peer.mode == oldSelf.tls.peer.mode")
+        .message("tls.peer.mode cannot change while members talk to each other: make a new MetaStore with restoreFrom a snapshot")
+)]
+pub struct MetaStoreSpec {
+    /// Members that vote. Odd sizes: an even one tolerates no more failures than the odd one below it.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(max = 9))]
+    #[x_kube(validation = Rule::new("self >= 1")
+        .message("a cluster has at least one member; set spec.hibernate to true to stop all pods and keep the data"))]
+    pub replicas: i32,
+    /// Version to run: the tag of the operator's default image. Absent: that image as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub version: Option<String>,
+    /// Image to run instead of the operator's default, with its tag or digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// When to pull the image: Always, IfNotPresent or Never.
+    #[serde(default)]
+    pub image_pull_policy: PullPolicy,
+    /// Secrets for pulling it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Where each member keeps its data.
+    #[serde(default)]
+    pub storage: StorageSpec,
+    /// Begin with the content of a snapshot instead of empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_from: Option<RestoreSpec>,
+    /// Requests and limits of each member. A limit of CPU slows elections down: better none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// What to add to the pods.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
+    /// Encryption of what clients and members say.
+    #[serde(default)]
+    pub tls: TlsSpec,
+    /// Options of the server.
+    #[serde(default)]
+    pub server: ServerSpec,
+    /// Timing and batching of the consensus.
+    #[serde(default)]
+    pub raft: RaftSpec,
+    /// Objects for Prometheus' operator.
+    #[serde(default)]
+    pub monitoring: MonitoringSpec,
+    /// Who may reach the members.
+    #[serde(default)]
+    pub network_policy: NetworkPolicySpec,
+    /// Stop all pods and keep data and membership; false wakes the cluster again.
+    #[serde(default)]
+    pub hibernate: bool,
+    /// Let the operator only look and report.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+fn default_replicas() -> i32 {
+    3
+}
+
+/// When an image is pulled.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "Kubernetes' own words")]
+pub enum PullPolicy {
+    Always,
+    #[default]
+    IfNotPresent,
+    Never,
+}
+
+/// The volume of a member.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StorageSpec {
+    /// Size of each member's volume. It can grow where the storage class allows.
+    #[serde(default = "default_size")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(
+        validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
+            .message("storage.size is a quantity above zero, such as 8Gi"),
+        validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0")
+            .message("storage.size cannot shrink, for volumes cannot: make a new MetaStore with restoreFrom a snapshot")
+    )]
+    pub size: String,
+    /// Storage class. Absent: the cluster's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class_name: Option<String>,
+    /// What becomes of the volume of a member that scaling in has removed.
+    #[serde(default = "default_on_scale_in")]
+    pub on_scale_in: Retention,
+    /// What becomes of the volumes when the MetaStore is deleted.
+    #[serde(default = "default_on_delete")]
+    pub on_delete: Retention,
+}
+
+fn default_size() -> String {
+    "8Gi".to_owned()
+}
+
+fn default_on_scale_in() -> Retention {
+    Retention::Delete
+}
+
+fn default_on_delete() -> Retention {
+    Retention::Retain
+}
+
+impl Default for StorageSpec {
+    fn default() -> Self {
+        StorageSpec {
+            size: default_size(),
+            class_name: None,
+            on_scale_in: default_on_scale_in(),
+            on_delete: default_on_delete(),
+        }
+    }
+}
+
+/// What becomes of a volume that is no longer used.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retention {
+    /// It stays.
+    Retain,
+    /// It goes.
+    Delete,
+}
+
+/// A snapshot file on a volume.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RestoreSpec {
+    /// Claim of the volume that holds the file, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+    /// The file's path on that volume.
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.split('/').exists(part, part == '..')")
+        .message("restoreFrom.path is relative to the volume's root and holds no '..'"))]
+    pub path: String,
+    /// Go on so many revisions later than the snapshot, so that what clients saw since never repeats.
+    #[serde(default = "default_bump")]
+    #[schemars(range(min = 0))]
+    pub bump_revision: i64,
+}
+
+fn default_bump() -> i64 {
+    1_000_000_000
+}
+
+/// What to add to the pods.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodTemplate {
+    /// Annotations to add.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Labels to add. Those that the operator sets win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Replaces the default: pods of one cluster prefer different nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// Taints to tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub tolerations: Vec<Toleration>,
+    /// Labels that nodes must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Replaces the default: spread over zones where that is possible.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// Priority class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+    /// Replaces the default: user, group and fsGroup 65532, non-root, seccomp RuntimeDefault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<PodSecurityContext>,
+    /// Seconds a pod may take to hand over leadership and to stop.
+    #[serde(default = "default_grace")]
+    #[schemars(range(min = 10, max = 3600))]
+    pub termination_grace_period_seconds: i64,
+}
+
+fn default_grace() -> i64 {
+    60
+}
+
+/// Encryption, for the client port and the peer port apart.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsSpec {
+    /// The port that clients use.
+    #[serde(default)]
+    pub client: ClientTls,
+    /// The port that members use among themselves; certificates are always asked of both sides.
+    #[serde(default)]
+    pub peer: PeerTls,
+}
+
+/// Where certificates come from.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// No encryption.
+    #[default]
+    None,
+    /// The operator has a certificate authority for the cluster, and renews what it issues.
+    SelfSigned,
+    /// cert-manager issues, by issuerRef.
+    CertManager,
+    /// Secrets that the user keeps, with tls.crt, tls.key and ca.crt.
+    Secret,
+}
+
+/// TLS of the client port.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.mode != 'Secret' || has(self.secretName)")
+        .message("tls.client.mode Secret needs secretName: a Secret with tls.crt, tls.key and ca.crt"),
+    validation = Rule::new("self.mode != 'Secret' || !self.clientAuth || has(self.operatorSecretName)")
+        .message("tls.client.mode Secret with clientAuth needs operatorSecretName: a Secret with the certificate the operator shows to members"),
+    validation = Rule::new("self.mode != 'CertManager' || has(self.issuerRef)")
+        .message("tls.client.mode CertManager needs issuerRef"),
+    validation = Rule::new("self.mode != 'None' || !self.clientAuth")
+        .message("tls.client.clientAuth needs a tls.client.mode other than None")
+)]
+pub struct ClientTls {
+    /// Where the certificates come from.
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// Demand a certificate of every client.
+    #[serde(default)]
+    pub client_auth: bool,
+    /// Mode Secret: the members' certificate on the client port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
+    /// Mode Secret with clientAuth: the certificate that the operator shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub operator_secret_name: Option<String>,
+    /// Mode CertManager: who issues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_ref: Option<IssuerRef>,
+}
+
+/// TLS of the peer port.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.mode != 'Secret' || has(self.secretName)")
+        .message("tls.peer.mode Secret needs secretName: a Secret with tls.crt, tls.key and ca.crt"),
+    validation = Rule::new("self.mode != 'CertManager' || has(self.issuerRef)")
+        .message("tls.peer.mode CertManager needs issuerRef")
+)]
+pub struct PeerTls {
+    /// Where the certificates come from.
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// Mode Secret: the members' certificate among themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
+    /// Mode CertManager: who issues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_ref: Option<IssuerRef>,
+}
+
+/// An issuer of cert-manager. It must give certificates with a `ca.crt`.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IssuerRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Issuer or ClusterIssuer, or another issuer's kind.
+    #[serde(default = "default_issuer_kind")]
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// Its group.
+    #[serde(default = "default_issuer_group")]
+    #[schemars(length(min = 1, max = 253))]
+    pub group: String,
+}
+
+fn default_issuer_kind() -> String {
+    "Issuer".to_owned()
+}
+
+fn default_issuer_group() -> String {
+    "cert-manager.io".to_owned()
+}
+
+/// Options of the server. What is absent is the server's default.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServerSpec {
+    /// Size of the state beyond which only deletions and compactions are taken, such as 2Gi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
+        .message("server.quota is a quantity above zero, such as 2Gi"))]
+    pub quota: Option<String>,
+    /// Compaction of history by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_compaction: Option<AutoCompaction>,
+    /// Entries of the log between two snapshots. Absent: by size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub snapshot_count: Option<i64>,
+    /// Largest request, such as 1536Ki.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
+        .message("server.maxRequestSize is a quantity above zero, such as 1536Ki"))]
+    pub max_request_size: Option<String>,
+    /// Most operations in a transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_txn_ops: Option<i64>,
+    /// Most streams on a connection at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_concurrent_streams: Option<i64>,
+    /// How much is logged: debug, info, warn or error.
+    #[serde(default)]
+    pub log_level: LogLevel,
+}
+
+/// How much is logged.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the words of the flag")]
+pub enum LogLevel {
+    Debug,
+    #[default]
+    Info,
+    Warn,
+    Error,
+}
+
+/// Compaction of history by itself.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.mode == 'periodic' ? self.retention.matches('^([0-9]+(h|m|s))+$|^[0-9]+$') : self.retention.matches('^[0-9]+$')")
+    .message("server.autoCompaction.retention is a duration such as 1h30m in mode periodic, and a number of revisions in mode revision"))]
+pub struct AutoCompaction {
+    /// By age, or by number of revisions.
+    pub mode: CompactionMode,
+    /// What to keep: a duration such as 1h, or a number of revisions.
+    #[schemars(length(min = 1, max = 32))]
+    pub retention: String,
+}
+
+/// What history is measured by.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the words of the flag")]
+pub enum CompactionMode {
+    Periodic,
+    Revision,
+}
+
+/// Timing and batching, fixed. A change is carried out by a rolling restart.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.electionTimeoutMs >= 5 * self.heartbeatIntervalMs")
+    .message("raft.electionTimeoutMs must be at least 5 times raft.heartbeatIntervalMs, or a single late heartbeat starts an election"))]
+pub struct RaftSpec {
+    /// Milliseconds between heartbeats of the leader.
+    #[serde(default = "default_heartbeat")]
+    #[schemars(range(min = 5, max = 10_000))]
+    pub heartbeat_interval_ms: i64,
+    /// Milliseconds without a leader after which a follower stands for election.
+    #[serde(default = "default_election")]
+    #[schemars(range(min = 50, max = 50_000))]
+    pub election_timeout_ms: i64,
+    /// How client commands are gathered into one entry of the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchSpec>,
+}
+
+fn default_heartbeat() -> i64 {
+    100
+}
+
+fn default_election() -> i64 {
+    1000
+}
+
+impl Default for RaftSpec {
+    fn default() -> Self {
+        RaftSpec {
+            heartbeat_interval_ms: default_heartbeat(),
+            election_timeout_ms: default_election(),
+            batch: None,
+        }
+    }
+}
+
+/// How commands are gathered.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BatchSpec {
+    /// Most commands in an entry; 1 turns batching off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_commands: Option<i64>,
+    /// Longest wait for more commands in microseconds; 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub max_wait_us: Option<i64>,
+}
+
+/// Objects for Prometheus' operator.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MonitoringSpec {
+    /// Which object tells Prometheus where the metrics are.
+    #[serde(default)]
+    pub monitor: Monitor,
+    /// Labels that Prometheus selects it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Time between scrapes, such as 15s. Absent: as Prometheus is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9]+(ms|s|m)$"), length(max = 16))]
+    pub interval: Option<String>,
+}
+
+/// Which object tells Prometheus where the metrics are.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "Prometheus' operator's own words")]
+pub enum Monitor {
+    #[default]
+    None,
+    ServiceMonitor,
+    PodMonitor,
+}
+
+/// Who may reach the members.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkPolicySpec {
+    /// Make one: the peer port for members only, client and metrics ports as `clients` says.
+    #[serde(default = "default_true")]
+    pub enabled: bool,
+    /// Pods, in the same namespace, that may use the client port, by label. Empty: every pod anywhere.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub client_labels: BTreeMap<String, String>,
+}
+
+impl Default for NetworkPolicySpec {
+    fn default() -> Self {
+        NetworkPolicySpec { enabled: true, client_labels: BTreeMap::new() }
+    }
+}
+
+fn default_true() -> bool {
+    true
+}
+
+/// What the operator reports.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MetaStoreStatus {
+    /// The generation of the spec that all below is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Id of the cluster in hexadecimal. Once set, no member ever founds a cluster again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// Pods there are.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Selects the pods, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// "2/3": members that serve, of those wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+    /// Pod of the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// "0.7ms": the slowest smoothed round trip between the leader and a voter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt: Option<String>,
+    /// Heartbeat interval in force on the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<String>,
+    /// Election timeout in force on the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub election: Option<String>,
+    /// The version that all members run, or "old, new" while a roll is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// "3/2": voters in touch with the leader, of those a quorum needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<String>,
+    /// One word on what the operator does or waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Available, Progressing, Degraded, QuorumLost, EvenSize.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// Each member.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberStatus>,
+    /// What is being carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
+    /// When a member whose data was damaged was last replaced: the next waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_replacement: Option<String>,
+}
+
+/// One member.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its pod, or the name it was added with.
+    pub name: String,
+    /// Its id in hexadecimal.
+    pub id: String,
+    /// leader, voter, learner, or unknown to the operator ("foreign").
+    pub role: String,
+    /// Whether it serves.
+    pub ready: bool,
+    /// What it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Entries of the log that the leader has committed and it has not applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<i64>,
+    /// Smoothed round trip to the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt: Option<String>,
+    /// Uid of the claim its data is on. Another claim under the same name means that the data is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim_uid: Option<String>,
+}
+
+/// What is being carried out, so that whoever reads it, an operator that was just started among them,
+/// knows why the cluster looks as it does.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Operation {
+    /// What.
+    pub kind: OperationKind,
+    /// How far: the last step that was decided on.
+    pub phase: String,
+    /// The member it is about, by pod name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
+    /// Its id in hexadecimal, where it matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_id: Option<String>,
+    /// Since when.
+    pub since: String,
+}
+
+/// Kinds of operations.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord,
+)]
+#[allow(missing_docs, reason = "the words say it")]
+pub enum OperationKind {
+    Bootstrap,
+    Restore,
+    ScaleOut,
+    ScaleIn,
+    Replace,
+    Roll,
+    Hibernate,
+    Wake,
+    Expand,
+}
+
+/// The definition for the API server.
+pub fn definition() -> CustomResourceDefinition {
+    MetaStore::crd()
+}

@@ -1,0 +1,10 @@
+//! The keeper of MetaStore clusters on Kubernetes.
+//!
+//! One pass over one resource: `observe` reads the resource, its objects and every member into one
+//! plain value ([`observed::Observed`]); [`plan::plan`] is pure and says what to do next, at most one
+//! step of it disruptive; `act` is the only writer. What was begun is told from what is there, not
+//! from memory, so an operator that is killed between any two steps goes on where it was.
+
+pub mod crd;
+pub mod observed;
+pub mod plan;

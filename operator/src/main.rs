@@ -1,0 +1,3 @@
+//! `metastore-operator`: keeps MetaStore clusters as their resources say.
+
+fn main() {}

@@ -1,0 +1,110 @@
+//! What to do next. Pure: from one [`Observed`] to one [`Plan`].
+
+use crate::crd::MetaStoreStatus;
+use crate::observed::{Beginning, Observed, Ordinal};
+
+/// What one pass decides on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// To carry out, in order; a later one only if those before it succeeded. At most one is
+    /// [disruptive](Step::is_disruptive), and it is the last.
+    pub steps: Vec<Step>,
+    /// What to report. Equal to the status there is where nothing has changed.
+    pub status: MetaStoreStatus,
+    /// What to tell, for `kubectl describe`.
+    pub events: Vec<Event>,
+    /// Look again after so many seconds, whatever happens.
+    pub again_s: u32,
+}
+
+/// One thing to do. Each may be done twice, or be cut short and done again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Bring services, budgets, policies, secrets and monitors to what the spec wants.
+    ApplyChildren,
+    /// Bring the StatefulSet to so many pods, that begin like this on empty directories.
+    ApplyWorkload {
+        /// Pods.
+        replicas: i32,
+        /// How they begin.
+        beginning: Beginning,
+    },
+    /// Ask a claim for more bytes.
+    ExpandClaim {
+        /// Of whom.
+        ordinal: Ordinal,
+        /// How many.
+        bytes: i64,
+    },
+    /// Put a row for a pod to come into the member table, without a vote.
+    AddLearner {
+        /// For whom.
+        ordinal: Ordinal,
+    },
+    /// Give a learner its vote.
+    Promote {
+        /// Who.
+        member_id: u64,
+    },
+    /// Ask the leader to hand over.
+    MoveLeader {
+        /// The leader's pod.
+        from: Ordinal,
+        /// To whom.
+        to: u64,
+    },
+    /// Take a row out of the member table.
+    RemoveMember {
+        /// Whose.
+        member_id: u64,
+    },
+    /// Delete one pod, this one only; its set makes it anew.
+    DeletePod {
+        /// Which.
+        ordinal: Ordinal,
+        /// This one.
+        uid: String,
+    },
+    /// Delete one claim, this one only.
+    DeleteClaim {
+        /// Whose.
+        ordinal: Ordinal,
+        /// This one.
+        uid: String,
+    },
+}
+
+impl Step {
+    /// Whether it takes something from the cluster: a leader, a member, a pod, data. Such a step is
+    /// decided on twice, the second time from what the API server and the members said just then.
+    pub fn is_disruptive(&self) -> bool {
+        match self {
+            Step::ApplyChildren
+            | Step::ExpandClaim { .. }
+            | Step::AddLearner { .. }
+            | Step::Promote { .. } => false,
+            // It may have fewer pods.
+            Step::ApplyWorkload { .. }
+            | Step::MoveLeader { .. }
+            | Step::RemoveMember { .. }
+            | Step::DeletePod { .. }
+            | Step::DeleteClaim { .. } => true,
+        }
+    }
+}
+
+/// Something that happened, or that the user has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// To be acted on by somebody, or only told.
+    pub warning: bool,
+    /// In CamelCase, from a fixed set.
+    pub reason: &'static str,
+    /// One sentence.
+    pub note: String,
+}
+
+/// Decides.
+pub fn plan(observed: &Observed) -> Plan {
+    Plan { status: observed.object.status.clone().unwrap_or_default(), ..Plan::default() }
+}
