@@ -4,6 +4,8 @@
 
 mod bench;
 mod chores;
+mod generated;
+mod image;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -16,6 +18,8 @@ cargo xtask fix              format, and what clippy can mend by itself
 cargo xtask sim SEED         replay one simulated cluster, bit for bit
 cargo xtask swarm N          simulate N clusters, each from a seed of its own
 cargo xtask bench-vs-etcd    measure beside etcd, alternating; writes docs/benchmarks.md (--help: how)
+cargo xtask gen [--check]    write what is written from other files: Dockerfile, CRD, table of values
+cargo xtask image            container images without Docker, as archives (--help: how)
 cargo xtask help             this
 ";
 
@@ -42,8 +46,11 @@ fn run(arguments: &[String]) -> Result<()> {
         ("swarm", [count, rest @ ..]) => chores::sim("swarm", count, rest),
         ("sim" | "swarm", []) => bail!("{chore}: a number is missing"),
         ("bench-vs-etcd", rest) => bench::run(rest),
+        ("gen", []) => generated::run(false),
+        ("gen", [check]) if check == "--check" => generated::run(true),
+        ("image", rest) => image::run(rest),
         ("help" | "--help" | "-h", _) => Ok(std::io::stdout().write_all(HELP.as_bytes())?),
-        ("verify" | "fix", [surplus, ..]) => bail!("{chore}: what is {surplus:?} for?"),
+        ("verify" | "fix" | "gen", [surplus, ..]) => bail!("{chore}: what is {surplus:?} for?"),
         _ => bail!("{chore}: no such chore (see cargo xtask help)"),
     }
 }

@@ -1,0 +1,130 @@
+//! `cargo xtask gen`: files of the repository that are written from others. With `--check` nothing is
+//! written; a file that is not what it should be is an error.
+//!
+//! * `Dockerfile`, from `images/manifest.toml`
+//! * `charts/metastore/generated/metastores.yaml`, from the operator's types
+//! * the table of values in the chart's README, from its `values.schema.json`
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail, ensure};
+use images::{Manifest, dockerfile};
+use serde_json::Value;
+
+use crate::chores::{cargo, root};
+
+const CRD: &str = "charts/metastore/generated/metastores.yaml";
+const SCHEMA: &str = "charts/metastore/values.schema.json";
+const README: &str = "charts/metastore/README.md";
+const TABLE_BEGINS: &str = "<!-- values: written by cargo xtask gen from values.schema.json -->\n";
+const TABLE_ENDS: &str = "<!-- values end -->\n";
+
+/// Writes the files, or compares them.
+pub(crate) fn run(check: bool) -> Result<()> {
+    let root = root();
+    let mut stale = Vec::new();
+    for (path, text) in
+        [(dockerfile::PATH, dockerfile(&root)?), (README, readme(&root)?), (CRD, definition()?)]
+    {
+        let file = root.join(path);
+        if std::fs::read_to_string(&file).unwrap_or_default() == text {
+            continue;
+        }
+        if check {
+            stale.push(path);
+        } else {
+            std::fs::create_dir_all(file.parent().expect("a file of the repository"))?;
+            std::fs::write(&file, text).with_context(|| path.to_owned())?;
+            writeln!(std::io::stdout(), "{path}: written")?;
+        }
+    }
+    if !stale.is_empty() {
+        bail!("{}: not what it is written from says (cargo xtask gen)", stale.join(", "));
+    }
+    Ok(())
+}
+
+fn dockerfile(root: &Path) -> Result<String> {
+    let toolchain = std::fs::read_to_string(root.join("rust-toolchain.toml"))?;
+    let version = toolchain
+        .lines()
+        .find_map(|line| line.strip_prefix("channel = \"")?.strip_suffix('"'))
+        .context("rust-toolchain.toml: no channel")?;
+    Ok(dockerfile::render(&Manifest::read(root)?, version))
+}
+
+/// The operator says it itself.
+fn definition() -> Result<String> {
+    let arguments =
+        ["run", "--quiet", "-p", "operator", "--bin", "metastore-operator", "--", "crd"];
+    let output = cargo(&arguments).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "metastore-operator crd: {}", output.status);
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(text.contains("CustomResourceDefinition"), "metastore-operator crd: no definition");
+    Ok(text)
+}
+
+fn readme(root: &Path) -> Result<String> {
+    let schema = std::fs::read_to_string(root.join(SCHEMA)).context(SCHEMA)?;
+    let schema: Value = serde_json::from_str(&schema).context(SCHEMA)?;
+    let text = std::fs::read_to_string(root.join(README)).context(README)?;
+    let (before, rest) = text.split_once(TABLE_BEGINS).context("README: where is the table?")?;
+    let (_, after) = rest.split_once(TABLE_ENDS).context("README: where does the table end?")?;
+    Ok(format!("{before}{TABLE_BEGINS}{}{TABLE_ENDS}{after}", table(&schema)?))
+}
+
+/// A row for every value of the chart.
+fn table(schema: &Value) -> Result<String> {
+    let mut rows = String::from("| value | default | what it does |\n|---|---|---|\n");
+    collect(schema, schema, "", &mut rows)?;
+    Ok(rows)
+}
+
+fn collect(schema: &Value, at: &Value, path: &str, rows: &mut String) -> Result<()> {
+    let properties =
+        at["properties"].as_object().with_context(|| format!("{path}: no properties"))?;
+    for (name, property) in properties {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let has_parts = property["properties"].is_object() && property.get("default").is_none();
+        if has_parts {
+            collect(schema, property, &path, rows)?;
+            continue;
+        }
+        let said = property["description"].as_str();
+        let said = said.with_context(|| format!("{path}: no description"))?.replace('|', "\\|");
+        let default = property.get("default").with_context(|| format!("{path}: no default"))?;
+        rows.push_str(&format!("| `{path}` | `{default}` | {said} |\n"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dockerfile_is_what_the_manifest_says() {
+        let text = std::fs::read_to_string(root().join(dockerfile::PATH)).unwrap();
+        assert_eq!(text, dockerfile(&root()).unwrap(), "cargo xtask gen");
+    }
+
+    #[test]
+    fn the_chart_s_table_of_values_is_what_its_schema_says() {
+        let text = std::fs::read_to_string(root().join(README)).unwrap();
+        assert_eq!(text, readme(&root()).unwrap(), "cargo xtask gen");
+    }
+
+    #[test]
+    fn the_build_context_has_what_the_build_needs() {
+        let ignored = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
+        let ignored: Vec<_> = ignored.lines().filter(|line| !line.starts_with('#')).collect();
+        for member in ["/Cargo.lock", "/images", "/operator", "/server", "/LICENSE"] {
+            assert!(!ignored.contains(&member.trim_start_matches('/')), "{member} is left out");
+        }
+        for waste in ["target", ".cache", ".git"] {
+            assert!(ignored.contains(&waste), "{waste} is sent along");
+        }
+    }
+}
