@@ -19,7 +19,7 @@ use crate::{dev, keys, show};
 
 /// Operate a MetaStore cluster; everyday keys stay with etcdctl
 #[derive(Debug, Parser)]
-#[command(name = "metactl", version, disable_help_subcommand = true)]
+#[command(name = "metactl", version)]
 pub(crate) struct Cli {
     /// Client addresses of the members, separated by commas
     #[arg(
@@ -127,10 +127,10 @@ impl Cli {
             Command::Status => wait(show::status(&self.client()?, self.json, out)),
             Command::Members => wait(show::members(&self.client()?, self.json, out)),
             Command::Rtt => wait(show::rtt(&self.client()?, &self.config()?, self.json, out)),
-            Command::Get(get) => wait(get.run(&self.client()?, out)),
-            Command::Put(put) => wait(put.run(&self.client()?, out)),
-            Command::Del(del) => wait(del.run(&self.client()?, out)),
-            Command::Watch(watch) => wait(watch.run(&self.client()?, out)),
+            Command::Get(get) => wait(get.run(&self.client()?, self.json, out)),
+            Command::Put(put) => wait(put.run(&self.client()?, self.json, out)),
+            Command::Del(del) => wait(del.run(&self.client()?, self.json, out)),
+            Command::Watch(watch) => wait(watch.run(&self.client()?, self.json, out)),
             Command::Inspect(inspect) => inspect.run(self.json, out),
             Command::Snapshot(Snapshot::Save(save)) => {
                 wait(save.run(&self.client()?, self.json, out))

@@ -54,6 +54,9 @@ pub(crate) struct Restore {
     /// Do not insist on the checksum over the whole file; its parts must still hold
     #[arg(long)]
     skip_hash_check: bool,
+    /// Do nothing if the directory holds a member already, instead of refusing
+    #[arg(long)]
+    if_absent: bool,
 }
 
 impl Restore {
@@ -62,6 +65,16 @@ impl Restore {
             bail!("--bump-revision and --mark-compacted need each other");
         }
         let (identity, members) = self.new_cluster()?;
+        if self.if_absent && self.data_dir.join("member").is_dir() {
+            let shown = self.data_dir.display();
+            if json {
+                let row = serde_json::json!({ "data_dir": shown.to_string(), "restored": false });
+                writeln!(out, "{row}")?;
+            } else {
+                writeln!(out, "{shown}: holds a member already, nothing was restored")?;
+            }
+            return Ok(());
+        }
         self.check_target()?;
         let mut parts = self.read()?;
         if self.bump_revision > 0 {
@@ -183,6 +196,10 @@ impl Restore {
         if let Some(parent) = parent {
             fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
         }
+        if self.if_absent && part.is_dir() {
+            // Of a run that was killed; whoever restores where there is nothing yet restores again.
+            fs::remove_dir_all(&part).with_context(|| part.display().to_string())?;
+        }
         DirBuilder::new().mode(0o700).create(&part).with_context(|| part.display().to_string())?;
         let files = Files::new_directory(&part);
         let recovery = Recovery {
@@ -228,10 +245,11 @@ fn parse_cluster(text: &str) -> Result<BTreeMap<String, Vec<String>>> {
 
 /// A URL that a member can be reached at, or an error that names the flag.
 fn peer_url(flag: &str, text: &str) -> Result<String> {
-    if !text.starts_with("http://") {
-        bail!("{flag} {text}: must be http://HOST:PORT");
-    }
-    client::Config::new([text]).check().with_context(|| flag.to_owned())?;
+    let address = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let Some(address) = address else {
+        bail!("{flag} {text}: must be http://HOST:PORT or https://HOST:PORT");
+    };
+    client::Config::new([address]).check().with_context(|| flag.to_owned())?;
     Ok(text.trim_end_matches('/').to_owned())
 }
 
@@ -264,6 +282,7 @@ pub(crate) mod tests {
             bump_revision: 0,
             mark_compacted: false,
             skip_hash_check: false,
+            if_absent: false,
         }
     }
 
@@ -361,6 +380,34 @@ pub(crate) mod tests {
         assert!(failure(&restore).contains("SHA-256"));
         assert!(!data_dir.exists());
         restore.skip_hash_check = true;
+        restore.run(false, &mut Vec::new()).unwrap();
+        assert!(data_dir.exists());
+    }
+
+    #[test]
+    fn a_member_that_is_there_already_is_left_alone_if_asked_and_a_killed_run_begins_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (saved, data_dir) = (saved(directory.path()), directory.path().join("data"));
+        let mut restore = restore(&saved, &data_dir);
+        restore.if_absent = true;
+        let unfinished = directory.path().join("data.part");
+        fs::create_dir_all(unfinished.join("member")).unwrap();
+        restore.run(false, &mut Vec::new()).unwrap();
+        assert!(!unfinished.exists());
+        assert_eq!(recovered(&data_dir).state.members().len(), 1);
+        let mut said = Vec::new();
+        restore.run(false, &mut said).unwrap();
+        assert!(String::from_utf8(said).unwrap().contains("nothing was restored"));
+        restore.if_absent = false;
+        assert!(failure(&restore).contains("not empty"));
+    }
+
+    #[test]
+    fn peer_urls_may_be_encrypted_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let (saved, data_dir) = (saved(directory.path()), directory.path().join("data"));
+        let mut restore = restore(&saved, &data_dir);
+        restore.initial_advertise_peer_urls = "https://demo-0.demo-peers:2380".into();
         restore.run(false, &mut Vec::new()).unwrap();
         assert!(data_dir.exists());
     }

@@ -35,6 +35,33 @@ fn keys_are_written_read_and_deleted() {
 }
 
 #[test]
+fn json_is_a_line_for_each_answer() {
+    let store = start();
+    let line = |arguments: &[&str]| -> Value {
+        let said = good(&store, &[&["--json"][..], arguments].concat());
+        serde_json::from_str(&said).unwrap()
+    };
+    let put = line(&["put", "a", "one"]);
+    let got = line(&["get", "a"]);
+    assert_eq!(got["count"], 1);
+    assert_eq!(got["kvs"][0]["key"], "a");
+    assert_eq!(got["kvs"][0]["value"], "one");
+    assert_eq!(got["kvs"][0]["mod_revision"], put["revision"]);
+    assert_eq!(line(&["del", "a"])["deleted"], 1);
+}
+
+#[test]
+fn a_watch_on_an_address_where_nobody_is_ends_with_an_error() {
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let output = metactl(&["--endpoints", &nobody, "--timeout", "0.5", "watch", "a"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&nobody), "{}", text(&output.stderr));
+}
+
+#[test]
 fn an_endpoint_that_fails_does_not_hide_the_others() {
     let store = start();
     let nobody = {
