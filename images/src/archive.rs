@@ -108,7 +108,7 @@ impl Image {
         let layer = self.layer()?;
         let layer_digest = Digest::of(&layer);
 
-        let config = self.config(layer_digest)?.to_string().into_bytes();
+        let config = canonical(&self.config(layer_digest)?);
         let config_digest = Digest::of(&config);
 
         let manifest = json!({
@@ -118,7 +118,7 @@ impl Image {
             "layers": [descriptor(LAYER, layer_digest, layer.len())],
             "annotations": self.labels,
         });
-        let manifest = manifest.to_string().into_bytes();
+        let manifest = canonical(&manifest);
         let digest = Digest::of(&manifest);
 
         let mut described = descriptor(MANIFEST, digest, manifest.len());
@@ -143,8 +143,8 @@ impl Image {
         for (digest, bytes) in blobs {
             archive.file(&digest.blob(), 0o644, (0, 0), bytes)?;
         }
-        archive.file("index.json", 0o644, (0, 0), index.to_string().as_bytes())?;
-        archive.file("manifest.json", 0o644, (0, 0), docker.to_string().as_bytes())?;
+        archive.file("index.json", 0o644, (0, 0), &canonical(&index))?;
+        archive.file("manifest.json", 0o644, (0, 0), &canonical(&docker))?;
         archive.file("oci-layout", 0o644, (0, 0), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         archive.finish()?;
         Ok(digest)
@@ -215,6 +215,23 @@ impl Image {
 
 fn descriptor(media_type: &str, digest: Digest, size: usize) -> Value {
     json!({ "mediaType": media_type, "digest": digest.to_string(), "size": size })
+}
+
+/// JSON with its keys sorted. serde_json keeps the order of insertion instead if any package that it is
+/// built with asks for that, and the digest must not depend on who else is in the workspace.
+fn canonical(value: &Value) -> Vec<u8> {
+    fn sorted(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let keys: BTreeMap<_, _> =
+                    map.iter().map(|(key, value)| (key.clone(), sorted(value))).collect();
+                Value::Object(keys.into_iter().collect())
+            }
+            Value::Array(values) => values.iter().map(sorted).collect(),
+            _ => value.clone(),
+        }
+    }
+    sorted(value).to_string().into_bytes()
 }
 
 /// A tar file whose headers hold nothing of the machine it is written on.

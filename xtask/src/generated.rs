@@ -5,6 +5,7 @@
 //! * `charts/metastore/generated/metastores.yaml`, from the operator's types
 //! * the table of values in the chart's README, from its `values.schema.json`
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
@@ -85,12 +86,16 @@ fn table(schema: &Value) -> Result<String> {
 fn collect(schema: &Value, at: &Value, path: &str, rows: &mut String) -> Result<()> {
     let properties =
         at["properties"].as_object().with_context(|| format!("{path}: no properties"))?;
-    for (name, property) in properties {
+    // By name: serde_json's own order depends on what else is built with it.
+    for (name, property) in properties.iter().collect::<BTreeMap<_, _>>() {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         let has_parts = property["properties"].is_object() && property.get("default").is_none();
         if has_parts {
             collect(schema, property, &path, rows)?;
             continue;
+        }
+        if path == "global" {
+            continue; // Helm's own
         }
         let said = property["description"].as_str();
         let said = said.with_context(|| format!("{path}: no description"))?.replace('|', "\\|");
