@@ -69,7 +69,9 @@ pub(crate) struct Route {
 
 impl Caller {
     pub(crate) fn new(config: Config) -> Result<Self> {
-        let links = config.parse()?.into_iter().map(Link::new).collect();
+        let tls = config.ready_tls()?;
+        let endpoints = config.parse()?.into_iter();
+        let links = endpoints.map(|endpoint| Link::new(endpoint, tls.clone())).collect();
         Ok(Caller { config, links, turn: AtomicUsize::new(0) })
     }
 }

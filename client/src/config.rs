@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::tls::{Ready, Tls};
 
 /// Most endpoints one client takes.
 pub const ENDPOINTS_MAX: usize = 64;
@@ -38,10 +39,12 @@ pub struct Config {
     pub(crate) request_timeout: Duration,
     pub(crate) require_leader: bool,
     pub(crate) retry: RetryPolicy,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Config {
-    /// `host:port` or `http://host:port`, one for each member that may be asked.
+    /// `host:port`, `http://host:port` or `https://host:port`, one for each member that may be
+    /// asked.
     pub fn new<I, S>(endpoints: I) -> Self
     where
         I: IntoIterator<Item = S>,
@@ -55,7 +58,14 @@ impl Config {
             request_timeout: Duration::from_secs(10),
             require_leader: true,
             retry: RetryPolicy::default(),
+            tls: None,
         }
+    }
+
+    /// How to speak TLS, with the endpoints that ask for it by `https` or name no scheme.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// The same patience towards other endpoints.
@@ -104,7 +114,12 @@ impl Config {
 
     /// Whether a client can be made of this, without making one.
     pub fn check(&self) -> Result<()> {
+        self.ready_tls()?;
         self.parse().map(drop)
+    }
+
+    pub(crate) fn ready_tls(&self) -> Result<Option<Ready>> {
+        self.tls.as_ref().map(Tls::ready).transpose()
     }
 
     pub(crate) fn parse(&self) -> Result<Vec<Endpoint>> {
@@ -117,7 +132,8 @@ impl Config {
         if self.retry.attempts_max == 0 {
             return Err(Error::Config { problem: "a call needs at least one attempt" });
         }
-        self.endpoints.iter().map(|text| Endpoint::parse(text)).collect()
+        let has_tls = self.tls.is_some();
+        self.endpoints.iter().map(|text| Endpoint::parse(text, has_tls)).collect()
     }
 }
 

@@ -29,6 +29,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// Certificates, a key or a name no TLS can be spoken with.
+    #[error("TLS: {problem}")]
+    Tls {
+        /// Which, and what is wrong with it.
+        problem: String,
+    },
     /// A request no server would take, refused before it was sent.
     #[error("bad request: {problem}")]
     Request {
@@ -99,9 +105,10 @@ impl Error {
     /// The gRPC code this failure has, or would have had.
     pub fn code(&self) -> Code {
         match self {
-            Error::Endpoint { .. } | Error::Config { .. } | Error::Request { .. } => {
-                Code::InvalidArgument
-            }
+            Error::Endpoint { .. }
+            | Error::Config { .. }
+            | Error::Tls { .. }
+            | Error::Request { .. } => Code::InvalidArgument,
             Error::Unreachable { .. } | Error::ConnectionLost { .. } => Code::Unavailable,
             Error::Deadline { .. } => Code::DeadlineExceeded,
             Error::Answered { code, .. } => *code,

@@ -9,7 +9,8 @@
 //! * **A watch neither repeats nor loses events** across reconnects, or says that it cannot go on.
 //! * **Errors keep etcd's code and message**; see [`Error`].
 //!
-//! TLS and authentication are not in this version.
+//! TLS is spoken with members whose endpoint says `https`; see [`Tls`]. Authentication by password is
+//! not in this version.
 //!
 //! ```no_run
 //! use client::{Client, Config, Get, KeyRange, Put};
@@ -39,6 +40,7 @@ mod lease;
 mod link;
 mod maintenance;
 pub mod raw;
+mod tls;
 mod watch;
 
 use std::sync::Arc;
@@ -53,6 +55,7 @@ pub use lease::LeaseKeeper;
 pub use maintenance::Snapshot;
 /// The messages that calls take and return.
 pub use proto;
+pub use tls::Tls;
 pub use tonic::Code;
 pub use watch::{Watch, WatchOf};
 

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 
 use crate::config::{CONNECTION_WINDOW_BYTES, Config, STREAM_WINDOW_BYTES};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::tls::{self, Ready};
 
 /// For so long after a failed dial the other endpoints are asked first.
 const AVOID_AFTER_FAILURE: Duration = Duration::from_secs(2);
@@ -29,6 +29,7 @@ const AVOID_AFTER_FAILURE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) endpoint: Endpoint,
+    tls: Option<Ready>,
     state: Mutex<State>,
     /// Held while dialling, so that callers who find no connection dial once together.
     dialling: tokio::sync::Mutex<()>,
@@ -41,8 +42,8 @@ struct State {
 }
 
 impl Link {
-    pub(crate) fn new(endpoint: Endpoint) -> Self {
-        Link { endpoint, state: Mutex::default(), dialling: tokio::sync::Mutex::new(()) }
+    pub(crate) fn new(endpoint: Endpoint, tls: Option<Ready>) -> Self {
+        Link { endpoint, tls, state: Mutex::default(), dialling: tokio::sync::Mutex::new(()) }
     }
 
     /// Whether dialling it failed so recently that others should be asked first.
@@ -86,17 +87,14 @@ impl Link {
     }
 
     async fn dial(&self, config: &Config) -> std::result::Result<SendRequest<Body>, String> {
-        let tcp = TcpStream::connect(self.endpoint.authority.as_str())
-            .await
-            .map_err(|error| error.to_string())?;
-        tcp.set_nodelay(true).map_err(|error| error.to_string())?;
+        let stream = tls::dial(&self.endpoint, self.tls.as_ref()).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(config.keepalive_interval)
             .keep_alive_timeout(config.keepalive_timeout)
-            .handshake(TokioIo::new(tcp))
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| chain(&error))?;
         // Ends by itself when the last sender is dropped or the peer is gone.

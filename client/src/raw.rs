@@ -19,13 +19,13 @@ use h2::client::SendRequest;
 use http::header::{CONTENT_TYPE, HeaderValue, TE};
 use http::{HeaderMap, Request, Uri};
 use prost::Message;
-use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
 use crate::config::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::link::chain;
+use crate::tls::{self, Tls};
 
 /// gRPC's prefix of a message: a flag and a length.
 const PREFIX_BYTES: usize = 5;
@@ -72,18 +72,21 @@ pub struct Caller {
 impl Connection {
     /// Connects; no deadline.
     pub async fn dial(endpoint: &str) -> Result<Self> {
-        let endpoint = Endpoint::parse(endpoint)?;
+        Self::dial_with(endpoint, None).await
+    }
+
+    /// Connects, with TLS if the endpoint asks for it; no deadline.
+    pub async fn dial_with(endpoint: &str, tls: Option<&Tls>) -> Result<Self> {
+        let endpoint = Endpoint::parse(endpoint, tls.is_some())?;
+        let tls = tls.map(Tls::ready).transpose()?;
         let unreachable =
             |reason: String| Error::Unreachable { endpoint: endpoint.text.clone(), reason };
-        let tcp = TcpStream::connect(endpoint.authority.as_str())
-            .await
-            .map_err(|error| unreachable(error.to_string()))?;
-        tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+        let stream = tls::dial(&endpoint, tls.as_ref()).await.map_err(unreachable)?;
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .enable_push(false)
-            .handshake(tcp)
+            .handshake(stream)
             .await
             .map_err(|error| unreachable(chain(&error)))?;
         // Ends when the connection does; the calls on it learn why.
