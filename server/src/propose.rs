@@ -469,6 +469,8 @@ impl Door for Handle {
         let view = Door::view(self);
         let mut response = ObserveResponse {
             member_id: shared.identity.member_id,
+            cluster_id: shared.identity.cluster_id,
+            version: crate::version::VERSION.to_owned(),
             revision: view.revision(),
             state_bytes: view.size_in_use_bytes(),
             batches: Some(shared.figures.batches()),
