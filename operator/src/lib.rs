@@ -5,6 +5,9 @@
 //! step of it disruptive; `act` is the only writer. What was begun is told from what is there, not
 //! from memory, so an operator that is killed between any two steps goes on where it was.
 
+pub mod certificates;
 pub mod crd;
 pub mod observed;
 pub mod plan;
+pub mod quantity;
+pub mod resources;
