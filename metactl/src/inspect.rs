@@ -65,18 +65,16 @@ impl Wal {
         if reports.is_empty() {
             bail!("{}: no log here", self.path.display());
         }
-        let last = reports.len() - 1;
         let mut damaged = 0;
         let mut rows = Vec::new();
-        for (place, report) in reports.iter().enumerate() {
+        for report in &reports {
             match report {
                 Ok(report) => {
-                    let damage = damage(report, place == last);
-                    damaged += usize::from(damage.is_some());
+                    damaged += usize::from(report.damage.is_some());
                     if json {
-                        rows.push(self.row(report, damage.as_deref()));
+                        rows.push(self.row(report));
                     } else {
-                        self.say(report, damage.as_deref(), out)?;
+                        self.say(report, out)?;
                     }
                 }
                 Err(error) => {
@@ -94,11 +92,11 @@ impl Wal {
         }
         match damaged {
             0 => Ok(()),
-            damaged => bail!("{}: {damaged} of {} segments damaged", log.display(), last + 1),
+            damaged => bail!("{}: {damaged} of {} segments damaged", log.display(), reports.len()),
         }
     }
 
-    fn row(&self, report: &SegmentReport, damage: Option<&str>) -> Value {
+    fn row(&self, report: &SegmentReport) -> Value {
         let batches: Vec<Value> = report
             .batches
             .iter()
@@ -129,7 +127,7 @@ impl Wal {
             "first_index": report.first_index,
             "batches": batches.len(),
             "synced_through": report.synced_through,
-            "damage": damage,
+            "damage": report.damage,
             "rest": report.rest.as_ref().map(|rest| json!({
                 "offset": rest.offset,
                 "bytes": rest.bytes,
@@ -142,7 +140,7 @@ impl Wal {
         row
     }
 
-    fn say(&self, report: &SegmentReport, damage: Option<&str>, out: &mut dyn Write) -> Result<()> {
+    fn say(&self, report: &SegmentReport, out: &mut dyn Write) -> Result<()> {
         let entries = match range(report) {
             Some((first, last)) => format!("entries {first} to {last}"),
             None => "no entries".to_owned(),
@@ -174,7 +172,7 @@ impl Wal {
                 writeln!(out)?;
             }
         }
-        if let Some(damage) = damage {
+        if let Some(damage) = &report.damage {
             writeln!(out, "  DAMAGE {damage}")?;
         } else if let Some(rest) = &report.rest {
             writeln!(
@@ -185,19 +183,6 @@ impl Wal {
         }
         Ok(())
     }
-}
-
-/// What is wrong with a segment beyond what a power cut may leave.
-fn damage(report: &SegmentReport, last: bool) -> Option<String> {
-    if report.damaged_header {
-        return Some("one of the two copies of the header".to_owned());
-    }
-    let rest = report.rest.as_ref()?;
-    // Behind the end of an earlier segment lies what recovery left there; its own watermark, and
-    // that the next segment follows on, are the log's to check when it opens.
-    let promised = rest.offset < report.synced_through;
-    (promised && last)
-        .then(|| format!("at byte {} of what was synced: {}", rest.offset, rest.reason))
 }
 
 fn range(report: &SegmentReport) -> Option<(u64, u64)> {
@@ -326,6 +311,20 @@ mod tests {
         assert!(outcome.unwrap_err().to_string().contains("1 of 1 segments damaged"));
         assert!(said.contains("DAMAGE"), "{said}");
         assert_eq!(std::fs::read(&segment).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_segment_cut_short_is_reported_and_fails_the_command() {
+        let (_keep, data_dir) = member();
+        let segment = only_file(&data_dir.join(WAL_DIR), ".wal");
+        let bytes = std::fs::read(&segment).unwrap();
+        // Nothing but zeros is missing, and yet it is not what was there.
+        std::fs::write(&segment, &bytes[..bytes.len() - 1]).unwrap();
+        let (outcome, said) = wal(&data_dir);
+        assert!(outcome.unwrap_err().to_string().contains("1 of 1 segments damaged"));
+        let (there, made) = (bytes.len() - 1, bytes.len());
+        assert!(said.contains(&format!("cut short: {there} of {made} bytes are there")), "{said}");
+        assert_eq!(std::fs::read(&segment).unwrap(), &bytes[..bytes.len() - 1]);
     }
 
     #[test]

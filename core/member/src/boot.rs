@@ -9,7 +9,8 @@ use proto::log::{ConfState, Entry, HardState, Member as MemberRow, SnapshotMeta}
 use state::{Limits, State, StateParts};
 use thiserror::Error;
 use wal::{
-    Disk, Identity, Log, LogBatch, LogError, LogOptions, Recovered, SnapshotMark, SnapshotStore,
+    Disk, Identity, Log, LogBatch, LogError, LogOptions, Manifest, Recovered, SnapshotMark,
+    SnapshotStore,
 };
 
 use crate::apply::{ApplyTask, ApplyWorker, SnapshotJob};
@@ -52,6 +53,20 @@ pub enum BootError {
         last_index: u64,
         /// How far the state had come.
         applied: u64,
+    },
+    /// A snapshot was taken of more than the log reaches to: synced entries are gone.
+    #[error(
+        "the log ends at index {last_index}, but {path} was taken of it at index {index}: synced \
+         entries are missing; remove the member and add it anew, or let --force-new-cluster make \
+         a cluster of what is left"
+    )]
+    LogBehindSnapshot {
+        /// Where the log ends.
+        last_index: u64,
+        /// The snapshot's manifest.
+        path: String,
+        /// Its index.
+        index: u64,
     },
     /// Only the survivor of a cluster can be made a cluster of its own.
     #[error("member {member_id:x} is not in the member table: it can not be made a cluster of one")]
@@ -116,9 +131,9 @@ pub fn bootstrap<D: Disk>(
     let mut disk = snapshot_disk;
     let (store, _) = SnapshotStore::open(&mut disk).map_err(SnapshotError::from)?;
     let mut snapshots = SnapshotWorker::new(disk, store);
-    snapshots.save(job(&view, BASE_INDEX, BASE_TERM))?;
-    let mut log = Log::create(log_disk, identity, recovery.log.clone())?;
-    restart_log(&mut log, BASE_INDEX, BASE_TERM)?;
+    snapshots.save_to_begin(job(&view, BASE_INDEX, BASE_TERM))?;
+    let (hard_state, mark) = beginning(BASE_INDEX, BASE_TERM);
+    Log::create_behind(log_disk, identity, recovery.log.clone(), hard_state, mark)?;
     Ok(())
 }
 
@@ -129,8 +144,7 @@ pub fn join<D: Disk>(
     identity: Identity,
     recovery: &Recovery,
 ) -> Result<(), BootError> {
-    let mut log = Log::create(log_disk, identity, recovery.log.clone())?;
-    log.sync()?;
+    Log::create(log_disk, identity, recovery.log.clone())?;
     Ok(())
 }
 
@@ -154,6 +168,16 @@ pub fn recover<D: Disk>(
         .collect();
     let mut snapshots = SnapshotWorker::new(disk, store);
     let window = LogWindow::of(reading.recovered());
+    let ahead = |manifest: &&Manifest| !manifest.begins_log && manifest.index > window.last_index;
+    if let Some(manifest) = manifests.iter().find(ahead)
+        && !recovery.log.allow_damaged_tail
+    {
+        return Err(BootError::LogBehindSnapshot {
+            last_index: window.last_index,
+            path: manifest.path(),
+            index: manifest.index,
+        });
+    }
     let mut metas = Vec::new();
     for manifest in &manifests {
         match meta_of(manifest) {
@@ -242,12 +266,20 @@ pub fn force_new_cluster<D: Disk>(
         .ok_or(BootError::NotAMember { member_id: own })?;
     survivor.is_learner = false;
     parts.set_members(vec![survivor]);
-    let (index, term) = (last + 1, term + 1);
+    // Behind every snapshot, also one that the log no longer reaches to: it must not stand before
+    // the new beginning.
+    let (index, term) = (last.max(booted.snapshots.newest_index()) + 1, term + 1);
     let parts = parts.rebased(index, term);
     let mut state = State::from_parts(parts, recovery.limits).map_err(SnapshotError::from)?;
     let view = state.publish();
-    let meta = booted.snapshots.save(job(&view, index, term))?;
-    restart_log(&mut booted.log, index, term)?;
+    let meta = booted.snapshots.save_to_begin(job(&view, index, term))?;
+    let (hard_state, mark) = beginning(index, term);
+    booted.log.append(&LogBatch {
+        hard_state: Some(hard_state),
+        entries: Vec::new(),
+        snapshot: Some(mark),
+    })?;
+    booted.log.sync()?;
     let held = SnapshotsHeld { newest: Some(meta.clone()), previous_index: None };
     let boot = consensus::Boot {
         hard_state: Some(HardState { term, vote: 0, commit: index }),
@@ -272,13 +304,9 @@ fn job(view: &state::View, index: u64, term: u64) -> SnapshotJob {
     }
 }
 
-fn restart_log<D: Disk>(log: &mut Log<D>, index: u64, term: u64) -> Result<(), LogError> {
-    log.append(&LogBatch {
-        hard_state: Some(wal::HardState { term, vote: 0, commit: index }),
-        entries: Vec::new(),
-        snapshot: Some(SnapshotMark { index, term }),
-    })?;
-    log.sync()
+/// How a log begins behind a snapshot.
+fn beginning(index: u64, term: u64) -> (wal::HardState, SnapshotMark) {
+    (wal::HardState { term, vote: 0, commit: index }, SnapshotMark { index, term })
 }
 
 /// What the log covers: which snapshots can stand under it.

@@ -64,6 +64,13 @@ impl<D: Disk> LogWorker<D> {
         self.log.mark_synced_when_idle()
     }
 
+    /// To be called at the end: what was run is synced and marked so, and damage done to it while
+    /// nobody looks is told from a torn tail.
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.log.sync()?;
+        self.log.mark_synced()
+    }
+
     /// The log, for its figures.
     pub fn log(&self) -> &Log<D> {
         &self.log

@@ -75,8 +75,21 @@ impl<D: Disk> SnapshotWorker<D> {
         SnapshotWorker { disk, store }
     }
 
-    /// Writes the state of a job as a snapshot; when this returns it is durable.
+    /// Writes the state of a job as a snapshot; when this returns it is durable. What it holds came
+    /// from the log.
     pub fn save(&mut self, job: SnapshotJob) -> Result<SnapshotMeta, SnapshotError> {
+        self.write(job, false)
+    }
+
+    /// The same of a state the log is to begin behind.
+    pub(crate) fn save_to_begin(
+        &mut self,
+        job: SnapshotJob,
+    ) -> Result<SnapshotMeta, SnapshotError> {
+        self.write(job, true)
+    }
+
+    fn write(&mut self, job: SnapshotJob, begins_log: bool) -> Result<SnapshotMeta, SnapshotError> {
         let SnapshotJob { view, mut meta } = job;
         for chunk in state::snapshot::chunks(&view) {
             let hash = *blake3::hash(&chunk).as_bytes();
@@ -87,15 +100,21 @@ impl<D: Disk> SnapshotWorker<D> {
             meta.chunks
                 .push(Chunk { hash: Bytes::copy_from_slice(&hash), bytes: chunk.len() as u64 });
         }
-        self.commit(&meta)?;
+        self.commit_as(&meta, begins_log)?;
         Ok(meta)
     }
 
-    /// Makes a snapshot whose chunks are all here a durable one, and lets old generations go.
+    /// Makes a received snapshot whose chunks are all here a durable one, and lets old generations
+    /// go. The log's mark comes after it.
     pub fn commit(&mut self, meta: &SnapshotMeta) -> Result<(), SnapshotError> {
+        self.commit_as(meta, true)
+    }
+
+    fn commit_as(&mut self, meta: &SnapshotMeta, begins_log: bool) -> Result<(), SnapshotError> {
         let manifest = Manifest {
             index: meta.index,
             term: meta.term,
+            begins_log,
             meta: Bytes::from(meta.encode_to_vec()),
             chunks: meta.chunks.iter().map(chunk_ref).collect(),
         };
@@ -104,6 +123,11 @@ impl<D: Disk> SnapshotWorker<D> {
         self.store.abandon();
         self.store.remove_older(&mut self.disk, GENERATIONS_KEPT)?;
         Ok(())
+    }
+
+    /// Index of the newest snapshot on the disk, whether it fits the log or not.
+    pub(crate) fn newest_index(&self) -> u64 {
+        self.store.manifests().next().map_or(0, |manifest| manifest.index)
     }
 
     /// Reads a snapshot back into the parts of a state.

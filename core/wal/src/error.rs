@@ -74,6 +74,21 @@ pub enum LogError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// A segment is shorter than it was durably made, which no crash does. Nothing was changed.
+    #[error(
+        "{path}: cut short: {bytes} of {bytes_made} bytes are there; synced entries from index \
+         {index} on, or a segment behind this one, may be missing, so nothing is changed"
+    )]
+    CutShort {
+        /// The segment.
+        path: String,
+        /// Its length.
+        bytes: u64,
+        /// The length its header says, or as far as its successor needs it.
+        bytes_made: u64,
+        /// The first index that is missing if any is.
+        index: u64,
+    },
     /// A segment between two others is gone.
     #[error("{dir}: a segment is missing between {after} and {before}")]
     MissingSegment {

@@ -1,4 +1,4 @@
-//! The bytes of version 0: segment header, batch, record. Pure functions, no disk.
+//! The bytes of version 1: segment header, batch, record. Pure functions, no disk.
 //!
 //! A segment is two copies of a header block, then batches back to back. A batch is what one
 //! `append` wrote: a batch header and its records, all of it or nothing. Every checksum is a
@@ -12,8 +12,9 @@ use bytes::Bytes;
 
 use crate::entry::{Entry, HardState, Identity, LogBatch, SnapshotMark};
 
-/// The version this build writes and reads. Version 0 is not promised to later releases.
-pub const FORMAT_VERSION: u32 = 0;
+/// The version this build writes and reads. Version 1 is not promised to later releases; version 0,
+/// whose segments did not say how long they are, was never released.
+pub const FORMAT_VERSION: u32 = 1;
 
 /// One batch may not be larger: its length must fit 32 bits with room to spare.
 pub const BATCH_BYTES_MAX: u64 = 1 << 30;
@@ -26,6 +27,9 @@ pub(crate) const BATCH_HEADER_BYTES: usize = 56;
 pub(crate) const RECORD_HEADER_BYTES: usize = 40;
 /// Batches start, and records start, at multiples of this.
 pub(crate) const ALIGN: usize = 8;
+/// Stays free behind every batch: the idle mark always fits, and a complete segment, cut off behind
+/// its last batch, is always shorter than it was made.
+pub(crate) const TAIL_ROOM: u64 = (BATCH_HEADER_BYTES + ALIGN) as u64;
 
 /// Payloads from here on are written from where they lie instead of being copied together.
 const COPY_BYTES_MAX: usize = 4096;
@@ -57,6 +61,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) prev_crc: u32,
     /// End of the batches that were synced before the segment got its name.
     pub(crate) opening_end: u64,
+    /// How long the file was made, durably, before the segment got its name. No batch goes beyond.
+    pub(crate) length: u64,
 }
 
 /// Why a header block was not taken.
@@ -81,6 +87,7 @@ impl SegmentHeader {
         put_u64(&mut block, 64, self.prev_end);
         put_u64(&mut block, 72, self.opening_end);
         put_u32(&mut block, 80, self.prev_crc);
+        put_u64(&mut block, 88, self.length);
         let crc = crc32c::crc32c(&block[..HEADER_BLOCK_BYTES - 4]);
         put_u32(&mut block, HEADER_BLOCK_BYTES - 4, crc);
         block
@@ -108,6 +115,7 @@ impl SegmentHeader {
             prev_end: get_u64(block, 64),
             opening_end: get_u64(block, 72),
             prev_crc: get_u32(block, 80),
+            length: get_u64(block, 88),
         })
     }
 }

@@ -3,6 +3,10 @@
 //! One owner, one writer, no queue: gathering batches while a sync runs is the caller's affair.
 //! Only the last segment ever holds bytes that are not durable, because a segment is synced
 //! before its successor gets a name. That keeps the question of what is torn to one file.
+//!
+//! A segment's length is settled when it starts: as much as had been filled with zeros by then.
+//! The first of a process is short, so that a start is quick; each one after it may be twice as
+//! long as the one before, until they have the size the options say.
 
 use std::collections::VecDeque;
 
@@ -10,10 +14,11 @@ use crate::disk::{Disk, DiskError};
 use crate::entry::{HardState, Identity, LogBatch, SnapshotMark};
 use crate::error::LogError;
 use crate::format::{
-    BATCH_BYTES_MAX, BatchEncoder, DATA_START, SegmentHeader, Watermark, batch_bytes,
+    BATCH_BYTES_MAX, BatchEncoder, DATA_START, SegmentHeader, TAIL_ROOM, Watermark, batch_bytes,
 };
 use crate::segment::{
-    Active, Prepared, SegmentName, SyncSteps, WAL_DIR, ensure_wal_dir, list_segments, start_segment,
+    Active, Prepared, SegmentName, SyncSteps, WAL_DIR, ensure_wal_dir, list_segments,
+    opening_bytes, start_segment,
 };
 
 /// How large a segment is unless the options say otherwise.
@@ -26,7 +31,7 @@ const PREPARE_STEP_BYTES: u64 = 1 << 20;
 /// How a log is kept.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    /// The size of a segment; a batch that does not fit makes a larger one.
+    /// The size segments grow to; a batch that does not fit makes a larger one.
     pub segment_bytes: u64,
     /// Where the salts of this process's segments come from. Give a fresh random number at every
     /// start.
@@ -36,6 +41,18 @@ pub struct LogOptions {
     pub allow_damaged_tail: bool,
     /// Seeded bugs; all false in anything that serves.
     pub faults: LogFaults,
+}
+
+impl LogOptions {
+    /// The size segments grow to.
+    fn bytes(&self) -> u64 {
+        self.segment_bytes.max(SEGMENT_BYTES_MIN)
+    }
+
+    /// The size of the first segment of a process, and one step of zero-filling.
+    pub(crate) fn first_bytes(&self) -> u64 {
+        PREPARE_STEP_BYTES.min(self.bytes())
+    }
 }
 
 impl Default for LogOptions {
@@ -135,28 +152,54 @@ pub(crate) struct Restart<F> {
 
 impl<D: Disk> Log<D> {
     /// Makes a new, empty log. The first index is 1.
-    pub fn create(mut disk: D, identity: Identity, options: LogOptions) -> Result<Self, LogError> {
+    pub fn create(disk: D, identity: Identity, options: LogOptions) -> Result<Self, LogError> {
+        Self::create_with(disk, identity, options, None)
+    }
+
+    /// Makes a new log that begins behind a snapshot, with this hard state: both are there as soon
+    /// as the log is.
+    pub fn create_behind(
+        disk: D,
+        identity: Identity,
+        options: LogOptions,
+        hard_state: HardState,
+        mark: SnapshotMark,
+    ) -> Result<Self, LogError> {
+        Self::create_with(disk, identity, options, Some((hard_state, mark)))
+    }
+
+    fn create_with(
+        mut disk: D,
+        identity: Identity,
+        options: LogOptions,
+        behind: Option<(HardState, SnapshotMark)>,
+    ) -> Result<Self, LogError> {
         if let Some(first) = list_segments(&mut disk)?.first() {
             return Err(LogError::AlreadyExists { path: first.path() });
         }
         let sync_dir = !options.faults.skip_dir_sync;
         ensure_wal_dir(&mut disk, sync_dir)?;
-        let prepared = Prepared::create(&mut disk)?;
+        let (hard_state, snapshot) = behind.unzip();
+        let first_index = snapshot.map_or(1, |mark| mark.index + 1);
+        let opening = [LogBatch { hard_state, snapshot, entries: Vec::new() }];
+        let mut prepared = Prepared::create(&mut disk)?;
+        prepared.reserve(&mut disk, opening_bytes(&opening), options.first_bytes())?;
         let mut header = SegmentHeader {
             seq: 1,
-            first_index: 1,
+            first_index,
             identity,
             salt: salt(options.salt_seed, 1),
             prev_salt: 0,
             prev_end: 0,
             prev_crc: 0,
             opening_end: 0,
+            length: 0,
         };
         let active = start_segment(
             &mut disk,
             prepared,
             &mut header,
-            &[LogBatch::default()],
+            &opening,
             &mut BatchEncoder::default(),
             SyncSteps { data: !options.faults.skip_data_sync, dir: sync_dir },
         )?;
@@ -164,10 +207,10 @@ impl<D: Disk> Log<D> {
             identity,
             sealed: VecDeque::new(),
             active,
-            hard_state: None,
-            snapshot: None,
-            first_index: 1,
-            next_index: 1,
+            hard_state,
+            snapshot,
+            first_index,
+            next_index: first_index,
         };
         Ok(Self::restart(disk, options, restart))
     }
@@ -206,10 +249,8 @@ impl<D: Disk> Log<D> {
         if bytes > BATCH_BYTES_MAX {
             return Err(LogError::TooLarge { bytes, bytes_max: BATCH_BYTES_MAX });
         }
-        let full = self.active.tail + bytes > self.segment_bytes();
-        // A segment that holds no more than its opening takes the batch however large it is.
-        if full && self.active.tail > self.active.opening_end {
-            self.roll()?;
+        if self.active.tail + bytes + TAIL_ROOM > self.active.length {
+            self.roll(bytes)?;
         }
         self.write(batch)?;
 
@@ -237,10 +278,12 @@ impl<D: Disk> Log<D> {
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.check_poison()?;
         self.sync_active()?;
-        // A caller that prepares in its idle moments never gets here.
+        // The next segment keeps ahead of this one by as much as was appended. A caller that
+        // prepares in its idle moments never gets here.
         let next_bytes = self.prepared.as_ref().map_or(0, |prepared| prepared.allocated);
-        if next_bytes < self.active.tail.min(self.segment_bytes()) && !self.stats.no_space {
-            self.prepare()?;
+        let behind = (2 * self.active.tail).min(self.options.bytes()).saturating_sub(next_bytes);
+        if behind > 0 && !self.stats.no_space {
+            self.prepare_by(behind.max(self.options.first_bytes()))?;
         }
         Ok(())
     }
@@ -250,11 +293,18 @@ impl<D: Disk> Log<D> {
     /// from then on: with nothing to mark it takes a step of [`Log::prepare`].
     pub fn mark_synced_when_idle(&mut self) -> Result<(), LogError> {
         self.check_poison()?;
-        if self.active.synced < self.active.tail {
-            return Ok(());
-        }
-        if self.marked {
+        if self.marked && self.active.synced == self.active.tail {
             return self.prepare().map(drop);
+        }
+        self.mark_synced()
+    }
+
+    /// Writes the watermark on its own and syncs it, unless it is there already or a sync has yet
+    /// to cover what was appended.
+    pub fn mark_synced(&mut self) -> Result<(), LogError> {
+        self.check_poison()?;
+        if self.marked || self.active.synced < self.active.tail {
+            return Ok(());
         }
         self.write(&LogBatch::default())?;
         self.sync_active()?;
@@ -283,25 +333,17 @@ impl<D: Disk> Log<D> {
         Ok(removed)
     }
 
-    /// Takes one step of work ahead: zero-fills and syncs a part of what will be needed, at most
+    /// Takes one step of work ahead: zero-fills and syncs a part of the next segment, at most
     /// 1 MiB. Call it when nobody waits, the acknowledgements gone and the queue empty; a log
     /// that is never idle does it in `sync`, as much as it needs. Returns true if there is more
     /// to do.
     pub fn prepare(&mut self) -> Result<bool, LogError> {
         self.check_poison()?;
-        let segment_bytes = self.segment_bytes();
-        let step = PREPARE_STEP_BYTES.min(segment_bytes);
-        let prepared = if self.active.allocated < segment_bytes
-            && self.active.allocated < self.active.tail + step
-        {
-            let allocated = (self.active.allocated + step).min(segment_bytes);
-            self.disk
-                .allocate(&self.active.file, allocated)
-                .map(|()| self.active.allocated = allocated)
-        } else {
-            self.prepare_next(step, segment_bytes)
-        };
-        match prepared {
+        self.prepare_by(self.options.first_bytes())
+    }
+
+    fn prepare_by(&mut self, bytes: u64) -> Result<bool, LogError> {
+        match self.prepare_next(bytes) {
             // No log is lost: what is allocated goes on, and the figures say why.
             Err(DiskError::NoSpace { .. }) => {
                 self.stats.no_space = true;
@@ -311,18 +353,19 @@ impl<D: Disk> Log<D> {
                 self.guard(other)?;
                 self.stats.no_space = false;
                 let next = self.prepared.as_ref().map_or(0, |prepared| prepared.allocated);
-                Ok(next < segment_bytes)
+                Ok(next < self.options.bytes())
             }
         }
     }
 
-    fn prepare_next(&mut self, step: u64, segment_bytes: u64) -> Result<(), DiskError> {
+    fn prepare_next(&mut self, bytes: u64) -> Result<(), DiskError> {
+        let segment_bytes = self.options.bytes();
         if self.prepared.is_none() {
             self.prepared = Some(Prepared::create(&mut self.disk)?);
         }
         let prepared = self.prepared.as_mut().expect("made above");
         if prepared.allocated < segment_bytes {
-            let allocated = (prepared.allocated + step).min(segment_bytes);
+            let allocated = (prepared.allocated + bytes).min(segment_bytes);
             self.disk.allocate(&prepared.file, allocated)?;
             // In steps, or the rollover would have to wait for all of it.
             self.disk.sync_data(&prepared.file)?;
@@ -365,10 +408,6 @@ impl<D: Disk> Log<D> {
             prepared_bytes: self.prepared.as_ref().map_or(0, |prepared| prepared.allocated),
             ..self.stats
         }
-    }
-
-    fn segment_bytes(&self) -> u64 {
-        self.options.segment_bytes.max(SEGMENT_BYTES_MIN)
     }
 
     fn check_poison(&self) -> Result<(), LogError> {
@@ -414,15 +453,7 @@ impl<D: Disk> Log<D> {
     fn write(&mut self, batch: &LogBatch) -> Result<(), LogError> {
         let active = &mut self.active;
         let end = active.tail + batch_bytes(batch);
-        if end > active.allocated {
-            let step = PREPARE_STEP_BYTES.min(self.options.segment_bytes);
-            let to = (active.allocated + step)
-                .min(self.options.segment_bytes.max(SEGMENT_BYTES_MIN))
-                .max(end);
-            let allocated = self.disk.allocate(&active.file, to).map(|()| active.allocated = to);
-            self.guard(allocated)?;
-        }
-        let active = &mut self.active;
+        assert!(end <= active.length, "a segment never grows");
         let synced = Watermark { offset: active.synced, index: self.stats.synced_index };
         let crc = self.encoder.encode(batch, false, active.salt, active.tail, synced);
         let written = self.disk.write_at(&active.file, active.tail, &self.encoder.parts());
@@ -452,8 +483,8 @@ impl<D: Disk> Log<D> {
         if self.options.faults.skip_dir_sync { Ok(()) } else { self.disk.sync_dir(WAL_DIR) }
     }
 
-    /// Completes the segment and starts the next one.
-    fn roll(&mut self) -> Result<(), LogError> {
+    /// Completes the segment and starts the next one, with room for a batch of `bytes`.
+    fn roll(&mut self, bytes: u64) -> Result<(), LogError> {
         if !self.options.faults.skip_rollover_sync {
             self.sync_active()?;
         }
@@ -467,26 +498,30 @@ impl<D: Disk> Log<D> {
             prev_end: self.active.tail,
             prev_crc: self.active.last_crc,
             opening_end: 0,
+            length: 0,
         };
-        let restated =
-            LogBatch { hard_state: self.hard_state, snapshot: self.snapshot, entries: Vec::new() };
+        let opening = [LogBatch {
+            hard_state: self.hard_state,
+            snapshot: self.snapshot,
+            entries: Vec::new(),
+        }];
         let faults = self.options.faults;
         let sync = SyncSteps { data: !faults.skip_data_sync, dir: !faults.skip_dir_sync };
         let prepared = match self.prepared.take() {
             Some(prepared) => Ok(prepared),
             None => Prepared::create(&mut self.disk),
         };
-        let prepared = self.guard(prepared)?;
-        let started = start_segment(
-            &mut self.disk,
-            prepared,
-            &mut header,
-            &[restated],
-            &mut self.encoder,
-            sync,
-        );
+        let mut prepared = self.guard(prepared)?;
+        let needed = opening_bytes(&opening) + bytes;
+        let reserved = prepared.reserve(&mut self.disk, needed, self.options.first_bytes());
+        self.guard(reserved)?;
+        let started =
+            start_segment(&mut self.disk, prepared, &mut header, &opening, &mut self.encoder, sync);
         let active = self.guard(started)?;
         let old = std::mem::replace(&mut self.active, active);
+        // Gives the room back, and shows by its length that a segment follows.
+        let cut = self.disk.set_len(&old.file, old.tail);
+        self.guard(cut)?;
         self.sealed.push_back(Sealed { name: old.name, index_max: old.index_max });
         self.stats.rollovers += 1;
         Ok(())

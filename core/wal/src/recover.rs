@@ -8,6 +8,9 @@
 //! may live in the page cache alone, so they are written again into a new segment and synced.
 //! From the first bad batch on it is a torn tail and void.
 //!
+//! A crash tears what a file holds, never the length it durably had. A segment shorter than its
+//! header says was cut short by somebody, or its successor was removed: that is refused, too.
+//!
 //! The old segment is not touched until the new one is durable. A stop anywhere in between finds
 //! the old one as it was, and recovery starts over.
 
@@ -19,8 +22,8 @@ use crate::error::LogError;
 use crate::format::{BatchEncoder, DATA_START, DecodedBatch, SegmentHeader};
 use crate::log::{Log, LogOptions, Restart, Sealed, salt};
 use crate::segment::{
-    HeaderRead, Prepared, Scan, SegmentName, SyncSteps, WAL_DIR, list_segments, read_headers,
-    scan_segment, start_segment,
+    HeaderRead, Prepared, Scan, SegmentName, SyncSteps, WAL_DIR, list_segments, opening_bytes,
+    read_headers, scan_segment, start_segment,
 };
 
 /// What the log held. All of it is durable.
@@ -120,6 +123,7 @@ impl<D: Disk> Log<D> {
             prev_end: tail.durable_end,
             prev_crc: tail.durable_crc,
             opening_end: 0,
+            length: 0,
         };
         let mut opening = vec![LogBatch {
             hard_state: history.state.hard_state,
@@ -192,7 +196,8 @@ impl<D: Disk> Reading<D> {
             data: !options.faults.skip_recovery_sync,
             dir: !options.faults.skip_dir_sync,
         };
-        let prepared = Prepared::create(&mut disk)?;
+        let mut prepared = Prepared::create(&mut disk)?;
+        prepared.reserve(&mut disk, opening_bytes(&opening), options.first_bytes())?;
         let mut encoder = BatchEncoder::default();
         let active = start_segment(&mut disk, prepared, &mut header, &opening, &mut encoder, sync)?;
         if recovered.damaged.is_none() {
@@ -234,8 +239,11 @@ impl History {
             let synced_index = next.first_index.saturating_sub(1);
             let end = scan.end;
             let crc = scan.crc_at(end);
-            let bad = scan.bad;
+            let (bad, file_bytes) = (scan.bad, scan.file_bytes);
             history.take(name, scan.batches)?;
+            if file_bytes < next.prev_end {
+                return Err(history.cut_short(name, file_bytes, next.prev_end));
+            }
             if let Some(bad) = bad {
                 return Err(history.corrupt(name, bad.offset, synced_index, bad.reason));
             }
@@ -263,6 +271,10 @@ impl History {
         }
         self.sealed.push_back(Sealed { name, index_max });
         Ok(())
+    }
+
+    fn cut_short(&self, name: SegmentName, bytes: u64, bytes_made: u64) -> LogError {
+        LogError::CutShort { path: name.path(), bytes, bytes_made, index: self.state.next_index }
     }
 
     fn corrupt(
@@ -307,10 +319,16 @@ impl Tail {
             bytes: scan.left_bytes,
             reason: scan.bad.map_or("only zeros follow", |bad| bad.reason),
         };
-        let Scan { batches, end, bad, watermark, .. } = scan;
-        let broken = end < promised;
+        let Scan { batches, end, bad, watermark, file_bytes, .. } = scan;
+        let cut_short = file_bytes < header.length;
+        let broken = end < promised || cut_short;
         let durable_end = promised.min(end);
         let cut_off = options.allow_damaged_tail && end >= header.opening_end.max(DATA_START);
+        if cut_short && !cut_off {
+            // The good part first, so that the message can say which index is lost.
+            history.take(name, batches)?;
+            return Err(history.cut_short(name, file_bytes, header.length));
+        }
         if broken && !cut_off && !options.faults.ignore_watermark {
             let (offset, reason) = match bad {
                 Some(bad) => (bad.offset, bad.reason),

@@ -1,15 +1,18 @@
 //! One file of the log: its name, how it is started, how it is read back.
 //!
 //! A segment gets its name only when its header and opening batches are on the device, and the
-//! one before it was synced first. So a name in the directory says three things after any crash:
-//! the header holds, the opening holds, and everything before is complete.
+//! one before it was synced first. So a name in the directory says four things after any crash:
+//! the header holds, the opening holds, everything before is complete, and the file is as long as
+//! its header says. It never grows: a batch that does not fit goes into the next segment. A last
+//! segment that is shorter was therefore cut by somebody, and is no torn tail.
 
 use crate::disk::{Disk, DiskError, ensure_dir, ensure_gone, read_range};
 use crate::entry::{Identity, LogBatch};
 use crate::error::LogError;
 use crate::format::{
     ALIGN, BadBatch, BadHeader, BatchEncoder, DATA_START, DecodedBatch, FORMAT_VERSION,
-    HEADER_BLOCK_BYTES, SegmentHeader, Watermark, batch_bytes, decode_batch, decode_batch_header,
+    HEADER_BLOCK_BYTES, SegmentHeader, TAIL_ROOM, Watermark, batch_bytes, decode_batch,
+    decode_batch_header,
 };
 
 /// Where the segments are, below the data directory.
@@ -98,6 +101,32 @@ impl<F> Prepared<F> {
         ensure_gone(disk, PREPARED_PATH)?;
         Ok(Self { file: disk.create(PREPARED_PATH)?, allocated: 0 })
     }
+
+    /// Makes the file `needed` bytes long, or `wanted` if it is too short and there is room for
+    /// that. Not yet durable.
+    pub(crate) fn reserve<D: Disk<File = F>>(
+        &mut self,
+        disk: &mut D,
+        needed: u64,
+        wanted: u64,
+    ) -> Result<(), DiskError> {
+        if self.allocated >= needed {
+            return Ok(());
+        }
+        let needed = needed.next_multiple_of(HEADER_BLOCK_BYTES as u64);
+        let wanted = wanted.max(needed);
+        match disk.allocate(&self.file, wanted) {
+            Ok(()) => self.allocated = wanted,
+            Err(DiskError::NoSpace { path }) => {
+                self.allocated = disk.len(&self.file)?;
+                if self.allocated < needed {
+                    return Err(DiskError::NoSpace { path });
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 /// The segment that is written to.
@@ -108,20 +137,23 @@ pub(crate) struct Active<F> {
     pub(crate) salt: u64,
     /// Where the next batch goes.
     pub(crate) tail: u64,
-    /// The file is zero-filled to here.
-    pub(crate) allocated: u64,
+    /// How long the file is, as its header says.
+    pub(crate) length: u64,
     /// Everything before this offset is durable.
     pub(crate) synced: u64,
-    /// Where the batches end that were synced before the segment got its name.
-    pub(crate) opening_end: u64,
     /// Header checksum of the last batch.
     pub(crate) last_crc: u32,
     /// The largest index of any entry in it; 0 if there is none.
     pub(crate) index_max: u64,
 }
 
+/// How long a file must be for a segment to begin with these batches.
+pub(crate) fn opening_bytes(opening: &[LogBatch]) -> u64 {
+    DATA_START + opening.iter().map(batch_bytes).sum::<u64>() + TAIL_ROOM
+}
+
 /// Starts the segment `header` describes with the opening batches, of which the first restates.
-/// When it returns, all of it is durable and the segment has its name.
+/// When it returns, all of it is durable, the length too, and the segment has its name.
 pub(crate) fn start_segment<D: Disk>(
     disk: &mut D,
     prepared: Prepared<D::File>,
@@ -131,7 +163,9 @@ pub(crate) fn start_segment<D: Disk>(
     sync: SyncSteps,
 ) -> Result<Active<D::File>, DiskError> {
     let name = SegmentName { seq: header.seq, first_index: header.first_index };
-    header.opening_end = DATA_START + opening.iter().map(batch_bytes).sum::<u64>();
+    header.opening_end = opening_bytes(opening) - TAIL_ROOM;
+    header.length = prepared.allocated;
+    assert!(header.opening_end + TAIL_ROOM <= header.length, "the caller reserves the room");
     let block = header.encode();
     disk.write_at(&prepared.file, 0, &[&block, &block])?;
     let mut active = Active {
@@ -139,9 +173,8 @@ pub(crate) fn start_segment<D: Disk>(
         file: prepared.file,
         salt: header.salt,
         tail: DATA_START,
-        allocated: prepared.allocated.max(header.opening_end),
+        length: header.length,
         synced: header.opening_end,
-        opening_end: header.opening_end,
         last_crc: 0,
         index_max: 0,
     };
@@ -208,7 +241,11 @@ pub(crate) fn read_header<D: Disk>(
             return Err(LogError::UnknownVersion { path, found, supported: FORMAT_VERSION });
         }
         (Err(BadHeader::Damaged), Err(BadHeader::Damaged)) => {
-            return Err(damaged("both copies of the segment header are damaged"));
+            let cut = blocks.len() < DATA_START as usize;
+            return Err(damaged(match cut {
+                true => "the file ends inside the segment header",
+                false => "both copies of the segment header are damaged",
+            }));
         }
     };
     if (header.seq, header.first_index) != (name.seq, name.first_index) {
@@ -261,6 +298,8 @@ pub(crate) struct Scan {
     pub(crate) watermark: Watermark,
     /// From `end` to the last byte that is not zero.
     pub(crate) left_bytes: u64,
+    /// The length of the file.
+    pub(crate) file_bytes: u64,
 }
 
 impl Scan {
@@ -281,7 +320,7 @@ pub(crate) fn scan_segment<D: Disk>(
     let file = disk.open(&name.path())?;
     let len = disk.len(&file)?;
     let bytes = read_range(disk, &file, 0, end.map_or(len, |end| end.min(len)))?;
-    Ok(scan_bytes(&bytes, header))
+    Ok(Scan { file_bytes: len, ..scan_bytes(&bytes, header) })
 }
 
 fn scan_bytes(bytes: &[u8], header: &SegmentHeader) -> Scan {

@@ -22,8 +22,9 @@ pub const CHUNK_DIR: &str = "member/snap/chunks";
 pub const CHUNK_BYTES: usize = 1 << 20;
 /// No chunk may be larger: one value too big for [`CHUNK_BYTES`] makes a larger chunk.
 pub const CHUNK_BYTES_MAX: u64 = 64 << 20;
-/// The version of the manifest this build writes and reads. Not promised to later releases.
-pub const MANIFEST_VERSION: u32 = 0;
+/// The version of the manifest this build writes and reads. Not promised to later releases; version
+/// 0, without flags, was never released.
+pub const MANIFEST_VERSION: u32 = 1;
 
 /// Two kept snapshots mean that one may rot.
 const KEEP_MIN: usize = 2;
@@ -31,6 +32,7 @@ const MANIFEST_SUFFIX: &str = ".manifest";
 const TEMP_SUFFIX: &str = ".tmp";
 const MANIFEST_MAGIC: [u8; 8] = *b"MSSNP\r\n\x1a";
 const MANIFEST_HEAD_BYTES: usize = 48;
+const FLAG_BEGINS_LOG: u32 = 1;
 const CHUNK_REF_BYTES: usize = 40;
 const HASH_BYTES: usize = 32;
 /// A manifest of this size lists 25 million chunks.
@@ -52,6 +54,10 @@ pub struct Manifest {
     pub index: u64,
     /// The term of that index.
     pub term: u64,
+    /// The log is to begin anew behind it, by a mark that is written once this is durable: it was
+    /// received, or is the first of a cluster. Any other snapshot is of entries the log held
+    /// durably: where the log ends before it, something was lost.
+    pub begins_log: bool,
     /// What the owner wants to know about it without reading the chunks.
     pub meta: Bytes,
     /// The content, in order.
@@ -71,7 +77,8 @@ impl Manifest {
         );
         bytes.extend_from_slice(&MANIFEST_MAGIC);
         bytes.extend_from_slice(&MANIFEST_VERSION.to_le_bytes());
-        bytes.extend_from_slice(&0u32.to_le_bytes());
+        let flags = if self.begins_log { FLAG_BEGINS_LOG } else { 0 };
+        bytes.extend_from_slice(&flags.to_le_bytes());
         bytes.extend_from_slice(&self.index.to_le_bytes());
         bytes.extend_from_slice(&self.term.to_le_bytes());
         bytes.extend_from_slice(&(self.meta.len() as u64).to_le_bytes());
@@ -104,6 +111,11 @@ impl Manifest {
                 "manifest version {version}, this release reads version {MANIFEST_VERSION}"
             ));
         }
+        let flags = get_u32(body, 12);
+        if flags & !FLAG_BEGINS_LOG != 0 {
+            return Err("unknown flags".to_owned());
+        }
+        let begins_log = flags & FLAG_BEGINS_LOG != 0;
         let (index, term) = (get_u64(body, 16), get_u64(body, 24));
         let content = &body[MANIFEST_HEAD_BYTES..];
         let lengths = usize::try_from(get_u64(body, 32)).ok().zip(
@@ -120,7 +132,8 @@ impl Manifest {
             bytes: get_u64(chunk, HASH_BYTES),
         });
         assert_eq!(refs.len(), refs_bytes, "split at the end of meta");
-        Ok(Self { index, term, meta: Bytes::copy_from_slice(meta), chunks: chunks.collect() })
+        let meta = Bytes::copy_from_slice(meta);
+        Ok(Self { index, term, begins_log, meta, chunks: chunks.collect() })
     }
 }
 

@@ -84,6 +84,12 @@ fn a_tail_torn_at_any_byte_is_cut_off_at_the_last_good_batch() {
             }
             let mut image = disk.clone();
             image.put_file(FIRST, &torn);
+            if rest == "end of file" {
+                // No crash does that: see below.
+                let error = Log::open(&mut image, Some(OWNER), options(2)).unwrap_err();
+                assert!(matches!(error, LogError::CutShort { index: 4, .. }), "{error}");
+                continue;
+            }
             let recovered = recover(&mut image);
             // Zeros that replace the padding at the end change nothing.
             let unchanged = torn.get(start..end) == whole.get(start..end);
@@ -93,6 +99,93 @@ fn a_tail_torn_at_any_byte_is_cut_off_at_the_last_good_batch() {
                 assert_eq!(recovered.torn.unwrap().offset, start as u64);
             }
         }
+    }
+}
+
+#[test]
+fn a_file_cut_short_at_any_byte_is_refused_by_name_and_left_alone() {
+    let disk = two_segments();
+    let (mut cut_short, mut headless) = (0, 0);
+    for path in [FIRST, SECOND] {
+        let whole = disk.content(path).unwrap();
+        for len in 0..whole.len() {
+            let mut image = disk.clone();
+            image.put_file(path, &whole[..len]);
+            let changes = image.changes();
+            match Log::open(&mut image, Some(OWNER), options(3)).unwrap_err() {
+                LogError::CutShort { path: named, bytes, bytes_made, index } => {
+                    assert_eq!((named.as_str(), bytes), (path, len as u64));
+                    assert_eq!(bytes_made, whole.len() as u64);
+                    assert!((1..=10).contains(&index), "{path} at {len}: from {index} on");
+                    cut_short += 1;
+                }
+                LogError::Corrupt { path: named, offset: 0, reason, .. } if len < 4096 => {
+                    assert_eq!(named, path);
+                    assert_eq!(reason, "the file ends inside the segment header");
+                    headless += 1;
+                }
+                other => panic!("{path} at {len}: {other}"),
+            }
+            assert_eq!(image.content(path).unwrap(), &whole[..len]);
+            // The names were synced; that is all.
+            assert!(image.changes() <= changes + 1);
+            let reports = inspect(&mut image).unwrap();
+            let noticed = reports.iter().any(|report| match report {
+                Ok(report) => report.path == path && report.damage.is_some(),
+                Err(error) => error.to_string().starts_with(path),
+            });
+            assert!(noticed, "{path} at {len}: not shown");
+        }
+    }
+    assert!(cut_short > 10_000 && headless == 8192, "{cut_short} {headless}");
+}
+
+#[test]
+fn what_is_left_of_a_file_cut_short_is_used_only_on_the_operators_word() {
+    let mut disk = two_segments();
+    let offsets = batch_offsets(&mut disk, SECOND);
+    let whole = disk.content(SECOND).unwrap();
+    let allowed = LogOptions { allow_damaged_tail: true, ..options(3) };
+    // Behind the opening, behind 4-5, behind the hard state, behind 6-9, and of the zeros.
+    for (len, last) in [
+        (offsets[1] + 9, 3),
+        (offsets[2], 5),
+        (offsets[4] - 1, 5),
+        (offsets[4], 9),
+        (whole.len() as u64 - 1, 9),
+    ] {
+        let mut image = disk.clone();
+        image.put_file(SECOND, &whole[..len as usize]);
+        let (_, recovered) = Log::open(&mut image, Some(OWNER), allowed.clone()).unwrap();
+        assert_eq!(recovered.last_index, last);
+        assert_eq!(recovered.damaged.unwrap().path, SECOND);
+        assert_eq!(image.content(SECOND).unwrap().len() as u64, len, "the evidence stays");
+        assert_eq!(recover(&mut image).last_index, last, "and is behind us");
+    }
+}
+
+#[test]
+fn a_newest_segment_that_was_removed_is_missed() {
+    let mut restarted = two_segments();
+    let mut rolled = MemDisk::new();
+    let mut log = Log::create(&mut rolled, OWNER, options(1)).unwrap();
+    for index in 1..=30 {
+        let mut batch = entries(1, index, index);
+        batch.entries[0].data = Bytes::from(vec![7; 1000]);
+        append(&mut log, &batch, true);
+    }
+    assert!(log.stats().rollovers > 2);
+    drop(log);
+    for disk in [&mut restarted, &mut rolled] {
+        let mut kept = segments(disk);
+        kept.pop();
+        let last = kept.last().unwrap().clone();
+        let mut holed = MemDisk::new();
+        for path in kept {
+            holed.put_file(&path, &disk.content(&path).unwrap());
+        }
+        let error = Log::open(&mut holed, Some(OWNER), options(3)).unwrap_err();
+        assert!(matches!(&error, LogError::CutShort { path, .. } if *path == last), "{error}");
     }
 }
 
@@ -195,8 +288,15 @@ fn a_shortened_segment_is_refused() {
     let mut disk = two_segments();
     let content = disk.content(FIRST).unwrap();
     disk.put_file(FIRST, &content[..content.len() - 200]);
-    let error = Log::open(&mut disk, Some(OWNER), options(3)).unwrap_err();
-    assert!(matches!(&error, LogError::Corrupt { path, .. } if path == FIRST), "{error}");
+    let error = Log::open(&mut disk, Some(OWNER), options(3)).unwrap_err().to_string();
+    let (there, made) = (content.len() - 200, content.len());
+    assert_eq!(
+        error,
+        format!(
+            "{FIRST}: cut short: {there} of {made} bytes are there; synced entries from index 1 on, \
+             or a segment behind this one, may be missing, so nothing is changed"
+        )
+    );
 }
 
 #[test]
@@ -317,7 +417,7 @@ fn a_later_version_is_refused_with_what_to_do() {
     assert_eq!(
         error,
         format!(
-            "{SECOND}: log format version 7, this release reads version 0: start the release \
+            "{SECOND}: log format version 7, this release reads version 1: start the release \
              that wrote it, or restore the member from a snapshot"
         )
     );
@@ -348,13 +448,32 @@ fn inspection_reports_what_opening_refuses_and_changes_nothing() {
     disk.flip_bit(FIRST, 9);
     let (before, changes) = (disk.content(SECOND), disk.changes());
     let reports: Vec<_> = inspect(&mut disk).unwrap().into_iter().map(Result::unwrap).collect();
-    assert!(reports[0].damaged_header && !reports[1].damaged_header);
+    assert_eq!(reports[0].damage.as_deref(), Some("one of the two copies of the header"));
+    assert!(reports[1].damage.as_ref().unwrap().contains("of what was synced"));
     assert_eq!(reports[1].batches.len(), 3);
     assert_eq!(reports[1].batches[1].entries, Some(((1, 4), (1, 5))));
     let rest = reports[1].rest.as_ref().unwrap();
     assert_eq!(rest.offset, offsets[3]);
     assert!(rest.offset < reports[1].synced_through);
     assert_eq!((disk.content(SECOND), disk.changes()), (before, changes));
+}
+
+#[test]
+fn inspection_shows_damage_in_older_segments_and_lost_zeros() {
+    let look = |disk: &mut MemDisk| -> Vec<Option<String>> {
+        inspect(disk).unwrap().into_iter().map(|report| report.unwrap().damage).collect()
+    };
+    let mut disk = two_segments();
+    assert_eq!(look(&mut disk), [None, None]);
+    let mut rotten = disk.clone();
+    rotten.flip_bit(FIRST, (DATA_START + 70) * 8);
+    assert!(look(&mut rotten)[0].as_ref().unwrap().contains("of what was synced"));
+    // Zeros where the mark behind them says that something was.
+    let offsets = batch_offsets(&mut disk, SECOND);
+    let mut content = disk.content(SECOND).unwrap();
+    content[offsets[1] as usize..offsets[4] as usize].fill(0);
+    disk.put_file(SECOND, &content);
+    assert!(look(&mut disk)[1].as_ref().unwrap().contains("of what was synced"));
 }
 
 #[test]
@@ -380,7 +499,7 @@ fn an_older_segment_with_another_end_is_refused_even_under_the_same_salt() {
     // The same lengths, the same marks; only the entries' term differs.
     disk.put_file(FIRST, &other.content(FIRST).unwrap());
     let offsets = batch_offsets(&mut disk, FIRST);
-    assert_eq!(offsets, batch_offsets(&mut other, FIRST));
+    assert!(batch_offsets(&mut other, FIRST).starts_with(&offsets));
     let error = Log::open(&mut disk, None, options(3)).unwrap_err().to_string();
     assert!(error.contains("the last batch is not the one its successor names"), "{error}");
 }

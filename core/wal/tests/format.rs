@@ -1,4 +1,4 @@
-//! The bytes of version 0, pinned. A change here is a change of the format: raise the version.
+//! The bytes of version 1, pinned. A change here is a change of the format: raise the version.
 
 mod common;
 
@@ -36,14 +36,14 @@ fn segment() -> Vec<u8> {
 }
 
 #[test]
-fn segment_header_bytes_of_version_0() {
+fn segment_header_bytes_of_version_1() {
     let segment = segment();
     assert_eq!(segment[..4096], segment[4096..8192], "two copies");
     assert_eq!(
-        hex(&segment[..84]),
+        hex(&segment[..96]),
         concat!(
             "4d5357414c0d0a1a",
-            "00000000",
+            "01000000",
             "00100000",
             "0100000000000000",
             "0100000000000000",
@@ -53,15 +53,18 @@ fn segment_header_bytes_of_version_0() {
             "0000000000000000",
             "0000000000000000",
             "3820000000000000",
-            "00000000"
+            "00000000",
+            "00000000",
+            "0080000000000000"
         )
     );
-    assert!(segment[84..4092].iter().all(|byte| *byte == 0));
-    assert_eq!(hex(&segment[4092..4096]), "528fe90a");
+    assert_eq!(segment.len(), 0x8000, "as long as it says");
+    assert!(segment[96..4092].iter().all(|byte| *byte == 0));
+    assert_eq!(hex(&segment[4092..4096]), "783b00d4");
 }
 
 #[test]
-fn batch_and_record_bytes_of_version_0() {
+fn batch_and_record_bytes_of_version_1() {
     let segment = segment();
     let opening = 8192..8192 + 56;
     let batch = opening.end..opening.end + 56 + (40 + 24) + 40 + (40 + 16);
@@ -158,10 +161,11 @@ fn batch_and_record_bytes_of_version_0() {
 }
 
 #[test]
-fn manifest_bytes_of_version_0() {
+fn manifest_bytes_of_version_1() {
     let manifest = Manifest {
         index: 0x1234,
         term: 7,
+        begins_log: true,
         meta: Bytes::from_static(b"meta!"),
         chunks: vec![ChunkRef { hash: [0xab; 32], bytes: 1 << 20 }],
     };
@@ -170,8 +174,8 @@ fn manifest_bytes_of_version_0() {
         hex(&bytes),
         concat!(
             "4d53534e500d0a1a",
-            "00000000",
-            "00000000",
+            "01000000",
+            "01000000",
             "3412000000000000",
             "0700000000000000",
             "0500000000000000",
@@ -179,7 +183,7 @@ fn manifest_bytes_of_version_0() {
             "6d65746121",
             "abababababababababababababababababababababababababababababababab",
             "0000100000000000",
-            "7012f0849be6819813a73b23f9c51393f0d60e7c48801a25ffdc657642687a40"
+            "2fa18273c8a43dda3fde8f67842bea77de32e29a35793fefc7fa7975a3088970"
         )
     );
     assert_eq!(Manifest::decode(&bytes), Ok(manifest));

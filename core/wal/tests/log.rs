@@ -6,7 +6,7 @@ use common::{
     Model, OWNER, SMALL_SEGMENT_BYTES, entries, entry, hard_state, mark, options, recover,
 };
 use wal::mem::MemDisk;
-use wal::{DiskError, Identity, Log, LogBatch, LogError, LogOptions};
+use wal::{DiskError, Identity, Log, LogBatch, LogError, LogOptions, SnapshotMark};
 
 fn new_log(disk: &mut MemDisk) -> Log<&mut MemDisk> {
     Log::create(disk, OWNER, options(1)).expect("a new disk takes a log")
@@ -257,11 +257,10 @@ fn pages_a_failed_sync_left_clean_are_not_taken_for_durable() {
 fn a_full_disk_is_named_while_prepared_room_still_takes_appends() {
     let mut disk = MemDisk::new();
     let mut log = new_log(&mut disk);
-    log.disk().faults.space_left_bytes = Some(0);
     let mut index = 1;
-    log.disk().faults.space_left_bytes = Some(SMALL_SEGMENT_BYTES);
-    assert!(log.prepare().unwrap());
-    while log.prepare().unwrap() {}
+    // For less than a segment: it is taken when it is needed.
+    log.disk().faults.space_left_bytes = Some(SMALL_SEGMENT_BYTES - 4096);
+    assert!(!log.prepare().unwrap());
     assert!(log.stats().no_space);
     let error = loop {
         let data = "z".repeat(1000);
@@ -275,6 +274,7 @@ fn a_full_disk_is_named_while_prepared_room_still_takes_appends() {
     };
     assert!(matches!(error, LogError::NoSpace { .. }));
     assert!(error.to_string().ends_with("no space left on device"));
+    assert_eq!(log.stats().rollovers, 1, "a shorter segment was made of what there was");
     drop(log);
     disk.faults.space_left_bytes = None;
     disk.power_loss_keep_nothing();
@@ -309,16 +309,78 @@ fn zeros_are_written_ahead_so_that_appends_do_not_grow_files() {
     while log.prepare().unwrap() {}
     assert_eq!(log.stats().prepared_bytes, 64 << 10);
     let data = "z".repeat(5000);
-    let len = |log: &mut Log<&mut MemDisk>| -> usize {
-        let files = log.disk().files();
-        files.iter().map(|path| log.disk().content(path).unwrap().len()).sum()
-    };
-    let before = len(&mut log);
     // Into the second segment, without `sync`, which would prepare more.
     for index in 1..=20 {
         log.append(&LogBatch { entries: vec![entry(1, index, &data)], ..LogBatch::default() })
             .unwrap();
     }
     assert_eq!(log.stats().rollovers, 1);
-    assert_eq!(len(&mut log), before);
+    assert_eq!(newest_len(&mut log), 64 << 10);
+}
+
+/// The length of the segment written to.
+fn newest_len(log: &mut Log<&mut MemDisk>) -> usize {
+    let files = log.disk().files();
+    let newest = files.iter().rfind(|path| path.ends_with(".wal")).expect("a segment");
+    log.disk().content(newest).expect("a file").len()
+}
+
+/// Appends so many bytes in batches of one size; the lengths of the segments in order.
+fn lengths_of_segments(batch_bytes: usize, total_bytes: usize) -> Vec<usize> {
+    let mut disk = MemDisk::new();
+    let options = LogOptions { segment_bytes: 8 << 20, ..options(1) };
+    let mut log = Log::create(&mut disk, OWNER, options).expect("a new disk takes a log");
+    let data = "z".repeat(batch_bytes);
+    let mut lengths = vec![newest_len(&mut log)];
+    for index in 1..=(total_bytes / batch_bytes) as u64 {
+        let batch = LogBatch { entries: vec![entry(1, index, &data)], ..LogBatch::default() };
+        log.append(&batch).expect("a healthy disk takes a batch");
+        if log.stats().rollovers as usize == lengths.len() {
+            lengths.push(newest_len(&mut log));
+        }
+        log.sync().expect("a healthy disk syncs");
+    }
+    lengths
+}
+
+#[test]
+fn segments_grow_from_a_short_first_one_to_the_full_size() {
+    let lengths = lengths_of_segments(40 << 10, 40 << 20);
+    assert_eq!(lengths[0], 1 << 20);
+    assert!(lengths.is_sorted() && lengths.len() <= 9, "{lengths:?}");
+    assert_eq!(lengths.last(), Some(&(8 << 20)));
+    // And where no batch fits the first.
+    let lengths = lengths_of_segments(3 << 19, 40 << 20);
+    assert!(lengths.is_sorted() && lengths.len() <= 12, "{lengths:?}");
+    assert_eq!(lengths.last(), Some(&(8 << 20)));
+}
+
+#[test]
+fn a_log_comes_back_on_a_disk_that_is_nearly_full() {
+    let mut disk = MemDisk::new();
+    let mut log = new_log(&mut disk);
+    log.append(&entries(1, 1, 3)).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    disk.faults.space_left_bytes = Some(SMALL_SEGMENT_BYTES - 4096);
+    assert_eq!(recover(&mut disk).last_index, 3);
+    disk.power_loss_keep_nothing();
+    assert_eq!(recover(&mut disk).last_index, 3);
+    disk.faults.space_left_bytes = Some(4096);
+    let error = Log::open(&mut disk, Some(OWNER), options(4)).unwrap_err();
+    assert!(matches!(error, LogError::NoSpace { .. }), "{error}");
+}
+
+#[test]
+fn a_log_that_begins_behind_a_snapshot_says_so_from_its_first_moment() {
+    let mut disk = MemDisk::new();
+    let state = hard_state(3, 0, 7).hard_state.unwrap();
+    let behind = SnapshotMark { index: 7, term: 3 };
+    let log = Log::create_behind(&mut disk, OWNER, options(1), state, behind).unwrap();
+    assert_eq!((log.stats().first_index, log.stats().last_index), (8, 7));
+    drop(log);
+    disk.power_loss_keep_nothing();
+    let recovered = recover(&mut disk);
+    assert_eq!((recovered.first_index, recovered.last_index), (8, 7));
+    assert_eq!((recovered.hard_state, recovered.snapshot), (Some(state), Some(behind)));
 }

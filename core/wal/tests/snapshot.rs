@@ -19,7 +19,8 @@ fn manifest(index: u64, texts: &[&str]) -> Manifest {
         let (hash, bytes) = chunk(text);
         ChunkRef { hash, bytes: bytes.len() as u64 }
     });
-    Manifest { index, term: 2, meta: Bytes::from(format!("at {index}")), chunks: refs.collect() }
+    let meta = Bytes::from(format!("at {index}"));
+    Manifest { index, term: 2, begins_log: false, meta, chunks: refs.collect() }
 }
 
 fn take(

@@ -28,7 +28,12 @@ pub(super) fn run(
                 }
                 continue;
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => {
+                if let Err(error) = worker.close() {
+                    fatal.raise(format!("write-ahead log: {error}"));
+                }
+                return;
+            }
         };
         while let Ok(more) = tasks.try_recv() {
             batch.extend(more);

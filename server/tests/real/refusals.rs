@@ -40,6 +40,12 @@ fn segments(data_dir: &Path) -> Vec<PathBuf> {
     names
 }
 
+/// How many of the keys are there.
+async fn keys(cluster: &Cluster) -> i64 {
+    let prefix = client::Get::new(client::KeyRange::prefix("key-")).count_only();
+    cluster.client().get(prefix).await.expect("get").count
+}
+
 async fn stopped_with_data(size: usize) -> Cluster {
     let mut cluster = Cluster::start(size).await;
     let client = cluster.client();
@@ -65,18 +71,93 @@ async fn a_member_without_its_log_does_not_found_a_new_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_lost_synced_entries_is_refused_and_left_alone() {
+async fn a_log_cut_short_anywhere_is_refused_by_file_and_left_alone() {
     let mut cluster = stopped_with_data(1).await;
     let dir = cluster.members[0].data_dir();
-    let log = segments(&dir);
-    let last = log.last().expect("a segment");
-    // Past the header, before most of what was written.
-    fs::OpenOptions::new().write(true).open(last).expect("opened").set_len(12_288).expect("cut");
+    let last = segments(&dir).pop().expect("a segment");
+    let name = last.file_name().expect("a name").to_str().expect("plain").to_owned();
+    let whole = fs::read(&last).expect("read");
+    let used = whole.iter().rposition(|byte| *byte != 0).expect("not empty") as u64;
+    assert!(used > 30_000 && used + 100 < whole.len() as u64);
+    let state = dir.join("member/state");
+    for with_state in [true, false] {
+        if !with_state {
+            fs::remove_dir_all(&state).expect("removed");
+        }
+        // The header alone, most of it, the last entry, the mark, a zero nobody wrote yet.
+        for len in [8_192, 12_288, used / 2, used - 200, used - 40, whole.len() as u64 - 1] {
+            fs::write(&last, &whole[..len as usize]).expect("cut");
+            let before = contents(&dir);
+            let (code, said) = cluster.members[0].refuses().await;
+            assert_eq!(code, Some(1), "{len}: {said}");
+            assert!(said.contains(&name) && said.contains("cut short"), "{len}: {said}");
+            assert_eq!(contents(&dir), before, "{len}");
+        }
+    }
+    // And whole again it serves all it had.
+    fs::write(&last, &whole).expect("mended");
+    cluster.members[0].launch();
+    cluster.members[0].ready().await;
+    assert_eq!(keys(&cluster).await, 300);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_without_its_newest_segment_is_refused_and_left_alone() {
+    let mut cluster = stopped_with_data(1).await;
+    cluster.members[0].launch();
+    cluster.members[0].ready().await;
+    cluster.members[0].kill();
+    let dir = cluster.members[0].data_dir();
+    fs::remove_dir_all(dir.join("member/state")).expect("removed");
+    fs::remove_file(segments(&dir).pop().expect("two segments")).expect("removed");
     let before = contents(&dir);
     let (code, said) = cluster.members[0].refuses().await;
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("synced") && said.contains(&dir.display().to_string()), "{said}");
+    assert!(said.contains("cut short"), "{said}");
     assert_eq!(contents(&dir), before);
+}
+
+/// Copies what is there, as a file copy made while the member runs does.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("made");
+    for entry in fs::read_dir(from).expect("a directory").flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else if let Err(error) = fs::copy(&path, to) {
+            // The backend and the log remove files at any time.
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}", path.display());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_running_members_files_is_what_a_crash_leaves() {
+    let mut cluster = stopped_with_data(1).await;
+    cluster.members[0].launch();
+    cluster.members[0].ready().await;
+    let client = cluster.client();
+    let writing = tokio::spawn(async move {
+        for n in 0..2_000 {
+            client.put(Put::new(format!("key-{n}"), vec![b'y'; 100])).await.expect("put");
+        }
+    });
+    let dir = cluster.members[0].data_dir();
+    let aside = dir.with_extension("copy");
+    let (from, to) = (dir.clone(), aside.clone());
+    tokio::task::spawn_blocking(move || copy(&from, &to)).await.expect("copied");
+    writing.abort();
+    drop(writing.await);
+    cluster.members[0].kill();
+    fs::remove_dir_all(&dir).expect("removed");
+    use std::os::unix::fs::PermissionsExt as _;
+    for dir in [&aside, &aside.join("member")] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).expect("private");
+    }
+    fs::rename(&aside, &dir).expect("in its place");
+    cluster.members[0].launch();
+    cluster.members[0].ready().await;
+    assert!(keys(&cluster).await >= 300, "what was written before the copy began is in it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,7 +204,5 @@ async fn a_damaged_backend_costs_a_rebuild_and_nothing_else() {
     }
     cluster.members[0].launch();
     cluster.members[0].ready().await;
-    let client = cluster.client();
-    let all = client.get(client::Get::new(client::KeyRange::prefix("key-")).count_only()).await;
-    assert_eq!(all.expect("get").count, 300);
+    assert_eq!(keys(&cluster).await, 300);
 }
