@@ -7,7 +7,14 @@
 
 pub mod certificates;
 pub mod crd;
+mod decide;
+pub mod events;
+mod facts;
+mod founding;
+mod membership;
 pub mod observed;
 pub mod plan;
 pub mod quantity;
 pub mod resources;
+mod roll;
+pub mod status;

@@ -34,6 +34,8 @@ pub struct Observed {
     pub foreign: Vec<String>,
     /// Secrets that the spec names and that are not there, or lack something: one line each.
     pub missing_secrets: Vec<String>,
+    /// Whether services, budgets, policies, secrets or monitors are not as the spec wants them.
+    pub children_stale: bool,
     /// Hash of what the pods are to be like now (`resources::pod_hash`).
     pub wanted_hash: String,
 }

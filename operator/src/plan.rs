@@ -1,7 +1,11 @@
 //! What to do next. Pure: from one [`Observed`] to one [`Plan`].
 
 use crate::crd::MetaStoreStatus;
+use crate::decide::decide;
+use crate::events::between;
+use crate::facts::Facts;
 use crate::observed::{Beginning, Observed, Ordinal};
+use crate::status::status;
 
 /// What one pass decides on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -106,5 +110,18 @@ pub struct Event {
 
 /// Decides.
 pub fn plan(observed: &Observed) -> Plan {
-    Plan { status: observed.object.status.clone().unwrap_or_default(), ..Plan::default() }
+    let facts = Facts::of(observed);
+    let decision = decide(&facts);
+    let disruptive = decision.steps.iter().position(Step::is_disruptive);
+    assert!(
+        disruptive.is_none_or(|at| at + 1 == decision.steps.len()),
+        "a disruptive step is the last: {:?}",
+        decision.steps
+    );
+    let status = status(&facts, &decision);
+    let events = match &observed.object.status {
+        Some(old) => between(old, &status),
+        None => between(&MetaStoreStatus::default(), &status),
+    };
+    Plan { steps: decision.steps, status, events, again_s: decision.again_s }
 }
