@@ -108,7 +108,7 @@ impl Image {
         let layer = self.layer()?;
         let layer_digest = Digest::of(&layer);
 
-        let config = canonical(&self.config(layer_digest)?);
+        let config = canonical_json(&self.config(layer_digest)?).into_bytes();
         let config_digest = Digest::of(&config);
 
         let manifest = json!({
@@ -118,7 +118,7 @@ impl Image {
             "layers": [descriptor(LAYER, layer_digest, layer.len())],
             "annotations": self.labels,
         });
-        let manifest = canonical(&manifest);
+        let manifest = canonical_json(&manifest).into_bytes();
         let digest = Digest::of(&manifest);
 
         let mut described = descriptor(MANIFEST, digest, manifest.len());
@@ -143,8 +143,8 @@ impl Image {
         for (digest, bytes) in blobs {
             archive.file(&digest.blob(), 0o644, (0, 0), bytes)?;
         }
-        archive.file("index.json", 0o644, (0, 0), &canonical(&index))?;
-        archive.file("manifest.json", 0o644, (0, 0), &canonical(&docker))?;
+        archive.file("index.json", 0o644, (0, 0), canonical_json(&index).as_bytes())?;
+        archive.file("manifest.json", 0o644, (0, 0), canonical_json(&docker).as_bytes())?;
         archive.file("oci-layout", 0o644, (0, 0), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         archive.finish()?;
         Ok(digest)
@@ -219,7 +219,7 @@ fn descriptor(media_type: &str, digest: Digest, size: usize) -> Value {
 
 /// JSON with its keys sorted. serde_json keeps the order of insertion instead if any package that it is
 /// built with asks for that, and the digest must not depend on who else is in the workspace.
-fn canonical(value: &Value) -> Vec<u8> {
+pub fn canonical_json(value: &Value) -> String {
     fn sorted(value: &Value) -> Value {
         match value {
             Value::Object(map) => {
@@ -231,7 +231,7 @@ fn canonical(value: &Value) -> Vec<u8> {
             _ => value.clone(),
         }
     }
-    sorted(value).to_string().into_bytes()
+    sorted(value).to_string()
 }
 
 /// A tar file whose headers hold nothing of the machine it is written on.

@@ -15,5 +15,5 @@ mod archive;
 pub mod dockerfile;
 mod manifest;
 
-pub use archive::{Content, Digest, Entry, Image};
+pub use archive::{Content, Digest, Entry, Image, canonical_json};
 pub use manifest::{Build, Manifest, Target};

@@ -54,3 +54,12 @@ pub(crate) fn sim(kind: &str, number: &str, rest: &[String]) -> Result<()> {
     let mut command = cargo(&["run", "--release", "--quiet", "-p", "sim", "--", kind, number]);
     run(command.args(rest))
 }
+
+/// Becomes the command, so that its exit code, its signals and the caller's directory are its own.
+pub(crate) fn e2e(arguments: &[String]) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let manifest = root().join("Cargo.toml");
+    let mut command = cargo(&["run", "--quiet", "-p", "e2e", "--manifest-path"]);
+    command.arg(manifest).arg("--").args(arguments).current_dir(std::env::current_dir()?);
+    Err(command.exec()).context("cargo run -p e2e")
+}

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
-use images::{Manifest, dockerfile};
+use images::{Manifest, canonical_json, dockerfile};
 use serde_json::Value;
 
 use crate::chores::{cargo, root};
@@ -22,13 +22,18 @@ const README: &str = "charts/metastore/README.md";
 const TABLE_BEGINS: &str = "<!-- values: written by cargo xtask gen from values.schema.json -->\n";
 const TABLE_ENDS: &str = "<!-- values end -->\n";
 
+type Render = fn(&Path) -> Result<String>;
+
+/// In this order: the one that needs a build last.
+const FILES: [(&str, Render); 3] =
+    [(dockerfile::PATH, dockerfile), (README, readme), (CRD, definition)];
+
 /// Writes the files, or compares them.
 pub(crate) fn run(check: bool) -> Result<()> {
     let root = root();
     let mut stale = Vec::new();
-    for (path, text) in
-        [(dockerfile::PATH, dockerfile(&root)?), (README, readme(&root)?), (CRD, definition()?)]
-    {
+    for (path, render) in FILES {
+        let text = render(&root)?;
         let file = root.join(path);
         if std::fs::read_to_string(&file).unwrap_or_default() == text {
             continue;
@@ -53,11 +58,11 @@ fn dockerfile(root: &Path) -> Result<String> {
         .lines()
         .find_map(|line| line.strip_prefix("channel = \"")?.strip_suffix('"'))
         .context("rust-toolchain.toml: no channel")?;
-    Ok(dockerfile::render(&Manifest::read(root)?, version))
+    Ok(dockerfile::render(&Manifest::read(root)?, version, env!("CARGO_PKG_VERSION")))
 }
 
 /// The operator says it itself.
-fn definition() -> Result<String> {
+fn definition(_root: &Path) -> Result<String> {
     let arguments =
         ["run", "--quiet", "-p", "operator", "--bin", "metastore-operator", "--", "crd"];
     let output = cargo(&arguments).stderr(Stdio::inherit()).output()?;
@@ -79,11 +84,11 @@ fn readme(root: &Path) -> Result<String> {
 /// A row for every value of the chart.
 fn table(schema: &Value) -> Result<String> {
     let mut rows = String::from("| value | default | what it does |\n|---|---|---|\n");
-    collect(schema, schema, "", &mut rows)?;
+    collect(schema, "", &mut rows)?;
     Ok(rows)
 }
 
-fn collect(schema: &Value, at: &Value, path: &str, rows: &mut String) -> Result<()> {
+fn collect(at: &Value, path: &str, rows: &mut String) -> Result<()> {
     let properties =
         at["properties"].as_object().with_context(|| format!("{path}: no properties"))?;
     // By name: serde_json's own order depends on what else is built with it.
@@ -91,7 +96,7 @@ fn collect(schema: &Value, at: &Value, path: &str, rows: &mut String) -> Result<
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         let has_parts = property["properties"].is_object() && property.get("default").is_none();
         if has_parts {
-            collect(schema, property, &path, rows)?;
+            collect(property, &path, rows)?;
             continue;
         }
         if path == "global" {
@@ -100,6 +105,7 @@ fn collect(schema: &Value, at: &Value, path: &str, rows: &mut String) -> Result<
         let said = property["description"].as_str();
         let said = said.with_context(|| format!("{path}: no description"))?.replace('|', "\\|");
         let default = property.get("default").with_context(|| format!("{path}: no default"))?;
+        let default = canonical_json(default);
         rows.push_str(&format!("| `{path}` | `{default}` | {said} |\n"));
     }
     Ok(())

@@ -20,6 +20,7 @@ cargo xtask swarm N          simulate N clusters, each from a seed of its own
 cargo xtask bench-vs-etcd    measure beside etcd, alternating; writes docs/benchmarks.md (--help: how)
 cargo xtask gen [--check]    write what is written from other files: Dockerfile, CRD, table of values
 cargo xtask image            container images without Docker, as archives (--help: how)
+cargo xtask e2e VERB         a real Kubernetes node, and the scenarios on it (e2e help: how)
 cargo xtask help             this
 ";
 
@@ -49,6 +50,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ("gen", []) => generated::run(false),
         ("gen", [check]) if check == "--check" => generated::run(true),
         ("image", rest) => image::run(rest),
+        ("e2e", rest) => chores::e2e(rest),
         ("help" | "--help" | "-h", _) => Ok(std::io::stdout().write_all(HELP.as_bytes())?),
         ("verify" | "fix" | "gen", [surplus, ..]) => bail!("{chore}: what is {surplus:?} for?"),
         _ => bail!("{chore}: no such chore (see cargo xtask help)"),
