@@ -5,16 +5,30 @@
 //! step of it disruptive; `act` is the only writer. What was begun is told from what is there, not
 //! from memory, so an operator that is killed between any two steps goes on where it was.
 
+mod act;
+mod api;
 pub mod certificates;
+pub mod check;
+mod clock;
+pub mod config;
+mod controller;
 pub mod crd;
 mod decide;
 pub mod events;
 mod facts;
 mod founding;
+mod http;
+mod leader;
+mod members;
 mod membership;
+mod memory;
+mod metrics;
+mod observe;
 pub mod observed;
 pub mod plan;
 pub mod quantity;
 pub mod resources;
 mod roll;
+pub mod run;
 pub mod status;
+mod telemetry;

@@ -1,0 +1,141 @@
+//! The operator's own figures, `metastore_operator_*`. Labels take values from fixed sets only, so
+//! that what is stored does not grow with what users do.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// All figures.
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// Passes over one resource, by `result`: ok, error, gone.
+    pub(crate) reconciles: IntCounterVec,
+    /// How long a pass took.
+    pub(crate) duration: Histogram,
+    /// Steps carried out, by `step`.
+    pub(crate) steps: IntCounterVec,
+    /// Writes to the API server, by `kind` and `verb`.
+    pub(crate) api_writes: IntCounterVec,
+    /// Members that answered in the last pass over their cluster.
+    pub(crate) members: IntGauge,
+    /// Clusters, by `condition` that is true.
+    pub(crate) clusters: IntGaugeVec,
+    /// 1 while the lease is held.
+    pub(crate) leader: IntGauge,
+    /// When a pass failed last, in seconds since 1970.
+    pub(crate) last_error: IntGauge,
+}
+
+/// The conditions that clusters are counted by.
+pub(crate) const CONDITIONS: [&str; 5] =
+    ["Available", "Progressing", "Degraded", "QuorumLost", "EvenSize"];
+
+impl Metrics {
+    /// All at zero.
+    pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        let metrics = Metrics {
+            reconciles: counters(
+                &registry,
+                "reconciles_total",
+                "Passes over one resource, by result.",
+                &["result"],
+            ),
+            duration: histogram(&registry),
+            steps: counters(&registry, "steps_total", "Steps carried out, by kind.", &["step"]),
+            api_writes: counters(
+                &registry,
+                "api_writes_total",
+                "Writes to the API server, by kind and verb.",
+                &["kind", "verb"],
+            ),
+            members: gauge(
+                &registry,
+                "members_observed",
+                "Members that answered in the last pass over their cluster.",
+            ),
+            clusters: gauges(&registry, "clusters", "Clusters whose condition is true."),
+            leader: gauge(&registry, "leader", "1 while this process holds the lease."),
+            last_error: gauge(
+                &registry,
+                "last_error_timestamp_seconds",
+                "When a pass failed last; 0: never.",
+            ),
+            registry,
+        };
+        for result in ["ok", "error", "gone"] {
+            metrics.reconciles.with_label_values(&[result]);
+        }
+        for condition in CONDITIONS {
+            metrics.clusters.with_label_values(&[condition]);
+        }
+        #[cfg(target_os = "linux")]
+        register(&metrics.registry, prometheus::process_collector::ProcessCollector::for_self());
+        metrics
+    }
+
+    /// In Prometheus' text format.
+    pub(crate) fn text(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+const PREFIX: &str = "metastore_operator";
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace(PREFIX)
+}
+
+fn register(registry: &Registry, collector: impl prometheus::core::Collector + 'static) {
+    registry.register(Box::new(collector)).expect("every figure has a name of its own");
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let counters = IntCounterVec::new(options(name, help), labels).expect("a valid name");
+    register(registry, counters.clone());
+    counters
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    let gauge = IntGauge::with_opts(options(name, help)).expect("a valid name");
+    register(registry, gauge.clone());
+    gauge
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
+    let gauges = IntGaugeVec::new(options(name, help), &["condition"]).expect("a valid name");
+    register(registry, gauges.clone());
+    gauges
+}
+
+fn histogram(registry: &Registry) -> Histogram {
+    let options =
+        HistogramOpts::new("reconcile_duration_seconds", "How long a pass over one resource took.")
+            .namespace(PREFIX)
+            .buckets(vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+    let histogram = Histogram::with_opts(options).expect("a valid name");
+    register(registry, histogram.clone());
+    histogram
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_figure_begins_with_the_operators_name() {
+        let metrics = Metrics::new();
+        metrics.api_writes.with_label_values(&["Pod", "delete"]).inc();
+        let text = metrics.text();
+        assert!(
+            text.contains("metastore_operator_api_writes_total{kind=\"Pod\",verb=\"delete\"} 1")
+        );
+        assert!(text.contains("metastore_operator_reconciles_total{result=\"ok\"} 0"));
+        let strangers: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter(|line| !line.starts_with(PREFIX) && !line.starts_with("process_"))
+            .collect();
+        assert!(strangers.is_empty(), "{strangers:?}");
+    }
+}
