@@ -53,7 +53,9 @@ pub const NAME_CHARS_MAX: usize = 40;
     printcolumn(name = "Quorum", type_ = "string", json_path = ".status.quorum", description = "Voters in touch, of those needed", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "What the operator is doing or waiting for", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the name must begin with a letter, hold only a-z, 0-9 and '-', and be at most 40 characters long: pods and services are named after it")
+        .message("the name must begin with a letter, hold only a-z, 0-9 and '-', not end with '-', and be at most 40 characters long: pods and services are named after it"),
+    validation = Rule::new("!self.metadata.name.endsWith('-peers')")
+        .message("the name must not end with '-peers': so do the names of services that other MetaStores' members find each other by")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -67,13 +69,18 @@ pub const NAME_CHARS_MAX: usize = 40;
 pub struct MetaStoreSpec {
     /// Members that vote. Odd sizes: an even one tolerates no more failures than the odd one below it.
     #[serde(default = "default_replicas")]
-    #[schemars(range(max = 9))]
-    #[x_kube(validation = Rule::new("self >= 1")
-        .message("a cluster has at least one member; set spec.hibernate to true to stop all pods and keep the data"))]
+    #[x_kube(
+        validation = Rule::new("self >= 1")
+            .message("a cluster has at least one member; set spec.hibernate to true to stop all pods and keep the data"),
+        validation = Rule::new("self <= 9")
+            .message("a cluster has at most 9 members: with more, every write waits for more of them; 3 or 5 are usual")
+    )]
     pub replicas: i32,
     /// Version to run: the tag of the operator's default image. Absent: that image as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9_.-]*$')")
+        .message("version is the tag of an image, such as 0.1.0; spec.image names a whole image"))]
     pub version: Option<String>,
     /// Image to run instead of the operator's default, with its tag or digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +99,8 @@ pub struct MetaStoreSpec {
     /// Begin with the content of a snapshot instead of empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_from: Option<RestoreSpec>,
-    /// Requests and limits of each member. A limit of CPU slows elections down: better none.
+    /// Requests and limits of each member. Absent: small requests, so that members are not the first to
+    /// be evicted. A limit of CPU slows elections down: better none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// What to add to the pods.
@@ -143,9 +151,9 @@ pub struct StorageSpec {
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(
-        validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
-            .message("storage.size is a quantity above zero, such as 8Gi"),
-        validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0")
+        validation = Rule::new("isQuantity(self) && quantity(self).isInteger() && quantity(self).isGreaterThan(quantity('0'))")
+            .message("storage.size is a quantity of bytes above zero, such as 8Gi"),
+        validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || quantity(self).compareTo(quantity(oldSelf)) >= 0")
             .message("storage.size cannot shrink, for volumes cannot: make a new MetaStore with restoreFrom a snapshot")
     )]
     pub size: String,
@@ -202,7 +210,7 @@ pub struct RestoreSpec {
     pub claim_name: String,
     /// The file's path on that volume.
     #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.split('/').exists(part, part == '..')")
+    #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.matches('(^|/)[.][.](/|$)')")
         .message("restoreFrom.path is relative to the volume's root and holds no '..'"))]
     pub path: String,
     /// Go on so many revisions later than the snapshot, so that what clients saw since never repeats.
@@ -369,8 +377,8 @@ pub struct ServerSpec {
     /// Size of the state beyond which only deletions and compactions are taken, such as 2Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
-        .message("server.quota is a quantity above zero, such as 2Gi"))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isInteger() && quantity(self).isGreaterThan(quantity('0'))")
+        .message("server.quota is a quantity of bytes above zero, such as 2Gi"))]
     pub quota: Option<String>,
     /// Compaction of history by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -382,8 +390,8 @@ pub struct ServerSpec {
     /// Largest request, such as 1536Ki.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
-        .message("server.maxRequestSize is a quantity above zero, such as 1536Ki"))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isInteger() && quantity(self).isGreaterThan(quantity('0')) && quantity(self).isLessThan(quantity('2Gi'))")
+        .message("server.maxRequestSize is a quantity of bytes above zero and below 2Gi, such as 1536Ki"))]
     pub max_request_size: Option<String>,
     /// Most operations in a transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -391,7 +399,7 @@ pub struct ServerSpec {
     pub max_txn_ops: Option<i64>,
     /// Most streams on a connection at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 4_294_967_295i64))]
     pub max_concurrent_streams: Option<i64>,
     /// How much is logged: debug, info, warn or error.
     #[serde(default)]
@@ -649,5 +657,25 @@ pub enum OperationKind {
 
 /// The definition for the API server.
 pub fn definition() -> CustomResourceDefinition {
-    MetaStore::crd()
+    let mut definition = MetaStore::crd();
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let properties = schema.and_then(|schema| schema.properties.as_mut());
+        let Some(properties) = properties else { continue };
+        // Conditions are told apart by their type when two apply them.
+        let status = properties.get_mut("status").and_then(|status| status.properties.as_mut());
+        if let Some(conditions) = status.and_then(|status| status.get_mut("conditions")) {
+            conditions.x_kubernetes_list_type = Some("map".to_owned());
+            conditions.x_kubernetes_list_map_keys = Some(vec!["type".to_owned()]);
+        }
+    }
+    definition
+}
+
+/// The same in YAML, as it lies in the chart.
+pub fn yaml() -> String {
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    let text = serde_saphyr::to_string_with_options(&definition(), options);
+    let text = text.expect("a definition has string keys only");
+    format!("# Written by `cargo xtask gen` from operator/src/crd.rs.\n{text}")
 }
