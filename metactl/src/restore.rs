@@ -208,6 +208,8 @@ impl Restore {
                 ..LogOptions::default()
             },
             limits: Limits::default(),
+            log_entries_kept: 0,
+            log_bytes_kept: 0,
         };
         let made = member::bootstrap(files.clone(), files, identity, parts, &recovery)
             .with_context(named)
@@ -288,7 +290,12 @@ pub(crate) mod tests {
 
     fn recovered(data_dir: &Path) -> member::Booted<Files> {
         let files = Files::new_directory(data_dir);
-        let recovery = Recovery { log: LogOptions::default(), limits: Limits::default() };
+        let recovery = Recovery {
+            log: LogOptions::default(),
+            limits: Limits::default(),
+            log_entries_kept: 0,
+            log_bytes_kept: 0,
+        };
         member::recover(files.clone(), files, None, &recovery, None).unwrap()
     }
 

@@ -5,10 +5,16 @@
 //! boot; whenever it fails, falls too far behind or can not be read back, its generation (a
 //! directory `sled-N`) is dropped and the next one is filled from the state in memory. `Defragment`
 //! does just that too: sled does not give back the room that deleted data took.
+//!
+//! Nor does it give back memory in time. Its page cache looks at its limit only when one of its 256
+//! shards has seen 64 accesses, and a page of ours holds up to 16 blocks: hundreds of MiB before
+//! anything is let go. Opening a database takes milliseconds and begins with empty pages, so it is
+//! opened anew whenever enough has gone through it.
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::Write as _;
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,8 +34,21 @@ use tokio::sync::oneshot;
 use crate::metrics::Metrics;
 use crate::node::panic_text;
 
-/// sled's page cache; reads are served from the state in memory, so a small one does.
+/// sled's page cache; reads are served from the state in memory, so a small one does. What really
+/// bounds it is [`PAGED_IN_BYTES_MIN`].
 const CACHE_BYTES: u64 = 16 << 20;
+/// Bytes read and written before the database is opened anew, …
+const PAGED_IN_BYTES_MIN: u64 = 32 << 20;
+/// … or this part of a large one's size, since opening takes longer the larger it is.
+const PAGED_IN_DIVISOR: u64 = 16;
+/// What is left behind a scan without opening anew.
+const PAGED_IN_BYTES_IDLE: u64 = 1 << 20;
+/// Pairs a page of sled holds half filled: as many are paged in for one that is asked for.
+const PAGE_PAIRS: u64 = 8;
+/// Tries to open anew, [`REOPEN_PAUSE`] apart: sled's threads may hold the lock a little longer.
+const REOPEN_TRIES: u32 = 100;
+/// Between two of these tries.
+const REOPEN_PAUSE: Duration = Duration::from_millis(10);
 /// Changes that may wait for the thread. Beyond, the generation is given up and rebuilt.
 const WAITING_BYTES_MAX: usize = 256 << 20;
 /// How long opening a generation may take: sled has been seen to hang on damaged files.
@@ -44,7 +63,12 @@ const PREFIX: &str = "sled-";
 
 /// One sled database with one tree.
 pub struct SledBackend {
-    db: sled::Db,
+    path: PathBuf,
+    /// `None` only once it could not be opened anew.
+    db: RefCell<Option<sled::Db>>,
+    /// Bytes that went through it since it was opened, about.
+    paged_in_bytes: Cell<u64>,
+    paged_in_bytes_max: Cell<u64>,
 }
 
 impl SledBackend {
@@ -53,15 +77,83 @@ impl SledBackend {
     /// # Errors
     /// [`BackendError::Engine`]; sled may also panic on a damaged file.
     pub fn open(path: &Path) -> Result<Self, BackendError> {
-        sled::Config::new()
-            .path(path)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(None)
-            .mode(sled::Mode::HighThroughput)
-            .open()
-            .map(|db| SledBackend { db })
-            .map_err(engine)
+        let backend = SledBackend {
+            path: path.to_owned(),
+            db: RefCell::new(Some(open_sled(path).map_err(engine)?)),
+            paged_in_bytes: Cell::new(0),
+            paged_in_bytes_max: Cell::new(PAGED_IN_BYTES_MIN),
+        };
+        backend.note_opened()?;
+        Ok(backend)
     }
+
+    fn db(&self) -> Result<sled::Db, BackendError> {
+        let db = self.db.borrow().clone();
+        db.ok_or_else(|| BackendError::Engine(String::from("it could not be opened anew")))
+    }
+
+    fn note_opened(&self) -> Result<(), BackendError> {
+        self.paged_in_bytes.set(0);
+        let part = self.size_bytes()? / PAGED_IN_DIVISOR;
+        self.paged_in_bytes_max.set(part.max(PAGED_IN_BYTES_MIN));
+        Ok(())
+    }
+
+    fn paged_in(&self, bytes: u64) {
+        self.paged_in_bytes.set(self.paged_in_bytes.get().saturating_add(bytes));
+    }
+
+    fn is_full(&self) -> bool {
+        self.paged_in_bytes.get() >= self.paged_in_bytes_max.get()
+    }
+
+    /// Lets go of every page in memory. Nobody else may hold the database.
+    fn reopen(&self) -> Result<(), BackendError> {
+        let db = self.db()?;
+        db.flush().map_err(engine)?;
+        drop(db);
+        drop(self.db.take());
+        let path = self.path.clone();
+        let opened = apart(move || {
+            let mut tries = 1;
+            loop {
+                match open_sled(&path) {
+                    Err(sled::Error::Io(_)) if tries < REOPEN_TRIES => {
+                        tries += 1;
+                        std::thread::sleep(REOPEN_PAUSE);
+                    }
+                    opened => return opened,
+                }
+            }
+        });
+        self.db.replace(Some(opened.map_err(BackendError::Engine)?.map_err(engine)?));
+        self.note_opened()
+    }
+}
+
+fn open_sled(path: &Path) -> sled::Result<sled::Db> {
+    sled::Config::new()
+        .path(path)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None)
+        .mode(sled::Mode::HighThroughput)
+        .open()
+}
+
+/// Does `work` in a thread of its own: a panic or a hang of sled must not be the caller's.
+fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + std::panic::UnwindSafe + 'static,
+) -> Result<T, String> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::Builder::new()
+        .name(String::from("backend-open"))
+        .spawn(move || {
+            let done = catch_unwind(work);
+            drop(sender.send(done.map_err(|panic| panic_text(panic.as_ref()))));
+        })
+        .map_err(|error| error.to_string())?;
+    let done = receiver.recv_timeout(OPEN_TIMEOUT);
+    done.unwrap_or_else(|_| Err(format!("no answer in {OPEN_TIMEOUT:?}")))
 }
 
 fn engine(error: impl std::fmt::Display) -> BackendError {
@@ -76,6 +168,9 @@ impl std::fmt::Debug for SledBackend {
 
 impl Backend for SledBackend {
     fn commit(&mut self, batch: &BackendBatch) -> Result<(), BackendError> {
+        if self.is_full() {
+            self.reopen()?;
+        }
         let mut writes = sled::Batch::default();
         for write in batch.writes() {
             match &write.value {
@@ -83,11 +178,13 @@ impl Backend for SledBackend {
                 None => writes.remove(write.key.as_slice()),
             }
         }
-        self.db.apply_batch(writes).map_err(engine)
+        self.paged_in(batch.size_bytes() as u64);
+        self.db()?.apply_batch(writes).map_err(engine)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BackendError> {
-        let found = self.db.get(key).map_err(engine)?;
+        let found = self.db()?.get(key).map_err(engine)?;
+        self.paged_in(found.as_ref().map_or(0, |value| value.len() as u64) * PAGE_PAIRS);
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -96,26 +193,43 @@ impl Backend for SledBackend {
         prefix: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), BackendError> {
-        for pair in self.db.scan_prefix(prefix) {
-            let (key, value) = pair.map_err(engine)?;
-            if visit(&key, &value).is_break() {
-                break;
+        let mut from = Bound::Included(prefix.to_vec());
+        loop {
+            let mut left_off = None;
+            for pair in self.db()?.range((from, Bound::Unbounded)) {
+                let (key, value) = pair.map_err(engine)?;
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                self.paged_in((key.len() + value.len()) as u64);
+                if visit(&key, &value).is_break() {
+                    break;
+                }
+                if self.is_full() {
+                    left_off = Some(key.to_vec());
+                    break;
+                }
             }
+            if left_off.is_some() || self.paged_in_bytes.get() > PAGED_IN_BYTES_IDLE {
+                self.reopen()?;
+            }
+            let Some(key) = left_off else { return Ok(()) };
+            from = Bound::Excluded(key);
         }
-        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {
-        self.db.flush().map(drop).map_err(engine)
+        self.db()?.flush().map(drop).map_err(engine)
     }
 
     fn size_bytes(&self) -> Result<u64, BackendError> {
-        self.db.size_on_disk().map_err(engine)
+        self.db()?.size_on_disk().map_err(engine)
     }
 
     fn clear(&mut self) -> Result<(), BackendError> {
-        self.db.clear().map_err(engine)?;
-        self.db.flush().map(drop).map_err(engine)
+        let db = self.db()?;
+        db.clear().map_err(engine)?;
+        db.flush().map(drop).map_err(engine)
     }
 }
 
@@ -157,29 +271,21 @@ impl Generations {
     pub(crate) fn open_current(&self) -> Option<(Opened, Option<state::StateParts>)> {
         let generation = self.current()?;
         let path = self.path(generation);
-        let (sender, receiver) = std::sync::mpsc::channel();
-        // A thread of its own: a panic or a hang of sled must not be the member's.
-        let spawned =
-            std::thread::Builder::new().name(String::from("backend-open")).spawn(move || {
-                let read = catch_unwind(|| {
-                    let backend = SledBackend::open(&path)?;
-                    let loaded = load(&backend)?;
-                    Ok::<_, BackendError>((backend, loaded))
-                });
-                drop(sender.send(read.map_err(|panic| panic_text(panic.as_ref()))));
-            });
-        spawned.ok()?;
-        let reason = match receiver.recv_timeout(OPEN_TIMEOUT) {
-            Ok(Ok(Ok((backend, loaded)))) => {
+        let read = apart(move || {
+            let backend = SledBackend::open(&path)?;
+            let loaded = load(&backend)?;
+            Ok::<_, BackendError>((backend, loaded))
+        });
+        let reason = match read {
+            Ok(Ok((backend, loaded))) => {
                 let (parts, layout) = match loaded {
                     Some(Loaded { parts, layout }) => (Some(parts), Some(layout)),
                     None => (None, None),
                 };
                 return Some((Opened { generation, backend, layout }, parts));
             }
-            Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(panic)) => panic,
-            Err(_) => format!("no answer in {OPEN_TIMEOUT:?}"),
+            Ok(Err(error)) => error.to_string(),
+            Err(reason) => reason,
         };
         tracing::warn!(generation, reason, "the backend can not be used and is built anew");
         None
@@ -492,6 +598,8 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use state::backend::{Mark, Write};
+
     use super::*;
 
     #[test]
@@ -499,5 +607,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut backend = SledBackend::open(&dir.path().join("sled-1")).unwrap();
         state::backend::conformance(&mut backend).unwrap();
+    }
+
+    #[test]
+    fn a_scan_that_lets_its_pages_go_gives_every_pair_once_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut backend = SledBackend::open(&dir.path().join("sled-1")).unwrap();
+        let keys: Vec<Vec<u8>> = (0..80).map(|n| format!("b/{n:02}").into_bytes()).collect();
+        let value = vec![7; 1 << 20];
+        for key in &keys {
+            let write = Write { key: key.clone(), value: Some(value.clone()) };
+            backend.commit(&BackendBatch::new(Mark::default(), vec![write])).unwrap();
+            assert!(backend.paged_in_bytes.get() <= 2 * PAGED_IN_BYTES_MIN);
+        }
+        let mut found = Vec::new();
+        let scanned = backend.scan(b"b/", &mut |key, stored| {
+            assert_eq!(stored, value);
+            assert!(backend.paged_in_bytes.get() <= 2 * PAGED_IN_BYTES_MIN);
+            found.push(key.to_vec());
+            ControlFlow::Continue(())
+        });
+        scanned.unwrap();
+        assert_eq!(found, keys);
+        assert_eq!(backend.paged_in_bytes.get(), 0, "nothing stays behind a scan");
     }
 }

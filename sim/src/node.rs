@@ -78,15 +78,17 @@ impl Confirmed {
         }
     }
 
-    /// What recovery returns is durable, all of it.
-    pub(crate) fn recovered(boot: &Boot) -> Confirmed {
+    /// What recovery returns is durable, all of it. Applied entries that it left on the disk still are,
+    /// as far as they are above the newest snapshot.
+    pub(crate) fn recovered(&mut self, boot: &Boot) {
         let found = boot.hard_state.unwrap_or_default();
-        Confirmed {
-            vote: (found.term, found.vote),
-            entries: boot.entries.iter().map(|entry| (entry.index, entry.term)).collect(),
-            base: boot.snapshot.as_ref().map_or(0, |meta| meta.index),
-            issued: VecDeque::new(),
-        }
+        let before = boot.snapshot.as_ref().map_or(0, |meta| meta.index);
+        let snapshot = boot.snapshot.as_ref().filter(|meta| !meta.chunks.is_empty());
+        self.vote = (found.term, found.vote);
+        self.base = snapshot.map_or(self.base, |meta| meta.index);
+        self.entries.split_off(&(before + 1));
+        self.entries.extend(boot.entries.iter().map(|entry| (entry.index, entry.term)));
+        self.issued.clear();
     }
 
     /// Whether what a restart found keeps all promises: the vote, and the entries above its base.

@@ -14,7 +14,7 @@ use proto::log::command::Op;
 
 use crate::disk::SharedDisk;
 use crate::mutant::Mutant;
-use crate::node::{Caller, Confirmed, Node, Running, WRITEBACK, encoded};
+use crate::node::{Caller, Node, Running, WRITEBACK, encoded};
 use crate::world::{CLUSTER_ID, Event, Phase, World};
 
 /// The log marks itself after so long without work.
@@ -25,6 +25,9 @@ const PUBLISH_EVERY_US: u64 = 500_000;
 const BACKEND_LOST_PERMILLE: u64 = 150;
 /// Of a thousand starts, so many end in the midst of recovering, where a run tears writes.
 const START_TORN_PERMILLE: u64 = 150;
+
+/// Bytes of applied entries a member keeps in memory.
+const LOG_BYTES_KEPT: u64 = 1 << 20;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,8 @@ impl World {
                 faults,
             },
             limits: Limits::default(),
+            log_entries_kept: self.plan.log_entries_kept,
+            log_bytes_kept: LOG_BYTES_KEPT,
         }
     }
 
@@ -178,7 +183,7 @@ impl World {
         if let Err(promise) = node.confirmed.check(&booted.boot) {
             return self.broken(format!("durability: member {id} {promise}"));
         }
-        node.confirmed = Confirmed::recovered(&booted.boot);
+        node.confirmed.recovered(&booted.boot);
         let members = booted.state.members();
         if !members.is_empty() && members.iter().all(|row| row.id != id) {
             node.is_retired = true;
@@ -227,7 +232,7 @@ impl World {
         let mut consensus = Config::new(id, origin);
         consensus.timing = self.plan.timing;
         consensus.log_entries_kept = self.plan.log_entries_kept;
-        consensus.log_bytes_kept = 1 << 20;
+        consensus.log_bytes_kept = LOG_BYTES_KEPT;
         consensus.message_bytes_max = 16 << 10;
         let config = MemberConfig {
             cluster_id: CLUSTER_ID,

@@ -9,8 +9,8 @@ use proto::log::{ConfState, Entry, HardState, Member as MemberRow, SnapshotMeta}
 use state::{Limits, State, StateParts};
 use thiserror::Error;
 use wal::{
-    Disk, Identity, Log, LogBatch, LogError, LogOptions, Manifest, Recovered, SnapshotMark,
-    SnapshotStore,
+    Disk, Identity, Kept, Log, LogBatch, LogError, LogOptions, Manifest, Recovered, SnapshotMark,
+    SnapshotStore, TermStart,
 };
 
 use crate::apply::{ApplyTask, ApplyWorker, SnapshotJob};
@@ -83,6 +83,17 @@ pub struct Recovery {
     pub log: LogOptions,
     /// Limits of the state.
     pub limits: Limits,
+    /// How many entries that are applied already are brought into memory, for laggards. The log on the
+    /// disk reaches back to a snapshot, and may be larger than the state.
+    pub log_entries_kept: u64,
+    /// Bytes of these entries.
+    pub log_bytes_kept: u64,
+}
+
+impl Recovery {
+    fn kept(&self, applied: u64) -> Kept {
+        Kept { above: applied, entries_max: self.log_entries_kept, bytes_max: self.log_bytes_kept }
+    }
 }
 
 /// A member ready to be started.
@@ -158,7 +169,9 @@ pub fn recover<D: Disk>(
     from_backend: Option<StateParts>,
 ) -> Result<Booted<D>, BootError> {
     // Read only, until it is known that the member can begin: a refusal leaves everything as it was.
-    let reading = Log::read(log_disk, expected, recovery.log.clone())?;
+    let applied = from_backend.as_ref().map_or(0, |parts| parts.applied.index);
+    let read = |disk, kept| Log::read_kept(disk, expected, recovery.log.clone(), kept);
+    let mut reading = read(log_disk, recovery.kept(applied))?;
     let mut disk = snapshot_disk;
     let (store, manifests) = SnapshotStore::open(&mut disk).map_err(SnapshotError::from)?;
     let mut damaged: Vec<String> = store
@@ -224,12 +237,17 @@ pub fn recover<D: Disk>(
             });
         }
     };
+    if state.applied().0 < applied {
+        // The backend did not fit after all: what follows an older state is wanted, too.
+        reading = read(reading.into_disk(), recovery.kept(state.applied().0))?;
+    }
     let (log, recovered) = reading.open()?;
     let held = SnapshotsHeld {
         newest: usable.first().cloned(),
         previous_index: usable.get(1).map(|meta| meta.index),
     };
-    let (boot, state) = replica_boot(recovered.hard_state, recovered.entries, state, &held);
+    let (boot, state) =
+        replica_boot(recovered.hard_state, recovered.entries, &window, state, &held);
     Ok(Booted {
         identity: recovered.identity,
         state,
@@ -316,7 +334,7 @@ struct LogWindow {
     /// Its term, where the log says so.
     base_term: Option<u64>,
     last_index: u64,
-    terms: Vec<u64>,
+    terms: Vec<TermStart>,
 }
 
 impl LogWindow {
@@ -328,7 +346,7 @@ impl LogWindow {
             base_index,
             base_term: mark.map(|mark| mark.term),
             last_index: recovered.last_index,
-            terms: recovered.entries.iter().map(|entry| entry.term).collect(),
+            terms: recovered.terms.clone(),
         }
     }
 
@@ -338,32 +356,49 @@ impl LogWindow {
         if index == self.base_index {
             return self.base_term.is_none_or(|base| base == term);
         }
-        index
-            .checked_sub(self.base_index + 1)
-            .and_then(|at| self.terms.get(usize::try_from(at).ok()?))
-            .is_some_and(|at| *at == term)
+        self.term_at(index) == Some(term)
+    }
+
+    /// The term of an index within the log, or of the one before where that is known.
+    fn term_at(&self, index: u64) -> Option<u64> {
+        if index == self.base_index {
+            return self.base_term;
+        }
+        let after = self.terms.partition_point(|start| start.index <= index);
+        let start = self.terms.get(after.checked_sub(1)?)?;
+        (index <= self.last_index).then_some(start.term)
     }
 }
 
 fn replica_boot(
     hard_state: Option<wal::HardState>,
     entries: Vec<wal::Entry>,
+    window: &LogWindow,
     mut state: State,
     held: &SnapshotsHeld,
 ) -> (consensus::Boot, State) {
     let view = state.publish();
     let (applied, applied_term) = state.applied();
     let conf_state = conf_state_of(&view.members());
-    // Where the newest snapshot stands, else where the state does: entries before are of no use.
-    let snapshot = held.newest.clone().filter(|meta| meta.index <= applied).or_else(|| {
-        (applied > 0).then(|| SnapshotMeta {
-            index: applied,
-            term: applied_term,
-            conf_state: Some(conf_state.clone()),
-            revision: view.revision(),
-            ..SnapshotMeta::default()
-        })
-    });
+    // Without chunks: it only says where the log in memory begins.
+    let beginning = |index, term| SnapshotMeta {
+        index,
+        term,
+        conf_state: Some(conf_state.clone()),
+        revision: view.revision(),
+        ..SnapshotMeta::default()
+    };
+    // Where the newest snapshot stands, if the log in memory goes on from there; else where that log
+    // begins, or the state stands.
+    let before = entries.first().map_or(applied, |first| first.index - 1).min(applied);
+    let before_term = if before == applied { Some(applied_term) } else { window.term_at(before) };
+    let newest = held.newest.clone().filter(|meta| meta.index <= applied);
+    let snapshot = match before_term {
+        Some(term) if before > newest.as_ref().map_or(0, |meta| meta.index) => {
+            Some(beginning(before, term))
+        }
+        _ => newest.or_else(|| (applied > 0).then(|| beginning(applied, applied_term))),
+    };
     let base = snapshot.as_ref().map_or(0, |meta| meta.index);
     let entries: Vec<Entry> =
         entries.into_iter().filter(|entry| entry.index > base).map(from_log).collect();

@@ -23,7 +23,7 @@ struct Disks {
 
 fn recovery(allow_damaged_tail: bool) -> Recovery {
     let log = LogOptions { allow_damaged_tail, ..LogOptions::default() };
-    Recovery { log, limits: Limits::default() }
+    Recovery { log, limits: Limits::default(), log_entries_kept: 10, log_bytes_kept: 1 << 20 }
 }
 
 fn founders() -> StateParts {

@@ -31,7 +31,12 @@ impl Stage {
         let rows: Vec<MemberRow> = (1..=3)
             .map(|id| MemberRow { id, name: format!("m{id}"), ..MemberRow::default() })
             .collect();
-        let recovery = Recovery { log: LogOptions::default(), limits: Limits::default() };
+        let recovery = Recovery {
+            log: LogOptions::default(),
+            limits: Limits::default(),
+            log_entries_kept: 0,
+            log_bytes_kept: 0,
+        };
         let identity = Identity { cluster_id: 7, member_id: 1 };
         // Where a process has its one directory, two handles lead to one disk; here the log and the
         // snapshots may as well have one each.

@@ -1,5 +1,7 @@
 //! What goes into the log, in the words of Raft.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 /// Whose log it is. A directory never changes its owner.
@@ -72,17 +74,66 @@ impl LogBatch {
     }
 }
 
+/// Which entries come back from the disk. The others are read and checked like these, and let go:
+/// a log may hold far more than whoever reads it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Every entry above this index.
+    pub above: u64,
+    /// Of those at or below it the last ones, at most so many …
+    pub entries_max: u64,
+    /// … and at most so many bytes of them.
+    pub bytes_max: u64,
+}
+
+impl Kept {
+    /// Every entry.
+    pub const ALL: Kept = Kept { above: 0, entries_max: u64::MAX, bytes_max: u64::MAX };
+}
+
 /// The log as the batches so far leave it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct LogState {
     pub(crate) hard_state: Option<HardState>,
     pub(crate) snapshot: Option<SnapshotMark>,
-    pub(crate) entries: Vec<Entry>,
+    /// The last ones, without a gap; which, says `kept`.
+    pub(crate) entries: VecDeque<Entry>,
+    /// Where each term begins, the entries let go included.
+    pub(crate) terms: Vec<TermStart>,
     /// The index after the last.
     pub(crate) next_index: u64,
+    kept: Kept,
+    /// How many of `entries` are at or below `kept.above`, and their bytes.
+    below: (u64, u64),
+}
+
+/// From this index on, entries are of this term, up to where the next one starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TermStart {
+    /// The index.
+    pub index: u64,
+    /// The term.
+    pub term: u64,
 }
 
 impl LogState {
+    pub(crate) fn new(next_index: u64, kept: Kept) -> Self {
+        LogState {
+            hard_state: None,
+            snapshot: None,
+            entries: VecDeque::new(),
+            terms: Vec::new(),
+            next_index,
+            kept,
+            below: (0, 0),
+        }
+    }
+
+    /// The index of the first entry, kept or not, or of the next one if there is none.
+    pub(crate) fn first_index(&self) -> u64 {
+        self.terms.first().map_or(self.next_index, |first| first.index)
+    }
+
     /// Adds a batch. A batch that restates repeats a mark already in force.
     pub(crate) fn fold(&mut self, batch: LogBatch, restates: bool) -> Result<(), &'static str> {
         if let Some(hard_state) = batch.hard_state {
@@ -91,7 +142,7 @@ impl LogState {
         if let Some(mark) = batch.snapshot {
             self.snapshot = Some(mark);
             if !restates {
-                self.entries.clear();
+                self.cut_from(0);
                 self.next_index = mark.index + 1;
             }
         }
@@ -100,15 +151,110 @@ impl LogState {
                 return Err("entries are missing before this one");
             }
             if entry.index < self.next_index {
-                // A leader replaced what was not committed. Below the first index kept it means
-                // that all of what is kept is replaced.
-                let first = self.entries.first().map_or(entry.index, |first| first.index);
-                let keep = entry.index.saturating_sub(first);
-                self.entries.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+                // A leader replaced what was not committed. Below the first index it means that
+                // everything is replaced.
+                self.cut_from(entry.index);
             }
             self.next_index = entry.index + 1;
-            self.entries.push(entry);
+            self.push(entry);
         }
         Ok(())
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if self.terms.last().is_none_or(|last| last.term != entry.term) {
+            self.terms.push(TermStart { index: entry.index, term: entry.term });
+        }
+        if entry.index <= self.kept.above {
+            self.below.0 += 1;
+            self.below.1 += payload_bytes(&entry);
+        }
+        self.entries.push_back(entry);
+        while self.below.0 > self.kept.entries_max || self.below.1 > self.kept.bytes_max {
+            let gone = self.entries.pop_front().expect("what is counted is there");
+            self.uncount(&gone);
+        }
+    }
+
+    fn cut_from(&mut self, index: u64) {
+        while self.terms.last().is_some_and(|last| last.index >= index) {
+            self.terms.pop();
+        }
+        while self.entries.back().is_some_and(|last| last.index >= index) {
+            let gone = self.entries.pop_back().expect("looked at just above");
+            self.uncount(&gone);
+        }
+    }
+
+    fn uncount(&mut self, gone: &Entry) {
+        if gone.index <= self.kept.above {
+            self.below.0 -= 1;
+            self.below.1 -= payload_bytes(gone);
+        }
+    }
+}
+
+fn payload_bytes(entry: &Entry) -> u64 {
+    (entry.context.len() + entry.data.len()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(entries: impl IntoIterator<Item = (u64, u64)>) -> LogBatch {
+        let entry = |(index, term)| Entry {
+            index,
+            term,
+            data: Bytes::from_static(&[0; 10]),
+            ..Entry::default()
+        };
+        LogBatch { entries: entries.into_iter().map(entry).collect(), ..LogBatch::default() }
+    }
+
+    fn kept(above: u64, entries_max: u64, bytes_max: u64) -> LogState {
+        let mut state = LogState::new(1, Kept { above, entries_max, bytes_max });
+        state.fold(batch((1..=20).map(|index| (index, 1 + index / 10))), false).unwrap();
+        state
+    }
+
+    fn indexes(state: &LogState) -> Vec<u64> {
+        state.entries.iter().map(|entry| entry.index).collect()
+    }
+
+    #[test]
+    fn everything_above_comes_back_and_so_much_of_the_rest_as_is_allowed() {
+        assert_eq!(indexes(&kept(0, 0, 0)), (1..=20).collect::<Vec<_>>());
+        assert_eq!(indexes(&kept(15, 0, 0)), (16..=20).collect::<Vec<_>>());
+        assert_eq!(indexes(&kept(15, 3, u64::MAX)), (13..=20).collect::<Vec<_>>());
+        assert_eq!(indexes(&kept(15, u64::MAX, 45)), (12..=20).collect::<Vec<_>>());
+        assert_eq!(indexes(&kept(30, 2, u64::MAX)), [19, 20]);
+    }
+
+    #[test]
+    fn of_what_is_let_go_the_terms_are_still_known() {
+        let mut state = kept(20, 0, 0);
+        let starts = |state: &LogState| {
+            state.terms.iter().map(|start| (start.index, start.term)).collect::<Vec<_>>()
+        };
+        assert_eq!(starts(&state), [(1, 1), (10, 2), (20, 3)]);
+        assert_eq!((state.first_index(), state.next_index), (1, 21));
+        state.fold(batch([(15, 4)]), false).unwrap();
+        assert_eq!(starts(&state), [(1, 1), (10, 2), (15, 4)]);
+        state.fold(batch([(1, 5)]), false).unwrap();
+        assert_eq!((starts(&state), state.first_index()), (vec![(1, 5)], 1));
+        let mark = SnapshotMark { index: 40, term: 6 };
+        state.fold(LogBatch { snapshot: Some(mark), ..batch([]) }, false).unwrap();
+        assert_eq!((starts(&state), state.first_index()), (vec![], 41));
+    }
+
+    #[test]
+    fn entries_that_replace_what_was_let_go_leave_no_gap() {
+        let mut state = kept(18, 4, u64::MAX);
+        assert_eq!(indexes(&state), (15..=20).collect::<Vec<_>>());
+        state.fold(batch([(12, 4), (13, 4)]), false).unwrap();
+        assert_eq!(indexes(&state), [12, 13]);
+        state.fold(batch((14..=19).map(|index| (index, 4))), false).unwrap();
+        assert_eq!(indexes(&state), (15..=19).collect::<Vec<_>>());
     }
 }

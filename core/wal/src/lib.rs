@@ -33,7 +33,7 @@ mod segment;
 mod snapshot;
 
 pub use disk::{Disk, DiskError};
-pub use entry::{Entry, HardState, Identity, LogBatch, SnapshotMark};
+pub use entry::{Entry, HardState, Identity, Kept, LogBatch, SnapshotMark, TermStart};
 pub use error::LogError;
 pub use format::{BATCH_BYTES_MAX, FORMAT_VERSION};
 pub use inspect::{BatchReport, SegmentReport, inspect};

@@ -17,7 +17,7 @@
 use std::collections::VecDeque;
 
 use crate::disk::Disk;
-use crate::entry::{Entry, HardState, Identity, LogBatch, LogState, SnapshotMark};
+use crate::entry::{Entry, HardState, Identity, Kept, LogBatch, LogState, SnapshotMark, TermStart};
 use crate::error::LogError;
 use crate::format::{BatchEncoder, DATA_START, DecodedBatch, SegmentHeader};
 use crate::log::{Log, LogOptions, Restart, Sealed, salt};
@@ -33,12 +33,14 @@ pub struct Recovered {
     pub identity: Identity,
     /// The hard state last written.
     pub hard_state: Option<HardState>,
-    /// The entries, consecutive, replaced ones gone. The first may be at or below the newest
-    /// snapshot: segments are released whole.
+    /// The entries that were to be kept, consecutive, replaced ones gone. The first may be at or
+    /// below the newest snapshot: segments are released whole.
     pub entries: Vec<Entry>,
+    /// Where each term begins in the log, the first entry's first, kept or not.
+    pub terms: Vec<TermStart>,
     /// Where the log last restarted behind a snapshot from elsewhere.
     pub snapshot: Option<SnapshotMark>,
-    /// The index of the first entry, or of the next one if there is none.
+    /// The index of the first entry of the log, kept or not, or of the next one if there is none.
     pub first_index: u64,
     /// The last index; `first_index - 1` if there are no entries.
     pub last_index: u64,
@@ -95,9 +97,19 @@ impl<D: Disk> Log<D> {
 
     /// Reads the log and checks it, as [`Log::open`] does, and changes nothing.
     pub fn read(
+        disk: D,
+        expected: Option<Identity>,
+        options: LogOptions,
+    ) -> Result<Reading<D>, LogError> {
+        Self::read_kept(disk, expected, options, Kept::ALL)
+    }
+
+    /// The same, but only some entries come back.
+    pub fn read_kept(
         mut disk: D,
         expected: Option<Identity>,
         options: LogOptions,
+        kept: Kept,
     ) -> Result<Reading<D>, LogError> {
         let names = list_segments(&mut disk)?;
         if names.is_empty() {
@@ -108,7 +120,7 @@ impl<D: Disk> Log<D> {
             // Names too may live in the cache alone. A segment that follows must not outlive them.
             disk.sync_dir(WAL_DIR)?;
         }
-        let mut history = History::read_sealed(&mut disk, &names, &headers)?;
+        let mut history = History::read_sealed(&mut disk, &names, &headers, kept)?;
         let tail = Tail::read(&mut disk, &names, &headers, &mut history, &options)?;
 
         let last = names[names.len() - 1];
@@ -138,7 +150,7 @@ impl<D: Disk> Log<D> {
             folded.map_err(|reason| history.corrupt(last, tail.durable_end, 0, reason))?;
         }
         let state = history.state;
-        let first_index = state.entries.first().map_or(state.next_index, |first| first.index);
+        let first_index = state.first_index();
         let recovered = Recovered {
             identity: header.identity,
             hard_state: state.hard_state,
@@ -156,7 +168,8 @@ impl<D: Disk> Log<D> {
                 .map(|(name, _)| name.path())
                 .collect(),
             segments: names.len() as u64,
-            entries: state.entries,
+            entries: state.entries.into(),
+            terms: state.terms,
         };
         Ok(Reading {
             disk,
@@ -175,6 +188,11 @@ impl<D: Disk> Reading<D> {
     /// What the log holds; durable once it is opened.
     pub fn recovered(&self) -> &Recovered {
         &self.recovered
+    }
+
+    /// Gives the disk back; the log is as it was.
+    pub fn into_disk(self) -> D {
+        self.disk
     }
 
     /// Makes what was read durable and the log ready to go on.
@@ -230,8 +248,9 @@ impl History {
         disk: &mut D,
         names: &[SegmentName],
         headers: &[HeaderRead],
+        kept: Kept,
     ) -> Result<Self, LogError> {
-        let state = LogState { next_index: headers[0].header.first_index, ..LogState::default() };
+        let state = LogState::new(headers[0].header.first_index, kept);
         let mut history = Self { state, sealed: VecDeque::with_capacity(names.len()) };
         for (position, pair) in headers.windows(2).enumerate() {
             let (name, header, next) = (names[position], &pair[0].header, &pair[1].header);
