@@ -278,10 +278,13 @@ impl<D: Disk> Log<D> {
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.check_poison()?;
         self.sync_active()?;
-        // The next segment keeps ahead of this one by as much as was appended. A caller that
-        // prepares in its idle moments never gets here.
+        // The next segment gets ready as this one fills: to twice its length while they still grow.
+        // A caller that prepares in its idle moments never gets here.
         let next_bytes = self.prepared.as_ref().map_or(0, |prepared| prepared.allocated);
-        let behind = (2 * self.active.tail).min(self.options.bytes()).saturating_sub(next_bytes);
+        let growing = self.active.length < self.options.bytes();
+        let ahead = if growing { self.active.tail } else { self.options.first_bytes() };
+        let ready = self.active.tail + ahead;
+        let behind = ready.min(self.options.bytes()).saturating_sub(next_bytes);
         if behind > 0 && !self.stats.no_space {
             self.prepare_by(behind.max(self.options.first_bytes()))?;
         }
