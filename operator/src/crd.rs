@@ -11,7 +11,9 @@ use k8s_openapi::api::core::v1::{
     Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
     TopologySpreadConstraint,
 };
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
@@ -224,7 +226,7 @@ fn default_bump() -> i64 {
 }
 
 /// What to add to the pods.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodTemplate {
     /// Annotations to add.
@@ -262,6 +264,22 @@ pub struct PodTemplate {
 
 fn default_grace() -> i64 {
     60
+}
+
+impl Default for PodTemplate {
+    fn default() -> Self {
+        PodTemplate {
+            annotations: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            affinity: None,
+            tolerations: Vec::new(),
+            node_selector: BTreeMap::new(),
+            topology_spread_constraints: Vec::new(),
+            priority_class_name: None,
+            security_context: None,
+            termination_grace_period_seconds: default_grace(),
+        }
+    }
 }
 
 /// Encryption, for the client port and the peer port apart.
@@ -662,6 +680,7 @@ pub fn definition() -> CustomResourceDefinition {
         let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
         let properties = schema.and_then(|schema| schema.properties.as_mut());
         let Some(properties) = properties else { continue };
+        properties.values_mut().for_each(forbid_null);
         // Conditions are told apart by their type when two apply them.
         let status = properties.get_mut("status").and_then(|status| status.properties.as_mut());
         if let Some(conditions) = status.and_then(|status| status.get_mut("conditions")) {
@@ -670,6 +689,33 @@ pub fn definition() -> CustomResourceDefinition {
         }
     }
     definition
+}
+
+/// Whether a field has a type of Kubernetes' own, which its documentation explains.
+pub(crate) fn is_kubernetes_own(field: &str) -> bool {
+    const OWN: [&str; 7] = [
+        "affinity",
+        "conditions",
+        "imagePullSecrets",
+        "resources",
+        "securityContext",
+        "tolerations",
+        "topologySpreadConstraints",
+    ];
+    OWN.contains(&field)
+}
+
+/// Null is not a value of our fields: rules would see a field that is there, the operator none.
+fn forbid_null(schema: &mut JSONSchemaProps) {
+    for (name, field) in schema.properties.iter_mut().flatten() {
+        field.nullable = None;
+        if !is_kubernetes_own(name) {
+            forbid_null(field);
+        }
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(item)) = &mut schema.items {
+        forbid_null(item);
+    }
 }
 
 /// The same in YAML, as it lies in the chart.

@@ -1,6 +1,7 @@
 {{/*
 What the operator may do in a namespace with MetaStores: bound cluster-wide, or in each of watchNamespaces. Every verb is
-one it uses; objects are written by server-side apply, which is `create` and `patch`.
+one it uses: children are read by name before they are written, by server-side apply, which is `create` and `patch`; what is
+watched is listed first.
 */}}
 {{- define "metastore.rules" -}}
 - apiGroups: [metastore.io]
@@ -8,24 +9,28 @@ one it uses; objects are written by server-side apply, which is `create` and `pa
   verbs: [get, list, watch]
 - apiGroups: [metastore.io]
   resources: [metastores/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # The owner of objects can be waited for only by who may set its finalizers.
 - apiGroups: [metastore.io]
   resources: [metastores/finalizers]
   verbs: [update]
 - apiGroups: [apps]
   resources: [statefulsets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
-  resources: [services, configmaps, secrets, serviceaccounts]
+  resources: [services, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
+# Certificates and keys. They are deleted with their MetaStore, by the garbage collector.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, patch]
 # Claims are made by the StatefulSet's controller; the operator grows and, where the policy says so, deletes them.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, patch, delete]
+  verbs: [list, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
@@ -38,11 +43,11 @@ one it uses; objects are written by server-side apply, which is `create` and `pa
 {{- if .Values.rbac.certManager }}
 - apiGroups: [cert-manager.io]
   resources: [certificates]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, create, patch, delete]
 {{- end }}
 {{- if .Values.rbac.prometheusOperator }}
 - apiGroups: [monitoring.coreos.com]
   resources: [servicemonitors, podmonitors]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, create, patch, delete]
 {{- end }}
 {{- end -}}
