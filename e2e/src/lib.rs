@@ -12,8 +12,9 @@
 //! [`lifecycle`] is outside: `up`, `down`, and entering the node. [`init`] is the first process inside,
 //! [`node`] starts the components and stays with them, [`volumes`] provides storage. For scenarios there
 //! are [`tools`] (kubectl and Helm with limits), [`wait`], [`writer`] (a load that knows which of its
-//! writes were acknowledged) and [`scenarios`].
+//! writes were acknowledged), [`audit`] (who wrote to the API) and [`scenarios`].
 
+pub mod audit;
 pub mod cgroup;
 pub mod command;
 pub mod identities;

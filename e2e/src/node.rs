@@ -42,6 +42,7 @@ struct Component {
 /// The components, in the order of their start.
 struct Components {
     places: Places,
+    terminated: Receiver<()>,
     all: Vec<Component>,
 }
 
@@ -82,6 +83,9 @@ impl Components {
     }
 
     fn all_run(&mut self) -> Result<()> {
+        if self.terminated.try_recv().is_ok() {
+            bail!("told to end");
+        }
         match self.ended().first() {
             None => Ok(()),
             Some(sentence) => bail!("{sentence}"),
@@ -140,10 +144,10 @@ impl Components {
 
 /// Runs until SIGTERM.
 pub fn run(places: &Places) -> Result<()> {
-    let terminated = sigterm()?;
-    let mut components = Components { places: places.clone(), all: Vec::new() };
+    let mut components =
+        Components { places: places.clone(), terminated: sigterm()?, all: Vec::new() };
     let ended = match bring_up(&mut components) {
-        Ok(()) => stay(&mut components, &terminated),
+        Ok(()) => stay(&mut components),
         Err(error) => Err(error),
     };
     components.stop();
@@ -165,12 +169,12 @@ fn sigterm() -> Result<Receiver<()>> {
     Ok(receive)
 }
 
-fn stay(components: &mut Components, terminated: &Receiver<()>) -> Result<()> {
+fn stay(components: &mut Components) -> Result<()> {
     let ready = Path::new(NODE_DIR).join(READY_FILE);
     fs::write(&ready, "").with_context(|| ready.display().to_string())?;
     let mut all_ended = String::new();
     loop {
-        match terminated.recv_timeout(WATCH_EVERY) {
+        match components.terminated.recv_timeout(WATCH_EVERY) {
             Ok(()) => return Ok(()),
             Err(RecvTimeoutError::Disconnected) => bail!("nobody listens for SIGTERM any more"),
             Err(RecvTimeoutError::Timeout) => {}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use client::{Client, Config, Get, KeyRange, Put, RetryPolicy};
 
-use crate::wait::say;
+use crate::wait::{Seen, say, until};
 
 /// Longest wait of one write. An outage is measured from one acknowledgement to the next, so this only
 /// decides how soon another member is asked.
@@ -101,6 +101,20 @@ impl Writer {
     /// Writes acknowledged so far.
     pub fn acknowledged(&self) -> usize {
         self.record.lock().expect("no worker panics with it").acknowledged.len()
+    }
+
+    /// Waits for so many acknowledgements.
+    pub fn has_written(&self, count: usize, limit: Duration) -> Result<()> {
+        until("acknowledged writes", limit, || {
+            let record = self.record.lock().expect("no worker panics with it");
+            let state = match record.failures {
+                0 => "none failed".to_owned(),
+                failures => format!("{failures} failed, the last: {}", record.last_failure),
+            };
+            let done = record.acknowledged.len() >= count;
+            Ok(if done { Seen::Done(()) } else { Seen::NotYet(state) })
+        })?;
+        Ok(())
     }
 
     /// The longest time without an acknowledgement since `from`, to this moment.
