@@ -2,7 +2,8 @@
 # Makes this machine able to run a real Kubernetes node: Kubernetes' own programs, CoreDNS and Helm from their Go
 # modules, containerd, runc and the network plugins from Debian. For `cargo xtask e2e`.
 #
-#   .ci/kubernetes.sh
+#   .ci/kubernetes.sh            all of it
+#   .ci/kubernetes.sh PROGRAM... some of the Go programs, and nothing from Debian
 #
 # Programs go to ${METASTORE_CACHE:-.cache}/bin, and what is there in the right version is not built again. The three
 # versions below are all that is chosen here. One module holds all of it, with every dependency at the version that the
@@ -25,15 +26,17 @@ missing=()
 need() { # COMMAND-OR-FILE PACKAGE
   command -v "$1" >/dev/null || [[ -e $1 ]] || missing+=("$2")
 }
-need containerd containerd
-need runc runc
-need /usr/lib/cni/ptp containernetworking-plugins
-need iptables iptables
-need conntrack conntrack
-need socat socat # port-forward
-need ip iproute2
-need nsenter util-linux
-need mount mount
+if (($# == 0)); then
+  need containerd containerd
+  need runc runc
+  need /usr/lib/cni/ptp containernetworking-plugins
+  need iptables iptables
+  need conntrack conntrack
+  need socat socat # port-forward
+  need ip iproute2
+  need nsenter util-linux
+  need mount mount
+fi
 if ((${#missing[@]} > 0)); then
   echo "installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
@@ -50,19 +53,24 @@ fi
 
 # --- from Go ------------------------------------------------------------------------------------------------------
 
-kubernetes=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
-stamps=()
-for name in "${kubernetes[@]}"; do stamps+=("$name-$KUBERNETES_VERSION"); done
-stamps+=("helm-$HELM_VERSION" "coredns-$COREDNS_VERSION")
+declare -A versions=([helm]=$HELM_VERSION [coredns]=$COREDNS_VERSION)
+for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl; do
+  versions[$name]=$KUBERNETES_VERSION
+done
+(($# > 0)) || set -- "${!versions[@]}"
 
-wanted=()
+stamps=() wanted=()
+for name; do
+  [[ -n ${versions[$name]:-} ]] || { echo "$name: no such program; there are: ${!versions[*]}" >&2; exit 2; }
+  stamps+=("$name-${versions[$name]}")
+done
 for stamp in "${stamps[@]}"; do
   name=${stamp%-*}
   if [[ -e $cache/bin/.$stamp && -x $cache/bin/$name ]]; then continue; fi
   wanted+=("$name")
 done
 if ((${#wanted[@]} == 0)); then
-  echo "Kubernetes $KUBERNETES_VERSION, Helm $HELM_VERSION, CoreDNS $COREDNS_VERSION: built already"
+  echo "${stamps[*]}: built already"
   exit
 fi
 command -v go >/dev/null || { echo "Go is needed to build ${wanted[*]}" >&2; exit 1; }
@@ -124,7 +132,7 @@ for name in "${wanted[@]}"; do
 done
 # One call, so that what they share is compiled once; without debugging information, and with a compiler that
 # collects its garbage less often.
-GOGC=400 GOFLAGS=-mod=mod go build -trimpath -gcflags=all=-dwarf=false -ldflags "$flags" -o bin/ "${packages[@]}" \
+GOGC=400 GOFLAGS=-mod=mod go build -buildvcs=false -trimpath -gcflags=all=-dwarf=false -ldflags "$flags" -o bin/ "${packages[@]}" \
   2> >(grep -v '^go: downloading' >&2)
 
 for stamp in "${stamps[@]}"; do
@@ -134,4 +142,4 @@ for stamp in "${stamps[@]}"; do
   rm -f "$cache/bin/.$name"-*
   touch "$cache/bin/.$stamp"
 done
-echo "Kubernetes $KUBERNETES_VERSION, Helm $HELM_VERSION, CoreDNS $COREDNS_VERSION: built in $((SECONDS - start)) s"
+echo "${wanted[*]}: built in $((SECONDS - start)) s"

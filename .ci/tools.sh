@@ -11,16 +11,15 @@ set -euo pipefail
 
 ETCD_VERSION=3.7.3
 LOAD_VERSION=3.6.8 # the load tool is in etcd's root module, which has no release with 3.7
-HELM_VERSION=3.20.2
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${METASTORE_CACHE:-$here/../.cache}
 mkdir -p "$cache/bin"
 cache=$(cd "$cache" && pwd)
 
-# build NAME VERSION PACKAGE [LDFLAGS]: makes bin/NAME of it
+# build NAME VERSION PACKAGE: makes bin/NAME of it
 build() {
-  local name=$1 version=$2 package=$3 flags=${4:-} start=$SECONDS
+  local name=$1 version=$2 package=$3 start=$SECONDS
   local src=$cache/go/$name-$version stamp=$cache/bin/.$name-$version
   if [[ -e $stamp && -x $cache/bin/$name ]]; then
     echo "$name $version: built already"
@@ -37,20 +36,14 @@ MOD
   (
     cd "$src"
     go get -tool "$package@v$version" 2>&1 | grep -v '^go: \(downloading\|added\|upgraded\)' >&2 || true
-    CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $flags" -o "$cache/bin/$name" "$package"
+    CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$cache/bin/$name" "$package"
   )
   touch "$stamp"
   echo "$name $version: built in $((SECONDS - start)) s"
 }
 
 if [[ ${1:-} == helm ]]; then
-  # Which Kubernetes charts are linted for, as helm's own build sets it.
-  flags="-X helm.sh/helm/v3/internal/version.version=v$HELM_VERSION"
-  for package in pkg/chartutil pkg/lint/rules; do
-    flags+=" -X helm.sh/helm/v3/$package.k8sVersionMajor=1 -X helm.sh/helm/v3/$package.k8sVersionMinor=34"
-  done
-  build helm "$HELM_VERSION" helm.sh/helm/v3/cmd/helm "$flags"
-  exit
+  exec "$here/kubernetes.sh" helm # which shares most of what it is made of
 fi
 build etcd "$ETCD_VERSION" go.etcd.io/etcd/server/v3
 build etcdctl "$ETCD_VERSION" go.etcd.io/etcd/etcdctl/v3
