@@ -2,7 +2,7 @@
 # Real processes of a given binary under the unmodified etcdctl: one member, three members, a full store, restarts and
 # kill -9, members that come and go, and how the process itself answers good and bad invocations.
 #
-#   .ci/conformance.sh BIN [SESSION...]     sessions: process one three full restart grow (default: all)
+#   .ci/conformance.sh BIN [SESSION...]     sessions: process one three full restart grow tls (default: all)
 #
 # BIN is metastore, or etcd, on which every fact was proven. Needs what .ci/tools.sh builds. Exits non-zero if any fact
 # failed; what the members wrote is then kept, and its place printed.
@@ -284,8 +284,90 @@ process() {
   fi
 }
 
+# --- TLS ---
+
+# Makes $pki/NAME.pem and NAME-key.pem, signed by the CA of that name: certificate NAME CA [NAMES]
+certificate() {
+  openssl ecparam -name prime256v1 -genkey -noout -out "$pki/$1-key.pem"
+  openssl req -new -key "$pki/$1-key.pem" -subj "/CN=$1" -out "$pki/$1.csr"
+  printf 'extendedKeyUsage=serverAuth,clientAuth\n%s\n' "${3:+subjectAltName=$3}" >"$pki/$1.ext"
+  openssl x509 -req -in "$pki/$1.csr" -CA "$pki/$2.pem" -CAkey "$pki/$2-key.pem" -CAcreateserial -days 2 \
+    -extfile "$pki/$1.ext" -out "$pki/$1.pem" 2>/dev/null
+}
+authority() {
+  openssl ecparam -name prime256v1 -genkey -noout -out "$pki/$1-key.pem"
+  openssl req -x509 -new -key "$pki/$1-key.pem" -subj "/CN=$1" -days 2 -out "$pki/$1.pem"
+}
+# etcdctl as somebody: as NAME CA ARGS...
+as() {
+  local who=$1 ca=$2
+  shift 2
+  timeout 60 "$etcdctl" --endpoints "$CLUSTER_ENDPOINTS" --command-timeout 5s --cacert "$pki/$ca.pem" \
+    --cert "$pki/$who.pem" --key "$pki/$who-key.pem" "$@" 2>/dev/null
+}
+shows() { # shows NAME: the first member shows this certificate
+  local to=${CLUSTER_ENDPOINTS%%,*}
+  [[ $(openssl s_client -connect "${to#https://}" -cert "$pki/root.pem" -key "$pki/root-key.pem" </dev/null 2>/dev/null |
+    openssl x509 -noout -serial) == "$(openssl x509 -noout -serial -in "$pki/$1.pem")" ]]
+}
+
+tls() {
+  local version names=DNS:localhost,IP:127.0.0.1,IP:::1
+  pki=$work/pki
+  mkdir "$pki"
+  authority ca
+  authority other
+  certificate member ca "$names"
+  certificate next ca "$names"
+  certificate root ca
+  certificate stranger other
+  cp "$pki/member.pem" "$pki/used.pem"
+  cp "$pki/member-key.pem" "$pki/used-key.pem"
+  CLUSTER_SCHEME=https CLUSTER_PEER_SCHEME=https
+  CLUSTER_CURL="--cacert $pki/ca.pem --cert $pki/root.pem --key $pki/root-key.pem"
+  up tls 3 --cert-file "$pki/used.pem" --key-file "$pki/used-key.pem" --trusted-ca-file "$pki/ca.pem" --client-cert-auth \
+    --peer-cert-file "$pki/used.pem" --peer-key-file "$pki/used-key.pem" --peer-trusted-ca-file "$pki/ca.pem" --peer-client-cert-auth
+  is "a client with a certificate writes" OK "$(as root ca put /tls/k v)"
+  is "... and reads" v "$(as root ca get /tls/k --print-value-only)"
+  is "... and finds all members well" 3 "$(as root ca endpoint health -w json | jq 'map(select(.health)) | length')"
+  is "... and moves the leadership" 1 "$(for e in ${CLUSTER_ENDPOINTS//,/ }; do
+    "$etcdctl" --endpoints "$e" --cacert "$pki/ca.pem" --cert "$pki/root.pem" --key "$pki/root-key.pem" move-leader \
+      "$(as root ca endpoint status -w json | jq -r '[.[].Status | select(.leader != .header.member_id)][0].header.member_id' | xargs printf %x)" 2>/dev/null
+  done | grep -c 'Leadership transferred')"
+  is "pages are served to who has a certificate" true \
+    "$(curl -s -m 10 $CLUSTER_CURL "${CLUSTER_ENDPOINTS%%,*}/health" | jq -r .health)"
+  is "without a certificate nobody comes in" no \
+    "$("$etcdctl" --endpoints "$CLUSTER_ENDPOINTS" --command-timeout 5s --cacert "$pki/ca.pem" get /tls/k >/dev/null 2>&1 && echo yes || echo no)"
+  is "... nor with one of another CA" no "$(as stranger ca get /tls/k >/dev/null && echo yes || echo no)"
+  is "... nor is a member believed whose CA is another" no "$(as root other get /tls/k >/dev/null && echo yes || echo no)"
+  is "... nor without TLS" no \
+    "$("$etcdctl" --endpoints "${CLUSTER_ENDPOINTS//https/http}" --command-timeout 5s get /tls/k >/dev/null 2>&1 && echo yes || echo no)"
+  for version in tls1_2 tls1_3; do
+    is "$version is spoken" yes "$(openssl s_client "-$version" -connect "${CLUSTER_ENDPOINTS##*https://}" -cert "$pki/root.pem" \
+      -key "$pki/root-key.pem" </dev/null 2>/dev/null | grep -q 'Cipher is [A-Z]' && echo yes)"
+  done
+  is "HTTP/2 is agreed on" "ALPN protocol: h2" "$(openssl s_client -alpn h2,http/1.1 -connect "${CLUSTER_ENDPOINTS##*https://}" \
+    -cert "$pki/root.pem" -key "$pki/root-key.pem" </dev/null 2>/dev/null | grep '^ALPN')"
+  cp "$pki/next.pem" "$pki/used.pem"
+  cp "$pki/next-key.pem" "$pki/used-key.pem"
+  is "a new certificate is taken up while running" yes "$(cluster_poll 20 shows next && echo yes)"
+  is "... and clients come in" OK "$(as root ca put /tls/k v2)"
+  kill -KILL "$(cat "$running/1.pid")"
+  cluster_member_stop "$running" 1
+  cluster_member_start "$running" 1 --cert-file "$pki/used.pem" --key-file "$pki/used-key.pem" --trusted-ca-file "$pki/ca.pem" \
+    --client-cert-auth --peer-cert-file "$pki/used.pem" --peer-key-file "$pki/used-key.pem" \
+    --peer-trusted-ca-file "$pki/ca.pem" --peer-client-cert-auth
+  cluster_member_wait "$running" 1
+  is "... and a member that comes back is let in by its peers" v2 "$(as root ca get /tls/k --print-value-only)"
+  down
+  refuses "https without a certificate: the URL" 1 "https://127.0.0.1:1" --data-dir "$work/none" \
+    --listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://127.0.0.1:1
+  refuses "a certificate without its key" "1 2" "key" --data-dir "$work/none" --cert-file "$pki/used.pem" \
+    --listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://127.0.0.1:1
+}
+
 if (($# == 1)); then
-  case $1 in process | one | three | full | restart | grow) ;; *) echo "$1: no such session" >&2; exit 2 ;; esac
+  case $1 in process | one | three | full | restart | grow | tls) ;; *) echo "$1: no such session" >&2; exit 2 ;; esac
   session=$1
   "$1"
   session=""
@@ -295,7 +377,7 @@ if (($# == 1)); then
 fi
 
 # Many sessions: each is a process of its own, so that one that cannot go on takes no other with it.
-if (($# == 0)); then set -- process one three full restart grow; fi
+if (($# == 0)); then set -- process one three full restart grow tls; fi
 for name; do
   begun=$SECONDS rc=0
   "$0" "$bin" "$name" | tee "$work/$name.out" || rc=$?

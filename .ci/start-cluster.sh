@@ -13,6 +13,10 @@
 # DIR holds, for member I: I.data, I.log (standard error), I.pid, I.client and I.peer (URLs), I.rc (exit code, once it has
 # ended), I.state (new, or existing if it joined later), I.removed (if it is no longer a member).
 
+#
+# CLUSTER_SCHEME and CLUSTER_PEER_SCHEME (default: http) begin the URLs; CLUSTER_CURL holds what curl needs to ask for
+# /health then.
+
 CLUSTER_READY_SECONDS="${CLUSTER_READY_SECONDS:-60}" # from start to "ready to serve client requests"
 CLUSTER_STOP_SECONDS="${CLUSTER_STOP_SECONDS:-20}"   # from SIGTERM to SIGKILL
 
@@ -80,7 +84,7 @@ cluster_member_wait() {
       return 1
     fi
     if grep -q 'ready to serve client requests' "$dir/$i.log" &&
-      curl -fsS -m 2 "$(cat "$dir/$i.client")/health" 2>/dev/null | grep -q '"health": *"true"'; then
+      curl -fsS -m 2 ${CLUSTER_CURL:-} "$(cat "$dir/$i.client")/health" 2>/dev/null | grep -q '"health": *"true"'; then
       return 0
     fi
     sleep 0.1
@@ -91,11 +95,13 @@ cluster_member_wait() {
 }
 
 cluster_addresses() { # DIR I STATE: chooses the addresses of one member
-  local role port
+  local role port scheme
   for role in client peer; do
     port=$(cluster_free_port) || return 1
     CLUSTER_PORTS_TAKEN+=" $port"
-    echo "http://127.0.0.1:$port" >"$1/$2.$role"
+    scheme=${CLUSTER_SCHEME:-http}
+    if [[ $role == peer ]]; then scheme=${CLUSTER_PEER_SCHEME:-http}; fi
+    echo "$scheme://127.0.0.1:$port" >"$1/$2.$role"
   done
   echo "$3" >"$1/$2.state"
 }

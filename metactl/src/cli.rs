@@ -5,12 +5,13 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
-use client::{Client, Config};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use client::{Client, Config, Tls};
 
 use crate::bench::Bench;
 use crate::inspect::Inspect;
@@ -25,11 +26,14 @@ pub(crate) struct Cli {
     #[arg(
         long,
         global = true,
+        env = "ETCDCTL_ENDPOINTS",
         value_delimiter = ',',
         default_value = "127.0.0.1:2379",
-        value_name = "HOST:PORT"
+        value_name = "[https://]HOST:PORT"
     )]
     endpoints: Vec<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Deadline of one request, in seconds
     #[arg(long, global = true, default_value_t = 5.0, value_name = "SECONDS")]
     timeout: f64,
@@ -38,6 +42,52 @@ pub(crate) struct Cli {
     json: bool,
     #[command(subcommand)]
     command: Command,
+}
+
+/// The names and variables are etcdctl's.
+#[derive(Debug, Args)]
+struct TlsArgs {
+    /// CA of the members' certificates, PEM; with it TLS is spoken
+    #[arg(long, global = true, env = "ETCDCTL_CACERT", value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// Certificate to show, PEM
+    #[arg(long, global = true, env = "ETCDCTL_CERT", value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, global = true, env = "ETCDCTL_KEY", value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Name the members' certificates must carry, instead of the endpoint's host
+    #[arg(long, global = true, env = "ETCDCTL_TLS_SERVER_NAME", value_name = "NAME")]
+    tls_server_name: Option<String>,
+}
+
+impl TlsArgs {
+    /// `None`: TLS is not spoken.
+    fn read(&self) -> Result<Option<Tls>> {
+        let given = |path: &Option<PathBuf>| {
+            path.as_ref().filter(|path| !path.as_os_str().is_empty()).cloned()
+        };
+        let read = |path: PathBuf| std::fs::read(&path).with_context(|| path.display().to_string());
+        let Some(cacert) = given(&self.cacert) else {
+            for (flag, path) in [("--cert", &self.cert), ("--key", &self.key)] {
+                if given(path).is_some() {
+                    bail!("{flag} needs --cacert: without it no member can be believed");
+                }
+            }
+            return Ok(None);
+        };
+        let mut tls = Tls::new(read(cacert)?);
+        tls = match (given(&self.cert), given(&self.key)) {
+            (Some(cert), Some(key)) => tls.identity(read(cert)?, read(key)?),
+            (None, None) => tls,
+            (Some(_), None) => bail!("--cert needs --key"),
+            (None, Some(_)) => bail!("--key needs --cert"),
+        };
+        if let Some(name) = self.tls_server_name.as_ref().filter(|name| !name.is_empty()) {
+            tls = tls.server_name(name);
+        }
+        Ok(Some(tls))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,8 +189,9 @@ impl Cli {
             Command::Snapshot(Snapshot::Restore(restore)) => restore.run(self.json, out),
             Command::Dev(dev) => wait(dev.run(out)),
             Command::Bench(bench) => {
-                Config::new(self.endpoints.clone()).check()?;
-                bench.run(&self.endpoints, self.json, out)
+                let tls = self.tls.read()?;
+                with_tls(Config::new(self.endpoints.clone()), tls.as_ref()).check()?;
+                bench.run(&Target { endpoints: self.endpoints.clone(), tls }, self.json, out)
             }
         }
     }
@@ -150,13 +201,29 @@ impl Cli {
             Ok(timeout) if !timeout.is_zero() => timeout,
             _ => bail!("--timeout {}: not a number of seconds", self.timeout),
         };
-        Ok(Config::new(self.endpoints.clone())
+        let tls = self.tls.read()?;
+        Ok(with_tls(Config::new(self.endpoints.clone()), tls.as_ref())
             .request_timeout(timeout)
             .connect_timeout(timeout.min(Duration::from_secs(2))))
     }
 
     fn client(&self) -> Result<Client> {
         Ok(Client::new(self.config()?)?)
+    }
+}
+
+/// Whom to ask, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) tls: Option<Tls>,
+}
+
+/// A configuration that speaks TLS, if there is what it takes.
+pub(crate) fn with_tls(config: Config, tls: Option<&Tls>) -> Config {
+    match tls {
+        Some(tls) => config.tls(tls.clone()),
+        None => config,
     }
 }
 

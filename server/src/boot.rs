@@ -21,6 +21,7 @@ use crate::peers::{
     PeerLimits, PeerTiming, Peers, PeersConfig, RemoteCluster, check_listen, fetch_members,
 };
 use crate::propose::{Shared, SharedLimits};
+use crate::tls::Tls;
 use crate::version;
 
 /// File in the member's directory that says whose it is, by name.
@@ -136,6 +137,7 @@ pub struct Begun {
 pub async fn begin(
     config: &Config,
     metrics: &Arc<Metrics>,
+    peer_tls: Option<&Arc<Tls>>,
     fatal: &Fatal,
     sinks: impl FnOnce(&View) -> std::io::Result<Vec<Box<dyn AppliedSink>>>,
 ) -> Result<Begun, BootError> {
@@ -160,25 +162,23 @@ pub async fn begin(
             let wal_dir = config.wal_dir().display().to_string();
             return Err(BootError::LogMissing { data_dir: shown, wal_dir });
         }
-        found_or_join(config, &data_dir, &recovery).await?;
+        found_or_join(config, &data_dir, &recovery, peer_tls).await?;
     }
     let (booted, generations, opened) = recover(config, &data_dir, &recovery)?;
     check_membership(config, &booted)?;
     // Who joins knows nobody yet, and must let in whoever brings the first snapshot.
     let acquaintances = match booted.state.members() {
-        members if members.is_empty() => fetch_cluster(config).await?.members,
+        members if members.is_empty() => fetch_cluster(config, peer_tls).await?.members,
         members => members,
     };
     write_owner(config, &data_dir)?;
-    let found = Found { data_dir, booted, generations, opened, acquaintances };
+    let peer_tls = peer_tls.cloned();
+    let found = Found { data_dir, booted, generations, opened, acquaintances, peer_tls };
     start(config, metrics, fatal, found, sinks)
 }
 
 fn recovery(config: &Config) -> Recovery {
-    let consensus = consensus_config(config, consensus::Config::new(1, 0));
     Recovery {
-        log_entries_kept: consensus.log_entries_kept,
-        log_bytes_kept: consensus.log_bytes_kept,
         log: LogOptions {
             salt_seed: rand::random(),
             allow_damaged_tail: config.force_new_cluster,
@@ -196,18 +196,6 @@ fn recovery(config: &Config) -> Recovery {
     }
 }
 
-/// What the replica is told of the settings, on top of its defaults.
-fn consensus_config(config: &Config, mut consensus: consensus::Config) -> consensus::Config {
-    consensus.timing = autotune::Timing {
-        heartbeat_interval_us: config.heartbeat_interval_ms * 1_000,
-        election_timeout_us: config.election_timeout_ms * 1_000,
-    };
-    consensus.batching = config.batching();
-    consensus.log_entries_kept = config.snapshot_catchup_entries.max(consensus.log_entries_kept);
-    consensus.pre_vote = true;
-    consensus
-}
-
 fn holds_a_log(data_dir: &DataDir) -> Result<bool, BootError> {
     let mut disk = data_dir.disk();
     match disk.list(wal::WAL_DIR) {
@@ -221,6 +209,7 @@ async fn found_or_join(
     config: &Config,
     data_dir: &DataDir,
     recovery: &Recovery,
+    peer_tls: Option<&Arc<Tls>>,
 ) -> Result<(), BootError> {
     let founders = config.initial_members()?;
     let failed = |error| BootError::Recover { data_dir: shown(config), error };
@@ -242,7 +231,7 @@ async fn found_or_join(
         let own = members.iter().find(|member| member.name == config.name);
         let member_id = own.map_or(0, |member| member.id);
         let identity = wal::Identity { cluster_id: member::identity::cluster_id(&ids), member_id };
-        check_not_bootstrapped(config, identity).await?;
+        check_not_bootstrapped(config, identity, peer_tls).await?;
         tracing::info!(
             cluster_id = format!("{:x}", identity.cluster_id),
             member_id = format!("{member_id:x}"),
@@ -253,7 +242,7 @@ async fn found_or_join(
         return member::bootstrap(data_dir.disk(), data_dir.disk(), identity, parts, recovery)
             .map_err(failed);
     }
-    let cluster = fetch_cluster(config).await?;
+    let cluster = fetch_cluster(config, peer_tls).await?;
     let own_urls = texts(&config.advertise_peer_urls);
     let own = cluster.members.iter().find(|member| same_urls(&member.peer_urls, &own_urls));
     let own = own.ok_or_else(|| BootError::NotAnnounced {
@@ -279,19 +268,26 @@ fn other_urls(config: &Config) -> Result<Vec<String>, BootError> {
 }
 
 /// The cluster as its running members know it.
-async fn fetch_cluster(config: &Config) -> Result<RemoteCluster, BootError> {
-    let fetched = fetch_members(&other_urls(config)?).await;
+async fn fetch_cluster(
+    config: &Config,
+    peer_tls: Option<&Arc<Tls>>,
+) -> Result<RemoteCluster, BootError> {
+    let fetched = fetch_members(&other_urls(config)?, peer_tls).await;
     fetched.map_err(|error| BootError::Fetch(error.to_string()))
 }
 
 /// The same of a founder, as far as there is a running cluster to ask.
-async fn check_not_bootstrapped(config: &Config, identity: wal::Identity) -> Result<(), BootError> {
+async fn check_not_bootstrapped(
+    config: &Config,
+    identity: wal::Identity,
+    peer_tls: Option<&Arc<Tls>>,
+) -> Result<(), BootError> {
     let others = other_urls(config)?;
     if others.is_empty() {
         return Ok(());
     }
     // Nobody answers: the cluster is only just being founded.
-    let Ok(cluster) = fetch_members(&others).await else { return Ok(()) };
+    let Ok(cluster) = fetch_members(&others, peer_tls).await else { return Ok(()) };
     let own = cluster.members.iter().find(|member| member.id == identity.member_id);
     match own {
         Some(own) if cluster.cluster_id == identity.cluster_id => check_not_seen(config, own),
@@ -401,6 +397,7 @@ struct Found {
     generations: Generations,
     opened: Option<crate::backend::Opened>,
     acquaintances: Vec<MemberRow>,
+    peer_tls: Option<Arc<Tls>>,
 }
 
 fn start(
@@ -411,7 +408,7 @@ fn start(
     sinks: impl FnOnce(&View) -> std::io::Result<Vec<Box<dyn AppliedSink>>>,
 ) -> Result<Begun, BootError> {
     let failed = |error: std::io::Error| BootError::Start(error.to_string());
-    let Found { data_dir, booted, generations, opened, acquaintances } = found;
+    let Found { data_dir, booted, generations, opened, acquaintances, peer_tls } = found;
     let Booted { identity, state, boot, log, snapshots, held, .. } = booted;
     let identity = Identity { cluster_id: identity.cluster_id, member_id: identity.member_id };
     let origin: u64 = rand::random::<u64>() | 1;
@@ -427,8 +424,14 @@ fn start(
     let shared = Arc::new(Shared::new(identity, origin, view.clone(), backend.control(), limits));
     let learns = view.members().iter().any(|m| m.id == identity.member_id && m.is_learner);
     shared.leadership.send_modify(|held| held.is_learner = learns);
-    let consensus = consensus::Config::new(identity.member_id, origin);
-    let consensus = consensus_config(config, consensus);
+    let mut consensus = consensus::Config::new(identity.member_id, origin);
+    consensus.timing = autotune::Timing {
+        heartbeat_interval_us: config.heartbeat_interval_ms * 1_000,
+        election_timeout_us: config.election_timeout_ms * 1_000,
+    };
+    consensus.batching = config.batching();
+    consensus.log_entries_kept = config.snapshot_catchup_entries.max(consensus.log_entries_kept);
+    consensus.pre_vote = true;
     let member_config = MemberConfig {
         cluster_id: identity.cluster_id,
         origin,
@@ -450,6 +453,7 @@ fn start(
             listen_urls: config.listen_peer_urls.clone(),
             timing: PeerTiming::new(Duration::from_millis(config.election_timeout_ms)),
             limits: PeerLimits::default(),
+            tls: peer_tls,
         },
         inbound.clone(),
         snapshots.clone(),

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::admin::ObserveResponse;
 use proto::log::command::Op;
@@ -217,6 +218,9 @@ pub trait Door: Clone + Send + Sync + 'static {
 
     /// What this member observes of itself and of its peers.
     fn observe(&self) -> ObserveResponse;
+
+    /// How long ago the raft thread should have come round; near zero unless it hangs.
+    fn raft_overdue(&self) -> Duration;
 
     /// Who this member is.
     fn identity(&self) -> Identity;

@@ -2,7 +2,7 @@
 //! a port of the loopback.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ struct Parts {
     is_cut_off: AtomicBool,
     /// Proposals never come back.
     is_stuck: AtomicBool,
+    raft_overdue_s: AtomicU64,
 }
 
 impl FakeNode {
@@ -63,6 +64,7 @@ impl FakeNode {
             fanout: fanout.expect("a thread"),
             is_cut_off: AtomicBool::new(false),
             is_stuck: AtomicBool::new(false),
+            raft_overdue_s: AtomicU64::new(0),
         };
         Self { parts: Arc::new(parts) }
     }
@@ -78,6 +80,11 @@ impl FakeNode {
 
     pub(crate) fn become_learner(&self) {
         self.parts.leadership.send_modify(|leadership| leadership.is_learner = true);
+    }
+
+    /// The raft thread has not moved for so long.
+    pub(crate) fn hang_raft(&self, seconds: u64) {
+        self.parts.raft_overdue_s.store(seconds, Ordering::Release);
     }
 
     pub(crate) fn get_stuck(&self) {
@@ -189,6 +196,10 @@ impl Door for FakeNode {
             member_id: self.identity().member_id,
             ..proto::admin::ObserveResponse::default()
         }
+    }
+
+    fn raft_overdue(&self) -> Duration {
+        Duration::from_secs(self.parts.raft_overdue_s.load(Ordering::Acquire))
     }
 
     fn identity(&self) -> Identity {

@@ -28,6 +28,13 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),
         },
+        Ok(Start::PreStop { socket, timeout }) => match server::pre_stop::run(&socket, timeout) {
+            Ok(outcome) => {
+                let _ = writeln!(std::io::stdout(), "pre-stop: {outcome}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error, 1),
+        },
         Err(error) => fail(&error, 2),
     }
 }

@@ -136,6 +136,14 @@ pub struct Metrics {
     /// Bytes of events waiting to be sent.
     pub watch_buffer_bytes: IntGauge,
 
+    // Moved by TLS. `scope` is client or peer.
+    /// When the certificate runs out, in seconds since 1970.
+    pub tls_certificate_expiry: IntGaugeVec,
+    /// Times changed files were looked at, by result.
+    pub tls_reloads: IntCounterVec,
+    /// Connections that did not come about, by reason.
+    pub tls_handshake_failures: IntCounterVec,
+
     // Set at each scrape.
     scraped: Scraped,
 }
@@ -440,6 +448,21 @@ impl Metrics {
                 .gauge("etcd_debugging_mvcc_pending_events_total", "Events waiting to be sent."),
             watch_buffer_bytes: m
                 .gauge("metastore_watch_buffer_bytes", "Bytes of events waiting to be sent."),
+            tls_certificate_expiry: m.gauges(
+                "metastore_tls_certificate_expiry_seconds",
+                "When the certificate in use runs out, in seconds since 1970.",
+                &["scope"],
+            ),
+            tls_reloads: m.counters(
+                "metastore_tls_reloads_total",
+                "Changed TLS files that were taken up, or could not be used.",
+                &["scope", "result"],
+            ),
+            tls_handshake_failures: m.counters(
+                "metastore_tls_handshake_failures_total",
+                "Connections whose TLS handshake failed.",
+                &["scope", "reason"],
+            ),
             scraped: Scraped {
                 has_leader: m.gauge("etcd_server_has_leader", "1 while a leader is known."),
                 is_leader: m.gauge("etcd_server_is_leader", "1 while this member leads."),

@@ -74,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) transfers: Tickets<Result<(), RequestError>>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) sequence: AtomicU64,
+    /// When the raft thread meant to come round again, on [`Shared::now_us`]'s clock.
+    pub(crate) raft_due_us: AtomicU64,
     pub(crate) request_timeout: Duration,
     pub(crate) election_timeout: Duration,
     pub(crate) request_bytes_max: usize,
@@ -108,6 +110,7 @@ impl Shared {
             led: watch::channel(Led::default()).0,
             leadership: watch::channel(Leadership::default()).0,
             sequence: AtomicU64::new(1),
+            raft_due_us: AtomicU64::new(0),
             request_timeout,
             election_timeout,
             request_bytes_max,
@@ -498,6 +501,11 @@ impl Door for Handle {
             })
             .collect();
         response
+    }
+
+    fn raft_overdue(&self) -> Duration {
+        let due_us = self.shared.raft_due_us.load(Ordering::Relaxed);
+        Duration::from_micros(self.shared.now_us().saturating_sub(due_us))
     }
 
     fn identity(&self) -> Identity {

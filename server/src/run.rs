@@ -7,10 +7,10 @@ use tokio::sync::watch;
 
 use crate::api::Shared;
 use crate::compaction;
-use crate::config::Config;
+use crate::config::{Config, Url};
 use crate::door::Door;
-use crate::serve::{self, Listener, ServeOptions};
-use crate::shutdown::{hand_over, notify_systemd, signalled, stopped};
+use crate::serve::{self, Content, Listener, ServeOptions};
+use crate::shutdown::{TRANSFER_TIMEOUT, hand_over, notify_systemd, signalled, stopped};
 
 /// Serves clients until a signal comes or `stop` is turned true elsewhere, which is how the node says
 /// that it cannot go on. Afterwards no client is connected any more and the node may be stopped.
@@ -21,7 +21,11 @@ pub fn run<D: Door>(
     stop: &watch::Sender<bool>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let urls: Vec<_> = listeners.iter().map(|listener| listener.url().to_string()).collect();
+    let urls: Vec<_> = listeners
+        .iter()
+        .filter(|listener| listener.content() != Content::Control)
+        .flat_map(|listener| listener.urls().iter().cloned())
+        .collect();
     let serving = serve::serve(listeners, shared, ServeOptions::of(config))?;
     let end = runtime.block_on(async {
         let door = shared.door.clone();
@@ -32,7 +36,8 @@ pub fn run<D: Door>(
             signal = signalled() => {
                 tracing::info!(signal = signal?, "received signal; shutting down");
                 notify_systemd("STOPPING=1");
-                hand_over(&door).await;
+                // How it went has been logged; the member goes in any case.
+                drop(hand_over(&door, TRANSFER_TIMEOUT).await);
             }
             () = stopped(&mut stopping) => notify_systemd("STOPPING=1"),
         }
@@ -45,7 +50,7 @@ pub fn run<D: Door>(
 }
 
 /// Waits for a leader, then tells log and systemd that clients are welcome.
-async fn tell_when_ready<D: Door>(door: D, urls: Vec<String>, mut stopping: watch::Receiver<bool>) {
+async fn tell_when_ready<D: Door>(door: D, urls: Vec<Url>, mut stopping: watch::Receiver<bool>) {
     let mut leaders = door.leader_changes();
     let leader_known =
         async { leaders.wait_for(|leadership| leadership.leader.is_some()).await.is_ok() };
@@ -57,8 +62,15 @@ async fn tell_when_ready<D: Door>(door: D, urls: Vec<String>, mut stopping: watc
         return;
     }
     for url in &urls {
-        tracing::info!(address = url, "ready to serve client requests");
+        tracing::info!(address = %url, "ready to serve client requests");
+        if url.is_tls() {
+            tracing::info!(address = %url, "serving client traffic securely");
+        } else {
+            tracing::warn!(
+                address = %url,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
     }
-    tracing::warn!("serving client traffic insecurely; this is strongly discouraged!");
     notify_systemd("READY=1");
 }

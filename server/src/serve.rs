@@ -4,30 +4,31 @@
 //! a connection touches stays on one processor; measured, that serves a third more calls than one
 //! runtime that steals work. One more thread accepts and hands the connections out in turn.
 //!
-//! gRPC and plain pages share a port. Everything a stranger can hold up has a limit: the number of
-//! connections, the time until the first bytes and the headers, the streams of a connection, and how
-//! many calls may be cancelled in a burst before their answers are given up.
+//! gRPC and plain pages share a port, and where two URLs say so, TLS and plain text do. Everything a
+//! stranger can hold up has a limit: the number of connections, of handshakes and their time, the
+//! time until the first bytes and the headers, the streams of a connection, and how many calls may be
+//! cancelled in a burst before their answers are given up.
+
+mod io_meter;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use http::Response;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tonic::body::Body;
@@ -37,14 +38,21 @@ use crate::api::Shared;
 use crate::api::front::Front;
 use crate::config::{Address, Config, Url};
 use crate::door::Door;
-use crate::http::{client_router, metrics_router};
+use crate::http::{client_router, control_router, metrics_router};
 use crate::metrics::Metrics;
 use crate::shutdown::stopped;
+use crate::strangers::{Stranger, Strangers};
+use crate::tls::{HANDSHAKE_TIMEOUT, MaybeTls, Tls};
+use io_meter::{Metered, Socket as Stream};
 
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4_096;
 /// How long a connection may stay silent at its beginning.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// TLS handshakes under way at a time; one more, and the oldest is given up.
+const HANDSHAKES_MAX: usize = 1_024;
+/// What every TLS connection begins with, and no HTTP request.
+const TLS_FIRST_BYTE: u8 = 0x16;
 /// Fewer bytes than any request and any HTTP/2 preface has.
 const FIRST_BYTES_MIN: u64 = 16;
 /// How long the headers of an HTTP/1 request may take.
@@ -87,6 +95,8 @@ pub enum Content {
     Pages,
     /// Metrics and health alone.
     Metrics,
+    /// What only the owner of the data directory may ask for.
+    Control,
 }
 
 #[derive(Debug)]
@@ -106,18 +116,33 @@ impl Drop for SocketFile {
     }
 }
 
+/// What is spoken below HTTP.
+#[derive(Clone, Debug)]
+enum Security {
+    Plain,
+    Tls(Arc<Tls>),
+    /// Whatever the caller begins with.
+    Either(Arc<Tls>),
+}
+
 /// One bound socket.
 #[derive(Debug)]
 pub struct Listener {
     content: Content,
-    url: Url,
+    urls: Vec<Url>,
     listening: Listening,
+    security: Security,
 }
 
 impl Listener {
-    /// The URL it was bound for.
-    pub fn url(&self) -> &Url {
-        &self.url
+    /// The URLs it was bound for: two if both `http` and `https` are asked for on one address.
+    pub fn urls(&self) -> &[Url] {
+        &self.urls
+    }
+
+    /// What is served on it.
+    pub fn content(&self) -> Content {
+        self.content
     }
 
     /// The address really bound, which tells the port when port 0 was asked for.
@@ -129,6 +154,22 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Whether a URL asks for the same port, with TLS where this has none or the other way round.
+    fn is_twin_of(&self, url: &Url) -> bool {
+        let (own, twin) = (&self.urls[0], url);
+        let same_port = own.port() == twin.port() && own.port() != 0 && own.host() == twin.host();
+        same_port && self.urls.len() == 1 && own.is_tls() != twin.is_tls()
+    }
+
+    fn serve_both(&mut self, url: &Url, tls: Option<&Arc<Tls>>) {
+        self.urls.push(url.clone());
+        if let Some(tls) = tls {
+            self.security = Security::Either(Arc::clone(tls));
+        }
+    }
+}
+
 /// Options of the sockets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SocketOptions {
@@ -136,18 +177,22 @@ pub struct SocketOptions {
     pub reuse_port: bool,
 }
 
-/// Binds every URL clients may come to. Nothing is accepted yet.
-pub fn bind_all(config: &Config) -> Result<Vec<Listener>, BindError> {
+/// Binds every URL clients may come to. Nothing is accepted yet. `tls` is needed for those that ask
+/// for it.
+pub fn bind_all(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Vec<Listener>, BindError> {
     let options = SocketOptions { reuse_port: config.socket_reuse_port };
     let grpc = if config.listen_client_http_urls.is_empty() { Content::All } else { Content::Grpc };
-    let mut listeners = Vec::new();
+    let mut listeners: Vec<Listener> = Vec::new();
     for (flag, content, urls) in [
         ("listen-client-urls", grpc, &config.listen_client_urls),
         ("listen-client-http-urls", Content::Pages, &config.listen_client_http_urls),
         ("listen-metrics-urls", Content::Metrics, &config.listen_metrics_urls),
     ] {
         for url in urls {
-            listeners.push(bind(flag, content, url, options)?);
+            match listeners.iter_mut().find(|it| it.content == content && it.is_twin_of(url)) {
+                Some(twin) => twin.serve_both(url, tls),
+                None => listeners.push(bind(flag, content, url, options, tls)?),
+            }
         }
     }
     Ok(listeners)
@@ -158,6 +203,7 @@ fn bind(
     content: Content,
     url: &Url,
     options: SocketOptions,
+    tls: Option<&Arc<Tls>>,
 ) -> Result<Listener, BindError> {
     let refused = |network, address: String, error: &io::Error| {
         // The operating system's text without Rust's number behind it.
@@ -165,6 +211,14 @@ fn bind(
         let text = text.split(" (os error").next().unwrap_or_default();
         let reason = text.chars().take(1).flat_map(char::to_lowercase).chain(text.chars().skip(1));
         BindError { flag, url: url.to_string(), network, address, reason: reason.collect() }
+    };
+    let security = match (url.is_tls(), tls) {
+        (false, _) => Security::Plain,
+        (true, Some(tls)) => Security::Tls(Arc::clone(tls)),
+        (true, None) => {
+            let error = io::Error::other("no certificate is given");
+            return Err(refused("tcp", url.host().to_owned(), &error));
+        }
     };
     let address = url.bind_address().map_err(|e| refused("tcp", url.host().to_owned(), &e))?;
     let listening = match address {
@@ -175,12 +229,27 @@ fn bind(
             .map(|listener| Listening::Unix(listener, SocketFile(path.clone())))
             .map_err(|e| refused("unix", path.display().to_string(), &e))?,
     };
-    Ok(Listener { content, url: url.clone(), listening })
+    Ok(Listener { content, urls: vec![url.clone()], listening, security })
+}
+
+/// Binds the socket that only whoever may read the data directory can reach.
+pub(crate) fn bind_control(path: &Path) -> Result<Listener, BindError> {
+    let url = Url::unix(path);
+    let listener = bind("data-dir", Content::Control, &url, SocketOptions::default(), None)?;
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, private).map_err(|error| BindError {
+        flag: "data-dir",
+        url: url.to_string(),
+        network: "unix",
+        address: path.display().to_string(),
+        reason: error.to_string(),
+    })?;
+    Ok(listener)
 }
 
 #[cfg(test)]
 pub(crate) fn bind_for_test(content: Content, url: &Url) -> Result<Listener, BindError> {
-    bind("listen-client-urls", content, url, SocketOptions::default())
+    bind("listen-client-urls", content, url, SocketOptions::default(), None)
 }
 
 /// Binds one TCP address. Like Go, it sets SO_REUSEADDR always, so that a restart need not wait for
@@ -239,6 +308,11 @@ impl ServeOptions {
                 .unwrap_or(for_ever),
         }
     }
+
+    /// For a few callers that ask little.
+    pub(crate) fn on_one_thread(self) -> Self {
+        Self { threads: 1, ..self }
+    }
 }
 
 /// Connections being accepted and served.
@@ -258,12 +332,42 @@ impl Serving {
     }
 }
 
+/// What answers requests.
+pub(crate) trait Answers: Send + Sync + 'static {
+    /// Answers one.
+    fn answer(
+        &self,
+        content: Content,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
 /// Begins to accept and serve. Ends when `stopping` turns true: no more connections are accepted, the
 /// open ones are told, and what they still do may take [`DRAIN_TIMEOUT`].
 pub fn serve<D: Door>(
     listeners: Vec<Listener>,
     shared: &Arc<Shared<D>>,
     options: ServeOptions,
+) -> io::Result<Serving> {
+    let (metrics, stopping) = (Arc::clone(&shared.metrics), shared.stopping.clone());
+    let shared = Arc::clone(shared);
+    // Each thread has services of its own.
+    serve_on("client", listeners, options, &metrics, &stopping, move || Pages {
+        front: Front::new(&shared),
+        all: client_router(&shared),
+        metrics: metrics_router(&shared),
+        control: control_router(&shared),
+    })
+}
+
+/// The same with other answers, one set of them for each thread.
+pub(crate) fn serve_on<A: Answers>(
+    name: &'static str,
+    listeners: Vec<Listener>,
+    options: ServeOptions,
+    metrics: &Arc<Metrics>,
+    stopping: &watch::Receiver<bool>,
+    answers: impl Fn() -> A + Clone + Send + 'static,
 ) -> io::Result<Serving> {
     let mut threads = Vec::new();
     let mut senders = Vec::new();
@@ -272,32 +376,36 @@ pub fn serve<D: Door>(
         let (sender, receiver) = mpsc::unbounded_channel();
         senders.push(sender);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let shared = Arc::clone(shared);
-        let thread = std::thread::Builder::new().name(format!("client-{number}"));
+        let (metrics, stopping) = (Arc::clone(metrics), stopping.clone());
+        let answers = answers.clone();
+        let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
         threads.push(thread.spawn(move || {
-            let stopping = shared.stopping.clone();
-            runtime.block_on(client_thread(receiver, &shared, options, stopping));
+            let answers = Arc::new(answers());
+            runtime.block_on(client_thread(receiver, answers, metrics, options, stopping));
             runtime.shutdown_timeout(Duration::from_secs(1));
         })?);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let stopping = shared.stopping.clone();
-    let thread = std::thread::Builder::new().name("accept".to_owned());
+    let stopping = stopping.clone();
+    let thread = std::thread::Builder::new().name(format!("{name}-accept"));
     threads.push(thread.spawn(move || {
         runtime.block_on(accept_all(listeners, senders, options.connections_max, stopping));
     })?);
     Ok(Serving { threads })
 }
 
-enum Stream {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
+struct Accepted {
+    stream: Accept,
+    from: Option<SocketAddr>,
+    content: Content,
+    security: Security,
+    stranger: Option<Stranger>,
+    permit: OwnedSemaphorePermit,
 }
 
-struct Accepted {
-    stream: Stream,
-    content: Content,
-    _permit: OwnedSemaphorePermit,
+enum Accept {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
 }
 
 async fn accept_all(
@@ -307,15 +415,17 @@ async fn accept_all(
     mut stopping: watch::Receiver<bool>,
 ) {
     let permits = Arc::new(Semaphore::new(connections_max));
+    let strangers = Strangers::new(HANDSHAKES_MAX);
     let senders = Arc::new(senders);
     let next = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
         let (permits, senders, next) =
             (Arc::clone(&permits), Arc::clone(&senders), Arc::clone(&next));
+        let strangers = Arc::clone(&strangers);
         tasks.spawn(async move {
-            let url = listener.url.to_string();
-            if let Err(error) = accept(listener, &permits, &senders, &next).await {
+            let url = listener.urls[0].to_string();
+            if let Err(error) = accept(listener, &permits, &strangers, &senders, &next).await {
                 tracing::error!(%error, url, "cannot accept connections");
             }
         });
@@ -327,24 +437,31 @@ async fn accept_all(
 async fn accept(
     listener: Listener,
     permits: &Arc<Semaphore>,
+    strangers: &Arc<Strangers>,
     senders: &[mpsc::UnboundedSender<Accepted>],
     next: &AtomicU64,
 ) -> io::Result<()> {
-    let content = listener.content;
-    let (acceptor, _socket_file) = match listener.listening {
+    let Listener { content, urls, listening, security } = listener;
+    let (acceptor, _socket_file) = match listening {
         Listening::Tcp(tcp) => (Acceptor::Tcp(TcpListener::from_std(tcp)?), None),
         Listening::Unix(unix, file) => (Acceptor::Unix(UnixListener::from_std(unix)?), Some(file)),
     };
     loop {
         let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return Ok(()) };
         match acceptor.accept().await {
-            Ok(stream) => {
+            Ok((stream, from)) => {
                 let turn = next.fetch_add(1, Ordering::Relaxed) as usize % senders.len();
+                let stranger = match &security {
+                    Security::Plain => None,
+                    Security::Tls(_) | Security::Either(_) => Some(strangers.enter()),
+                };
+                let security = security.clone();
+                let accepted = Accepted { stream, from, content, security, stranger, permit };
                 // A thread that has ended takes no more; the connection is closed.
-                let _ = senders[turn].send(Accepted { stream, content, _permit: permit });
+                let _ = senders[turn].send(accepted);
             }
             Err(error) => {
-                tracing::warn!(%error, url = %listener.url, "cannot accept a connection");
+                tracing::warn!(%error, url = %urls[0], "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -357,16 +474,18 @@ enum Acceptor {
 }
 
 impl Acceptor {
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<(Accept, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, from) = listener.accept().await?;
                 stream.set_nodelay(true)?;
                 let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE);
                 socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                Ok(Stream::Tcp(stream.into_std()?))
+                Ok((Accept::Tcp(stream.into_std()?), Some(from)))
             }
-            Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0.into_std()?)),
+            Self::Unix(listener) => {
+                Ok((Accept::Unix(listener.accept().await?.0.into_std()?), None))
+            }
         }
     }
 }
@@ -376,19 +495,39 @@ struct Pages<D: Door> {
     front: Front<D>,
     all: Router,
     metrics: Router,
+    control: Router,
 }
 
-async fn client_thread<D: Door>(
+impl<D: Door> Answers for Pages<D> {
+    async fn answer(&self, content: Content, request: Request<Incoming>) -> Response<Body> {
+        let is_grpc = Front::<D>::is_grpc(&request);
+        let router = match content {
+            Content::All | Content::Grpc if is_grpc => return self.front.call(request).await,
+            Content::All | Content::Pages => self.all.clone(),
+            Content::Metrics => self.metrics.clone(),
+            Content::Control => self.control.clone(),
+            // Pages have sockets of their own.
+            Content::Grpc => Router::new(),
+        };
+        ask(router, request).await
+    }
+}
+
+/// Puts a request to a router.
+pub(crate) async fn ask(router: Router, request: Request<Incoming>) -> Response<Body> {
+    match router.oneshot(request.map(axum::body::Body::new)).await {
+        Ok(response) => response.map(Body::new),
+        Err(never) => match never {},
+    }
+}
+
+async fn client_thread<A: Answers>(
     mut accepted: mpsc::UnboundedReceiver<Accepted>,
-    shared: &Arc<Shared<D>>,
+    answers: Arc<A>,
+    metrics: Arc<Metrics>,
     options: ServeOptions,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let pages = Arc::new(Pages {
-        front: Front::new(shared),
-        all: client_router(shared),
-        metrics: metrics_router(shared),
-    });
     let builder = Arc::new(connection_builder(options));
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -397,9 +536,9 @@ async fn client_thread<D: Door>(
                 let Some(accepted) = next else { break };
                 let task = connection(
                     accepted,
-                    Arc::clone(&pages),
+                    Arc::clone(&answers),
                     Arc::clone(&builder),
-                    Arc::clone(&shared.metrics),
+                    Arc::clone(&metrics),
                     stopping.clone(),
                 );
                 connections.spawn(task);
@@ -430,24 +569,54 @@ fn connection_builder(options: ServeOptions) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-async fn connection<D: Door>(
+/// Puts TLS around a connection that asks for it. `None`: it is none.
+async fn secured(
+    stream: Stream,
+    security: Security,
+    from: Option<SocketAddr>,
+) -> Option<MaybeTls<Stream>> {
+    let tls = match security {
+        Security::Plain => return Some(MaybeTls::Plain(stream)),
+        Security::Tls(tls) => tls,
+        Security::Either(tls) => {
+            let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.first_byte()).await;
+            if first.ok()?.ok()? != TLS_FIRST_BYTE {
+                return Some(MaybeTls::Plain(stream));
+            }
+            tls
+        }
+    };
+    let from = from.map_or_else(|| "a unix socket".to_owned(), |from| from.to_string());
+    tls.accept(stream, from).await
+}
+
+async fn connection<A: Answers>(
     accepted: Accepted,
-    pages: Arc<Pages<D>>,
+    answers: Arc<A>,
     builder: Arc<auto::Builder<TokioExecutor>>,
     metrics: Arc<Metrics>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let Accepted { stream, content, _permit } = accepted;
+    let Accepted { stream, from, content, security, stranger, permit: _permit } = accepted;
     let received = Arc::new(AtomicU64::new(0));
     let stream = match stream {
-        Stream::Tcp(stream) => TcpStream::from_std(stream).map(Transport::Tcp),
-        Stream::Unix(stream) => UnixStream::from_std(stream).map(Transport::Unix),
+        Accept::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
+        Accept::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
     };
-    let Ok(transport) = stream else { return };
-    let io = Metered { transport, received: Arc::clone(&received), metrics: Arc::clone(&metrics) };
+    let Ok(stream) = stream else { return };
+    let transport = match stranger {
+        None => secured(stream, security, from).await,
+        Some(mut stranger) => tokio::select! {
+            secured = secured(stream, security, from) => secured,
+            () = stranger.sent_away() => None,
+            () = stopped(&mut stopping) => None,
+        },
+    };
+    let Some(transport) = transport else { return };
+    let io = Metered::new(transport, Arc::clone(&received), Arc::clone(&metrics));
     let service = service_fn(move |request| {
-        let pages = Arc::clone(&pages);
-        async move { Ok::<_, Infallible>(answer(&pages, content, request).await) }
+        let answers = Arc::clone(&answers);
+        async move { Ok::<_, Infallible>(answers.answer(content, request).await) }
     });
     metrics.client_connections.inc();
     let mut served = pin!(builder.serve_connection(TokioIo::new(io), service));
@@ -477,109 +646,6 @@ async fn connection<D: Door>(
         }
     }
     metrics.client_connections.dec();
-}
-
-async fn answer<D: Door>(
-    pages: &Pages<D>,
-    content: Content,
-    request: http::Request<Incoming>,
-) -> Response<Body> {
-    let is_grpc = Front::<D>::is_grpc(&request);
-    let router = match content {
-        Content::All | Content::Grpc if is_grpc => return pages.front.call(request).await,
-        Content::All | Content::Pages => pages.all.clone(),
-        Content::Metrics => pages.metrics.clone(),
-        // Pages have sockets of their own.
-        Content::Grpc => Router::new(),
-    };
-    match router.oneshot(request.map(axum::body::Body::new)).await {
-        Ok(response) => response.map(Body::new),
-        Err(never) => match never {},
-    }
-}
-
-enum Transport {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-/// A connection whose bytes are counted.
-struct Metered {
-    transport: Transport,
-    received: Arc<AtomicU64>,
-    metrics: Arc<Metrics>,
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        })?;
-        let read = (buf.filled().len() - before) as u64;
-        self.received.fetch_add(read, Ordering::Relaxed);
-        self.metrics.client_received_bytes.inc_by(read);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Metered {
-    fn sent(&self, result: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(written)) = result {
-            self.metrics.client_sent_bytes.inc_by(*written as u64);
-        }
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        };
-        self.sent(&result);
-        result
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        };
-        self.sent(&result);
-        result
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -633,7 +699,7 @@ mod tests {
                     _ => config.listen_metrics_urls = urls,
                 }
             }
-            let bound = bind_all(&config).expect("bound");
+            let bound = bind_all(&config, None).expect("bound");
             bound.iter().map(|listener| listener.content).collect::<Vec<_>>()
         };
         let port = "http://127.0.0.1:0";

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::door::{Door, NodeStatus};
+use crate::door::{Door, NodeStatus, RequestError};
 
 /// How long a transfer of the leadership may take before the member goes anyway.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits until the member stops. The other end going away means the same.
 pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
@@ -27,22 +27,56 @@ pub(crate) async fn signalled() -> io::Result<&'static str> {
     }
 }
 
-/// Gives the leadership away, if this member has it and somebody can take it, so that the others need
-/// not wait for an election timeout.
-pub(crate) async fn hand_over<D: Door>(door: &D) {
-    let Some(to) = successor(&door.status()) else { return };
-    match tokio::time::timeout(TRANSFER_TIMEOUT, door.move_leader(to)).await {
-        Ok(Ok(())) => tracing::info!(to = format!("{to:x}"), "leadership transferred"),
-        Ok(Err(error)) => tracing::warn!(%error, "leadership not transferred"),
-        Err(_) => tracing::warn!("leadership not transferred in time"),
-    }
+/// What came of giving the leadership away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandedOver {
+    /// This member does not lead.
+    NotLeader,
+    /// There is no other voter.
+    NobodyElse,
+    /// This one leads now, or is known to.
+    To(u64),
 }
 
-/// The voter that has most of the log, among those that answer.
-fn successor(status: &NodeStatus) -> Option<u64> {
+/// Gives the leadership away, if this member has it, so that the others need not wait for an election
+/// timeout: to the voter that has most of the log, and to the next if that one does not take it.
+/// Nobody is removed.
+pub(crate) async fn hand_over<D: Door>(door: &D, timeout: Duration) -> Result<HandedOver, String> {
+    let handing = async {
+        let status = door.status();
+        if !status.is_leader {
+            return Ok(HandedOver::NotLeader);
+        }
+        if status.peers.iter().all(|peer| peer.is_learner) {
+            return Ok(HandedOver::NobodyElse);
+        }
+        let mut why = "no other voter can be reached".to_owned();
+        for to in successors(&status) {
+            match door.move_leader(to).await {
+                Ok(()) => return Ok(HandedOver::To(door.leadership().leader.unwrap_or(to))),
+                Err(RequestError::NotLeader) => return Ok(HandedOver::NotLeader),
+                Err(error) => why = format!("member {to:x} did not take it: {error}"),
+            }
+        }
+        Err(why)
+    };
+    let outcome = tokio::time::timeout(timeout, handing)
+        .await
+        .unwrap_or_else(|_| Err(format!("nobody else took it within {timeout:?}")));
+    match &outcome {
+        Ok(HandedOver::To(to)) => tracing::info!(to = format!("{to:x}"), "leadership transferred"),
+        Ok(HandedOver::NotLeader | HandedOver::NobodyElse) => {}
+        Err(why) => tracing::warn!(why, "leadership not transferred"),
+    }
+    outcome
+}
+
+/// The voters that answer, those with most of the log first.
+fn successors(status: &NodeStatus) -> Vec<u64> {
     let candidates = status.peers.iter().filter(|peer| peer.reachable && !peer.is_learner);
-    let best = candidates.max_by_key(|peer| peer.match_index)?;
-    status.is_leader.then_some(best.member_id)
+    let mut candidates: Vec<_> = candidates.collect();
+    candidates.sort_by_key(|peer| std::cmp::Reverse(peer.match_index));
+    candidates.into_iter().map(|peer| peer.member_id).collect()
 }
 
 /// Tells systemd, if it started us with `Type=notify`.
@@ -71,14 +105,14 @@ mod tests {
     use crate::door::PeerStatus;
 
     #[test]
-    fn the_voter_with_most_of_the_log_succeeds() {
+    fn the_voters_that_answer_succeed_by_what_they_have_of_the_log() {
         let peer = |member_id, match_index| PeerStatus {
             member_id,
             match_index,
             reachable: true,
             is_learner: false,
         };
-        let mut status = NodeStatus {
+        let status = NodeStatus {
             is_leader: true,
             peers: vec![
                 peer(1, 5),
@@ -88,12 +122,7 @@ mod tests {
             ],
             ..NodeStatus::default()
         };
-        assert_eq!(successor(&status), Some(2));
-        status.is_leader = false;
-        assert_eq!(successor(&status), None, "only a leader has something to hand over");
-        status.is_leader = true;
-        status.peers.clear();
-        assert_eq!(successor(&status), None);
+        assert_eq!(successors(&status), [2, 1]);
     }
 
     #[test]

@@ -11,9 +11,11 @@ use crate::api::{Settings, Shared};
 use crate::boot::{self, Begun};
 use crate::config::{Config, texts};
 use crate::fanout::Fanout;
+use crate::http::{Doorstep, metrics_router};
 use crate::metrics::Metrics;
 use crate::node::{AppliedSink, Fatal, StewardConfig, run_steward};
-use crate::{run, serve, telemetry};
+use crate::serve::{Content, ServeOptions};
+use crate::{run, serve, telemetry, tls};
 
 impl AppliedSink for Fanout {
     fn applied(&mut self, view: &View, changes: &Changes, replaced: bool) {
@@ -28,8 +30,13 @@ pub fn start(config: &Config) -> Result<(), String> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let listeners = serve::bind_all(config).map_err(|error| error.to_string())?;
+    // A second call in one process finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let metrics = Arc::new(Metrics::new());
+    let tls = tls::Sides::load(config, &metrics).map_err(|error| error.to_string())?;
+    let bound = serve::bind_all(config, tls.client.as_ref()).map_err(|error| error.to_string())?;
+    let (early, mut listeners): (Vec<_>, Vec<_>) =
+        bound.into_iter().partition(|listener| listener.content() == Content::Metrics);
     let house = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("house")
@@ -37,10 +44,24 @@ pub fn start(config: &Config) -> Result<(), String> {
         .build()
         .map_err(|error| error.to_string())?;
     let (stop, stopping) = watch::channel(false);
+    for side in tls.client.iter().chain(&tls.peer) {
+        house.spawn(Arc::clone(side).keep_fresh(stopping.clone()));
+    }
+    // Whoever probes the member sees it alive while it replays its log.
+    let doorstep = Doorstep::new(&metrics);
+    let at_doorstep = if early.is_empty() {
+        None
+    } else {
+        let (options, doorstep) = (ServeOptions::of(config).on_one_thread(), doorstep.clone());
+        let served = serve::serve_on("metrics", early, options, &metrics, &stopping, move || {
+            doorstep.clone()
+        });
+        Some(served.map_err(|error| error.to_string())?)
+    };
     let broken = Arc::new(OnceLock::new());
     let fatal = Fatal::default();
     let mut fanout = None;
-    let begun = house.block_on(boot::begin(config, &metrics, &fatal, |view| {
+    let begun = house.block_on(boot::begin(config, &metrics, tls.peer.as_ref(), &fatal, |view| {
         let interval = config.watch_progress_notify_interval;
         let (stop, broken) = (stop.clone(), Arc::clone(&broken));
         let fatal = move |reason: String| {
@@ -71,7 +92,16 @@ pub fn start(config: &Config) -> Result<(), String> {
     house.spawn(run_steward(handle.clone(), steward));
     let shared =
         Arc::new(Shared::new(handle, Settings::of(config), metrics, fanout.clone(), stopping));
+    doorstep.open(metrics_router(&shared));
+    match serve::bind_control(&config.control_socket()) {
+        Ok(control) => listeners.push(control),
+        // The member can do without; `pre-stop` will say that it cannot.
+        Err(error) => tracing::warn!(%error, "cannot listen for pre-stop"),
+    }
     let served = run::run(config, listeners, &shared, &stop).map_err(|error| error.to_string());
+    if let Some(at_doorstep) = at_doorstep {
+        at_doorstep.join();
+    }
     fanout.stop();
     node.stop();
     if failure.is_finished() {

@@ -240,6 +240,7 @@ impl Start {
             listen_urls: vec![Url::parse(&self.url).unwrap()],
             timing: PeerTiming::new(Duration::from_secs(1)),
             limits: self.limits,
+            tls: None,
         };
         let node = Node::default();
         let store = self.store;
@@ -790,11 +791,11 @@ fn the_peer_port_answers_plain_http_as_etcd_does() {
     let side = Start::member(1).start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let nowhere = "http://127.0.0.1:1".to_owned();
-    let cluster = runtime.block_on(fetch_members(&[nowhere.clone(), side.url()])).unwrap();
+    let cluster = runtime.block_on(fetch_members(&[nowhere.clone(), side.url()], None)).unwrap();
     assert_eq!(cluster.cluster_id, CLUSTER);
     assert_eq!(cluster.members, side.node.members());
     assert_eq!(cluster.answered, side.url());
-    let failed = runtime.block_on(fetch_members(&[nowhere])).unwrap_err().to_string();
+    let failed = runtime.block_on(fetch_members(&[nowhere], None)).unwrap_err().to_string();
     assert!(failed.starts_with("could not retrieve cluster information"), "{failed}");
     assert!(failed.contains("http://127.0.0.1:1: "), "{failed}");
 
@@ -834,7 +835,7 @@ fn a_port_in_use_is_named() {
     let https = Start { url: "https://127.0.0.1:0".to_owned(), ..Start::member(1) };
     assert_eq!(
         https.try_start().err().unwrap().to_string(),
-        "cannot listen for peers on https://127.0.0.1:0: only http:// is supported in this version"
+        "cannot listen for peers on https://127.0.0.1:0: no certificate is given"
     );
 }
 

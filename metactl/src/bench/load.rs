@@ -13,9 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
+use client::Tls;
 use client::raw::{Caller, Connection, Method};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
+
+use crate::cli::Target;
 
 /// Longest wait for all connections.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +43,7 @@ pub(crate) enum Amount {
 /// What to drive, with.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(crate) endpoints: Vec<String>,
+    pub(crate) target: Target,
     pub(crate) connections: usize,
     pub(crate) clients: usize,
     pub(crate) threads: usize,
@@ -144,7 +147,9 @@ pub(crate) fn run<R: Requests, S>(
             // k % connections.
             let endpoints: Vec<&str> = (thread..plan.connections)
                 .step_by(plan.threads)
-                .map(|connection| &plan.endpoints[connection % plan.endpoints.len()][..])
+                .map(|connection| {
+                    &plan.target.endpoints[connection % plan.target.endpoints.len()][..]
+                })
                 .collect();
             let clients: Vec<(usize, R)> = (0..plan.clients)
                 .map(|client| (client, client % plan.connections))
@@ -208,7 +213,7 @@ fn drive<R: Requests>(
         .build()
         .context("a load thread's runtime");
     let connected = runtime.and_then(|runtime| {
-        let connections = runtime.block_on(dial(endpoints))?;
+        let connections = runtime.block_on(dial(endpoints, plan.target.tls.as_ref()))?;
         Ok((runtime, connections))
     });
     let (runtime, connections) = match connected {
@@ -236,11 +241,11 @@ fn drive<R: Requests>(
     recorder
 }
 
-async fn dial(endpoints: &[&str]) -> Result<Vec<Connection>> {
+async fn dial(endpoints: &[&str], tls: Option<&Tls>) -> Result<Vec<Connection>> {
     let dialled = async {
         let mut connections = Vec::new();
         for endpoint in endpoints {
-            connections.push(Connection::dial(endpoint).await?);
+            connections.push(Connection::dial_with(endpoint, tls).await?);
         }
         Ok(connections)
     };

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
 use client::raw::Method;
 
+use crate::cli::Target;
 use load::{Amount, Plan, Requests};
 use report::{Report, Watched};
 use requests::{KEY_BYTES_MAX, KEY_BYTES_MIN, Random, VALUE_BYTES_MAX};
@@ -129,7 +130,7 @@ enum Consistency {
 }
 
 impl Load {
-    fn plan(&self, endpoints: &[String]) -> Result<Plan> {
+    fn plan(&self, target: &Target) -> Result<Plan> {
         let within = |name: &str, value: usize, max: usize| match value {
             0 => bail!("--{name} must be at least 1"),
             value if value > max => bail!("--{name} {value}: at most {max}"),
@@ -162,7 +163,7 @@ impl Load {
         };
         let warmup = self.warmup.unwrap_or(if self.total.is_some() { 0.0 } else { 1.0 });
         Ok(Plan {
-            endpoints: endpoints.to_vec(),
+            target: target.clone(),
             connections,
             clients,
             threads: threads.min(connections),
@@ -262,8 +263,8 @@ impl Requests for Ranges {
 }
 
 impl Bench {
-    pub(crate) fn run(&self, endpoints: &[String], json: bool, out: &mut dyn Write) -> Result<()> {
-        let report = self.kind.run(endpoints)?;
+    pub(crate) fn run(&self, target: &Target, json: bool, out: &mut dyn Write) -> Result<()> {
+        let report = self.kind.run(target)?;
         if json {
             serde_json::to_writer(&mut *out, &report)?;
             writeln!(out)?;
@@ -275,15 +276,15 @@ impl Bench {
 }
 
 impl Kind {
-    fn run(&self, endpoints: &[String]) -> Result<Report> {
+    fn run(&self, target: &Target) -> Result<Report> {
         // Values must differ from one run to the next, or a second run writes what is there.
         let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
         match self {
             Kind::Put { load, keys, value_bytes } => {
                 check_value(*value_bytes, 0)?;
                 keys.check()?;
-                let plan = load.plan(endpoints)?;
-                let watched = Watched::new(&load.pid, endpoints)?;
+                let plan = load.plan(target)?;
+                let watched = Watched::new(&load.pid, &target.endpoints)?;
                 let puts = |client| Puts {
                     keys: keys.choose(client, seed),
                     value_bytes: *value_bytes,
@@ -295,8 +296,8 @@ impl Kind {
             }
             Kind::Range { load, keys, consistency } => {
                 keys.check()?;
-                let plan = load.plan(endpoints)?;
-                let watched = Watched::new(&load.pid, endpoints)?;
+                let plan = load.plan(target)?;
+                let watched = Watched::new(&load.pid, &target.endpoints)?;
                 let serializable = *consistency == Consistency::Serializable;
                 let ranges = |client| Ranges { keys: keys.choose(client, seed), serializable };
                 let outcome = load::run(&plan, ranges, || watched.sample(), show)?;
@@ -316,11 +317,11 @@ impl Kind {
                 if load.warmup.is_some_and(|warmup| warmup > 0.0) {
                     bail!("--warmup: a watch load counts every event from the first");
                 }
-                let plan = Plan { warmup: Duration::ZERO, ..load.plan(endpoints)? };
-                let watched = Watched::new(&load.pid, endpoints)?;
+                let plan = Plan { warmup: Duration::ZERO, ..load.plan(target)? };
+                let watched = Watched::new(&load.pid, &target.endpoints)?;
                 let since = Instant::now();
                 let connections = (*watch_connections).min(*watchers);
-                let audience = Audience::gather(endpoints, *watchers, connections, since)?;
+                let audience = Audience::gather(target, *watchers, connections, since)?;
                 let puts = |client| Puts {
                     keys: keys.choose(client, seed),
                     value_bytes: *value_bytes,

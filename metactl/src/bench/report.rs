@@ -30,7 +30,8 @@ impl Watched {
             use std::net::ToSocketAddrs;
             let addresses: Vec<_> = endpoints
                 .iter()
-                .map(|endpoint| endpoint.trim_start_matches("http://").trim_end_matches('/'))
+                .map(|endpoint| endpoint.split_once("://").map_or(&endpoint[..], |(_, rest)| rest))
+                .map(|endpoint| endpoint.trim_end_matches('/'))
                 .filter_map(|endpoint| endpoint.to_socket_addrs().ok())
                 .flatten()
                 .collect();

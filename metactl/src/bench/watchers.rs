@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::load::Recorder;
 use super::{nanoseconds_since, requests};
+use crate::cli::{Target, with_tls};
 
 /// Longest silence while events are still missing.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -35,7 +36,7 @@ impl Audience {
     /// Starts the watchers; returns when the servers have taken on all of them. Stamps count from
     /// `since`.
     pub(crate) fn gather(
-        endpoints: &[String],
+        target: &Target,
         watchers: usize,
         connections: usize,
         since: Instant,
@@ -44,7 +45,7 @@ impl Audience {
             .enable_all()
             .build()
             .context("the watchers' runtime")?;
-        let watches = runtime.block_on(start(endpoints, watchers, connections))?;
+        let watches = runtime.block_on(start(target, watchers, connections))?;
         let (stay, left) = oneshot::channel();
         let audience = Audience {
             watchers: watchers as u64,
@@ -114,11 +115,12 @@ impl Audience {
     }
 }
 
-async fn start(endpoints: &[String], watchers: usize, connections: usize) -> Result<Vec<Watch>> {
+async fn start(target: &Target, watchers: usize, connections: usize) -> Result<Vec<Watch>> {
     let clients: Vec<Client> = (0..connections)
         .map(|connection| {
             // One endpoint each: a connection is then really one connection.
-            Client::new(Config::new([endpoints[connection % endpoints.len()].clone()]))
+            let endpoint = &target.endpoints[connection % target.endpoints.len()];
+            Client::new(with_tls(Config::new([endpoint.clone()]), target.tls.as_ref()))
         })
         .collect::<client::Result<_>>()?;
     let mut watches = Vec::with_capacity(watchers);

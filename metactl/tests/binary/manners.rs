@@ -46,7 +46,9 @@ fn values_out_of_their_range_are_named_with_it() {
         (&["dev", "--metastore", "/no/such/server"], "/no/such/server: no such program"),
         (&["--timeout", "0", "status"], "--timeout 0"),
         (&["--endpoints", "x", "status"], "endpoint \"x\": a port number is missing"),
-        (&["--endpoints", "https://a:1", "get", "k"], "TLS is not supported"),
+        (&["--endpoints", "https://a:1", "get", "k"], "https needs a CA"),
+        (&["--cacert", "/no/ca", "get", "k"], "/no/ca: No such file"),
+        (&["--cert", "/c", "get", "k"], "--cert needs --cacert"),
         (&["--endpoints", "x", "bench", "put"], "endpoint \"x\""),
     ] {
         let output = metactl(arguments);

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::tls::check_peer_url;
 use super::url::{Url, texts};
 use super::{ClusterState, Config, ConfigError};
 
@@ -36,11 +37,7 @@ impl Config {
                     self.initial_cluster
                 ));
             }
-            if url.is_tls() {
-                return contradiction(format!(
-                    "--initial-cluster {url}: TLS is not supported in this version"
-                ));
-            }
+            check_peer_url("initial-cluster", url, self.peer_tls.as_ref())?;
         }
         // One that joins has been announced under its URLs already; the cluster knows them best.
         if self.initial_cluster_state == ClusterState::New {

@@ -9,6 +9,7 @@ mod cluster;
 mod error;
 mod flags;
 mod sources;
+mod tls;
 mod url;
 mod value;
 
@@ -18,10 +19,15 @@ use std::time::Duration;
 
 pub use cluster::InitialMember;
 pub use error::ConfigError;
+pub use tls::{TlsFiles, TlsProtocol};
 pub use url::{Address, Scheme, Url, texts};
 
 use sources::Given;
 
+/// The word that makes the program ask a running member to step down instead of being one.
+const PRE_STOP: &str = "pre-stop";
+/// Name of the socket in the member's directory.
+const CONTROL_SOCKET: &str = "control.sock";
 /// More threads than any machine has processors are a slip of the keyboard.
 const CLIENT_THREADS_MAX: usize = 1_024;
 /// Longest election timeout etcd accepts.
@@ -36,6 +42,13 @@ pub enum Start {
     Serve(Box<Config>),
     /// Print this on standard output and leave.
     Print(String),
+    /// Ask the member that runs on the same data directory to hand the leadership over.
+    PreStop {
+        /// Its control socket.
+        socket: PathBuf,
+        /// How long that may take.
+        timeout: Duration,
+    },
 }
 
 /// Founding a cluster, or joining one.
@@ -172,12 +185,19 @@ pub struct Config {
     pub client_threads: Option<usize>,
     /// Client connections at a time.
     pub client_connections_max: usize,
+    /// TLS towards clients.
+    pub client_tls: Option<TlsFiles>,
+    /// TLS towards peers.
+    pub peer_tls: Option<TlsFiles>,
     /// What the log should say about these settings once there is a log.
     pub warnings: Vec<String>,
 }
 
 /// Reads the settings. `args` is without the name of the program.
 pub fn load(args: &[String], variables: &BTreeMap<String, String>) -> Result<Start, ConfigError> {
+    if args.first().is_some_and(|word| word == PRE_STOP) {
+        return pre_stop(&args[1..], variables);
+    }
     let line = sources::command_line(args)?;
     if line.wants_help {
         return Ok(Start::Print(flags::help()));
@@ -216,6 +236,55 @@ pub fn load(args: &[String], variables: &BTreeMap<String, String>) -> Result<Sta
     Config::from_given(&given, warnings).map(|config| Start::Serve(Box::new(config)))
 }
 
+/// `pre-stop [--timeout DURATION]` and whatever says where the data lies: the same flags, variables or
+/// file the member was started with, all the others of which are read and not used.
+fn pre_stop(args: &[String], variables: &BTreeMap<String, String>) -> Result<Start, ConfigError> {
+    let mut timeout = crate::shutdown::TRANSFER_TIMEOUT;
+    let mut rest = Vec::new();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        let name = word.trim_start_matches('-');
+        let value = match name.split_once('=') {
+            Some(("timeout", value)) => value.to_owned(),
+            None if name == "timeout" && name != word => {
+                let missing = || ConfigError::MissingValue { name: "timeout".to_owned() };
+                words.next().cloned().ok_or_else(missing)?
+            }
+            _ => {
+                rest.push(word.clone());
+                continue;
+            }
+        };
+        timeout = value::parse_duration(&value).map_err(|reason| ConfigError::InvalidValue {
+            value,
+            origin: "flag -timeout".to_owned(),
+            reason,
+        })?;
+    }
+    let line = sources::command_line(&rest)?;
+    if line.wants_help {
+        return Ok(Start::Print(flags::help()));
+    }
+    let from_environment = || variables.get("ETCD_CONFIG_FILE").filter(|path| !path.is_empty());
+    let given = match line.config_file.as_ref().or_else(from_environment) {
+        Some(path) => sources::file(path)?.0,
+        None => {
+            let mut given = line.given;
+            sources::environment(&mut given, variables)?;
+            given
+        }
+    };
+    let socket = data_dir(&given).join("member").join(CONTROL_SOCKET);
+    Ok(Start::PreStop { socket, timeout })
+}
+
+fn data_dir(given: &Given) -> PathBuf {
+    match given.text("data-dir") {
+        "" => PathBuf::from(format!("{}.metastore", given.text("name"))),
+        path => PathBuf::from(path),
+    }
+}
+
 impl Config {
     /// The settings of a member started without any flag.
     pub fn defaults() -> Self {
@@ -225,10 +294,7 @@ impl Config {
     fn from_given(given: &Given, warnings: Vec<String>) -> Result<Self, ConfigError> {
         let name = given.text("name").to_owned();
         check_name(&name)?;
-        let data_dir = match given.text("data-dir") {
-            "" => PathBuf::from(format!("{name}.metastore")),
-            path => PathBuf::from(path),
-        };
+        let data_dir = data_dir(given);
         let listen_client_urls = urls(given, "listen-client-urls");
         let advertise_peer_urls = urls(given, "initial-advertise-peer-urls");
         if given.explicit("listen-client-urls").is_some()
@@ -247,7 +313,10 @@ impl Config {
                 .join(","),
             text => text.to_owned(),
         };
-        let config = Self {
+        let tls = tls::settings(given)?;
+        let mut config = Self {
+            client_tls: tls.client,
+            peer_tls: tls.peer,
             wal_dir: Some(given.text("wal-dir")).filter(|p| !p.is_empty()).map(PathBuf::from),
             // 0 is etcd's way of saying "as you think best".
             snapshot_count: given
@@ -309,6 +378,7 @@ impl Config {
             warnings,
         };
         config.check()?;
+        config.check_tls()?;
         Ok(config)
     }
 
@@ -320,6 +390,11 @@ impl Config {
     /// The directory inside the data directory that nobody else may read.
     pub fn member_dir(&self) -> PathBuf {
         self.data_dir.join("member")
+    }
+
+    /// The socket that only the owner of the data directory can reach.
+    pub fn control_socket(&self) -> PathBuf {
+        self.member_dir().join(CONTROL_SOCKET)
     }
 
     /// How long a request may wait for its outcome: queue, computation and disk, and an election.
@@ -344,23 +419,14 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let contradiction = |text: String| Err(ConfigError::Contradiction(text));
-        for (name, urls) in [
-            ("listen-peer-urls", &self.listen_peer_urls),
-            ("listen-client-urls", &self.listen_client_urls),
-            ("listen-client-http-urls", &self.listen_client_http_urls),
-            ("listen-metrics-urls", &self.listen_metrics_urls),
-            ("initial-advertise-peer-urls", &self.advertise_peer_urls),
+        for urls in [
+            &self.listen_peer_urls,
+            &self.listen_client_urls,
+            &self.listen_client_http_urls,
+            &self.listen_metrics_urls,
         ] {
-            // Clients may come through something that ends TLS in front of us; peers may not.
-            if let Some(url) = urls.iter().find(|url| url.is_tls()) {
-                return contradiction(format!(
-                    "--{name} {url}: TLS is not supported in this version"
-                ));
-            }
-            if name.starts_with("listen") {
-                for url in urls {
-                    url.check_bind().map_err(ConfigError::Contradiction)?;
-                }
+            for url in urls {
+                url.check_bind().map_err(ConfigError::Contradiction)?;
             }
         }
         for url in &self.advertise_peer_urls {

@@ -295,12 +295,16 @@ mod tests {
                 "invalid value \"soon\" for key heartbeat-interval of config file: parse error",
             ),
             (
-                "client-transport-security: {cert-file: /c}\n",
-                "--cert-file: not supported in this version",
+                "client-transport-security: {auto-tls: true}\n",
+                "--auto-tls: not supported in this version",
             ),
             (
-                "peer-transport-security: {allowed-cn: x}\n",
-                "--peer-cert-allowed-cn: not supported in this version",
+                "peer-transport-security: {auto-tls: true}\n",
+                "--peer-auto-tls: not supported in this version",
+            ),
+            (
+                "client-transport-security: {allowed-cn: x}\n",
+                "config file f.yaml: unknown key \"client-transport-security.allowed-cn\"",
             ),
             ("experimental-x: 1\n", "--experimental-x: not supported in this version"),
         ];

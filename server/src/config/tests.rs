@@ -13,6 +13,7 @@ fn config_env(words: &[&str], variables: &[(&str, &str)]) -> Result<Config, Stri
     match start(words, variables)? {
         Start::Serve(config) => Ok(*config),
         Start::Print(text) => Err(format!("printed {text}")),
+        Start::PreStop { .. } => Err("pre-stop".to_owned()),
     }
 }
 
@@ -103,7 +104,82 @@ fn each_bad_flag_is_one_exact_line() {
             &["--name=a,b"],
             "invalid value \"a,b\" for flag -name: a name is not empty and has no comma, equal sign, slash or control character",
         ),
-        (&["--cert-file", "/c"], "--cert-file: not supported in this version"),
+        (
+            &["--cert-file", "/c"],
+            "--key-file and --cert-file must both be present[key: , cert: /c]",
+        ),
+        (
+            &["--client-cert-auth"],
+            "--client-cert-auth is given without a certificate: --cert-file and --key-file must be provided",
+        ),
+        (
+            &["--peer-trusted-ca-file=/ca"],
+            "--peer-trusted-ca-file is given without a certificate: --peer-cert-file and --peer-key-file must be provided",
+        ),
+        (
+            &["--cert-file=/c", "--key-file=/k", "--client-cert-auth"],
+            "--client-cert-auth needs --trusted-ca-file",
+        ),
+        (
+            &["--cert-file=/c", "--key-file=/k", "--client-crl-file=/r"],
+            "--client-crl-file needs --trusted-ca-file",
+        ),
+        (
+            &["--peer-cert-file=/c", "--peer-key-file=/k", "--peer-client-cert-file=/d"],
+            "--peer-client-key-file and --peer-client-cert-file must both be present or both absent",
+        ),
+        (
+            &[
+                "--peer-cert-file=/c",
+                "--peer-key-file=/k",
+                "--peer-trusted-ca-file=/a",
+                "--peer-cert-allowed-cn=a",
+                "--peer-cert-allowed-hostname=b",
+            ],
+            "--peer-cert-allowed-cn and --peer-cert-allowed-hostname are mutually exclusive",
+        ),
+        (
+            &["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://a:1"],
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme",
+        ),
+        (
+            &["--listen-metrics-urls=https://127.0.0.1:1"],
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url https://127.0.0.1:1",
+        ),
+        (
+            &[
+                "--listen-peer-urls=https://127.0.0.1:1",
+                "--peer-cert-file=/c",
+                "--peer-key-file=/k",
+            ],
+            "--listen-peer-urls https://127.0.0.1:1: --peer-trusted-ca-file must be provided for a peer url with HTTPS scheme: without it no member knows another",
+        ),
+        (
+            &["--tls-min-version=TLS1.1"],
+            "--tls-min-version: unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)",
+        ),
+        (
+            &["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"],
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            &["--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA"],
+            "--cipher-suites: unexpected TLS cipher suite \"TLS_RSA_WITH_AES_128_CBC_SHA\"",
+        ),
+        (
+            &["--cipher-suites=TLS_AES_128_GCM_SHA256", "--tls-max-version=TLS1.2"],
+            "--cipher-suites: none is of TLS1.2",
+        ),
+        (
+            &["--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "--tls-min-version=TLS1.3"],
+            "--cipher-suites: cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        (&["pre-stop", "--timeout"], "flag needs an argument: -timeout"),
+        (
+            &["pre-stop", "--timeout=soon"],
+            "invalid value \"soon\" for flag -timeout: time: invalid duration \"soon\"",
+        ),
+        (&["pre-stop", "--nope"], "flag provided but not defined: -nope"),
         (&["--auto-tls"], "--auto-tls: not supported in this version"),
         (&["--auth-token=jwt,sign-method=RS256"], "--auth-token: not supported in this version"),
         (&["--pre-vote=false"], "--pre-vote: not supported in this version"),
@@ -140,7 +216,7 @@ fn each_bad_flag_is_one_exact_line() {
         ),
         (
             &["--listen-peer-urls=https://127.0.0.1:1"],
-            "--listen-peer-urls https://127.0.0.1:1: TLS is not supported in this version",
+            "--listen-peer-urls https://127.0.0.1:1: TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for a peer url with HTTPS scheme",
         ),
         (
             &["--advertise-client-urls=http://:1"],
@@ -223,8 +299,8 @@ fn a_flag_wins_over_its_variable_and_strangers_are_named() {
         Err("invalid value \"soon\" for ETCD_ELECTION_TIMEOUT: parse error".to_owned())
     );
     assert_eq!(
-        config_env(&[], &[("ETCD_CERT_FILE", "/c")]).map(drop),
-        Err("--cert-file: not supported in this version".to_owned())
+        config_env(&[], &[("ETCD_AUTO_TLS", "true")]).map(drop),
+        Err("--auto-tls: not supported in this version".to_owned())
     );
 }
 
@@ -303,7 +379,7 @@ fn the_first_members_are_checked_as_in_etcd() {
         ),
         (
             &["--name=a", "--initial-cluster=a=https://b:1"],
-            "--initial-cluster https://b:1: TLS is not supported in this version",
+            "--initial-cluster https://b:1: TLS key/cert (--peer-cert-file, --peer-key-file) must be provided for a peer url with HTTPS scheme",
         ),
     ];
     for (words, expected) in table {
@@ -321,4 +397,73 @@ fn help_and_version_win_over_everything_but_bad_flags() {
     let Ok(Start::Print(version)) = start(&["--version"], &[]) else { panic!("prints") };
     assert!(version.starts_with("etcd Version: 3.6."), "{version}");
     assert!(start(&["--version", "--nope"], &[]).is_err());
+}
+
+#[test]
+fn tls_is_read_from_etcds_flags_variables_and_file() {
+    let words = [
+        "--cert-file=/c",
+        "--key-file=/k",
+        "--trusted-ca-file=/ca",
+        "--client-cert-allowed-hostname=a,b",
+        "--listen-client-urls=https://127.0.0.1:1,http://127.0.0.1:2",
+        "--advertise-client-urls=https://a:1",
+        "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_AES_128_GCM_SHA256",
+    ];
+    let variables = [
+        ("ETCD_PEER_CERT_FILE", "/pc"),
+        ("ETCD_PEER_KEY_FILE", "/pk"),
+        ("ETCD_PEER_TRUSTED_CA_FILE", "/pca"),
+        ("ETCD_PEER_CERT_ALLOWED_CN", "x"),
+        ("ETCD_TLS_MIN_VERSION", "TLS1.2"),
+    ];
+    let config = config_env(&words, &variables).expect("good");
+    let client = config.client_tls.expect("towards clients");
+    assert_eq!(client.trusted_ca, Some(PathBuf::from("/ca")));
+    assert_eq!(client.allowed_hostnames, ["a", "b"]);
+    assert!(client.protocol.has_12 && client.protocol.has_13);
+    assert_eq!(client.protocol.suites.map(|suites| suites.len()), Some(1));
+    let peer = config.peer_tls.expect("towards peers");
+    assert_eq!((peer.cert, peer.allowed_cns), (PathBuf::from("/pc"), vec!["x".to_owned()]));
+    assert!(peer.check_caller_names);
+    let warned = |what: &str| config.warnings.iter().any(|warning| warning.contains(what));
+    assert!(warned("scheme is HTTP while key and cert files are present"), "{:?}", config.warnings);
+    assert!(warned("client url http://127.0.0.1:2") && warned("peer url http://localhost:2380"));
+
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("etcd.yml");
+    let text = "client-transport-security: {cert-file: /c, key-file: /k, client-cert-auth: true, \
+                trusted-ca-file: /ca, allowed-hostname: [a]}\n\
+                peer-transport-security: {cert-file: /pc, key-file: /pk, trusted-ca-file: /pca, \
+                client-cert-file: /dc, client-key-file: /dk, skip-client-san-verification: true}\n";
+    std::fs::write(&path, text).expect("written");
+    let config =
+        config_env(&["--config-file", path.to_str().expect("UTF-8")], &[]).expect("a good file");
+    assert_eq!(config.client_tls.expect("towards clients").allowed_hostnames, ["a"]);
+    let peer = config.peer_tls.expect("towards peers");
+    assert_eq!(peer.dial, Some((PathBuf::from("/dc"), PathBuf::from("/dk"))));
+    assert!(!peer.check_caller_names);
+}
+
+#[test]
+fn pre_stop_finds_the_data_as_the_server_does() {
+    let socket = |words: &[&str], variables: &[(&str, &str)]| {
+        let words: Vec<_> = std::iter::once("pre-stop").chain(words.iter().copied()).collect();
+        match start(&words, variables) {
+            Ok(Start::PreStop { socket, timeout }) => {
+                (socket.display().to_string(), timeout.as_secs())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let found = |path: &str, seconds| (format!("{path}/member/control.sock"), seconds);
+    assert_eq!(socket(&[], &[]), found("default.metastore", 5));
+    assert_eq!(socket(&["--timeout", "2s"], &[("ETCD_DATA_DIR", "/d")]), found("/d", 2));
+    assert_eq!(
+        socket(&["--timeout=1m", "--data-dir=/e"], &[("ETCD_DATA_DIR", "/d")]),
+        found("/e", 60)
+    );
+    assert_eq!(socket(&[], &[("ETCD_NAME", "m1")]), found("m1.metastore", 5));
+    // What a server would need besides is not asked for.
+    assert_eq!(socket(&[], &[("ETCD_LISTEN_CLIENT_URLS", "https://0.0.0.0:1")]).1, 5);
 }

@@ -98,6 +98,11 @@ impl Url {
         Ok(Self { scheme, host: host.to_owned(), port })
     }
 
+    /// That of a Unix socket.
+    pub fn unix(path: &std::path::Path) -> Self {
+        Self { scheme: Scheme::Unix, host: path.display().to_string(), port: 0 }
+    }
+
     /// Parses a list separated by commas; sorted, without repetitions.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
         let mut urls = text.split(',').map(Self::parse).collect::<Result<Vec<_>, _>>()?;

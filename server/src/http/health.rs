@@ -1,10 +1,12 @@
 //! `/health`, `/livez` and `/readyz`.
 //!
 //! `/livez` asks this member alone, so that a cluster without a leader does not get all its members
-//! restarted; `/readyz` asks whether the cluster answers through this member; `/health` is etcd's older
-//! page with an answer in JSON.
+//! restarted: it fails only when the raft thread hangs. `/readyz` asks whether the cluster answers
+//! through this member: a leader is known and this member has applied what was committed when it was
+//! asked. `/health` is etcd's older page with an answer in JSON.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
@@ -17,6 +19,10 @@ use serde_json::json;
 use super::{TEXT, error, only_get, page};
 use crate::api::Shared;
 use crate::door::{Door, RequestError};
+
+/// The raft thread hangs if it comes round so much later than it meant to. It waits for no disk, so
+/// this is no slow disk; a machine that stood still for less is given time.
+const RAFT_OVERDUE_MAX: Duration = Duration::from_secs(30);
 
 /// One thing that can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +54,14 @@ impl Check {
                 Err(String::from("not supported for learner"))
             }
             Self::LinearizableRead => linearizable_read(shared).await,
-            // A view is always at hand.
-            Self::DataCorruption | Self::NonLearner | Self::SerializableRead => Ok(()),
+            // A view is always at hand; what can hang is the thread that keeps it moving.
+            Self::SerializableRead => match door.raft_overdue() {
+                overdue if overdue > RAFT_OVERDUE_MAX => {
+                    Err(format!("the raft thread has not moved for {} s", overdue.as_secs()))
+                }
+                _ => Ok(()),
+            },
+            Self::DataCorruption | Self::NonLearner => Ok(()),
         }
     }
 }

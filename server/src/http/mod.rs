@@ -1,8 +1,11 @@
-//! Plain HTTP beside gRPC: health for probes, the version, the metrics. (The peer port has its own few.)
+//! Plain HTTP beside gRPC: health for probes, the version, the metrics, before and after the log has
+//! been replayed; and what the control socket answers. (The peer port has its own few.)
 //!
 //! Formats are etcd's to the byte, trailing newlines and their absence included, since probes and
 //! scripts compare them.
 
+mod control;
+mod doorstep;
 mod health;
 
 use std::sync::Arc;
@@ -14,6 +17,9 @@ use axum::response::Response;
 use axum::routing::any;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
+
+pub(crate) use control::{ASK_HAND_OVER, HandOverAnswer, router as control_router};
+pub(crate) use doorstep::Doorstep;
 
 use crate::api::Shared;
 use crate::door::Door;

@@ -173,3 +173,32 @@ async fn metrics_are_scraped_from_the_state() {
     assert_eq!(pages.get("/health").await.0, 200);
     assert_eq!(pages.get("/version").await.0, 404, "the metrics port has no more");
 }
+
+#[tokio::test]
+async fn livez_fails_only_when_the_raft_thread_hangs() {
+    let pages = Pages::of(metrics_router);
+    pages.node.lose_leader();
+    pages.raise(AlarmType::Corrupt);
+    pages.node.hang_raft(29);
+    assert_eq!(pages.get("/livez").await, (200, "ok\n".to_owned()));
+    pages.node.hang_raft(31);
+    let (status, body) = pages.get("/livez").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("the raft thread has not moved for 31 s"), "{body}");
+}
+
+#[tokio::test]
+async fn the_control_socket_hands_over_what_there_is_and_nothing_more() {
+    let pages = Pages::of(control_router);
+    let (status, body, _) = pages.ask("POST", "/leadership/hand-over?timeout_ms=100").await;
+    assert_eq!((status.as_u16(), body.as_str()), (200, r#"{"outcome":"there is no other voter"}"#));
+    pages.node.lose_leader();
+    let (status, body, _) = pages.ask("POST", "/leadership/hand-over?timeout_ms=100").await;
+    assert_eq!(
+        (status.as_u16(), body.as_str()),
+        (200, r#"{"outcome":"this member does not lead"}"#)
+    );
+    assert_eq!(pages.ask("POST", "/leadership/hand-over").await.0.as_u16(), 400);
+    assert_eq!(pages.ask("GET", "/leadership/hand-over?timeout_ms=1").await.0.as_u16(), 405);
+    assert_eq!(pages.get("/metrics").await.0, 404);
+}

@@ -1,6 +1,7 @@
 //! Drain, step, carry out.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,8 @@ impl RaftThread {
                 again,
                 wake_at_us,
             } = effects;
+            let due_us = if again { now_us } else { wake_at_us };
+            self.shared.raft_due_us.store(due_us, Ordering::Relaxed);
             wake_at = if again {
                 self.shared.started
             } else {

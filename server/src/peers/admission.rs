@@ -2,7 +2,7 @@
 //!
 //! Every stream begins with a greeting. A member of another cluster, a greeting meant for somebody
 //! else (an address was given away) and a stranger (never added, or removed) are refused with a
-//! sentence that says which; a refusal is logged once a minute, however often the stranger knocks.
+//! sentence that says which, and so is a member with another's certificate; a refusal is logged once a minute, however often the stranger knocks.
 //! A peer has at most one stream of each kind: a new one, made after a restart or a reconnect, ends
 //! the old one.
 
@@ -11,10 +11,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use proto::peer::Hello;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
 use super::link::{Lane, Link, lock};
+use crate::config::{Url, texts};
+use crate::tls;
 
 /// The same thing is logged once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -30,6 +33,8 @@ pub enum Refusal {
     OtherMember,
     /// The one who called was never added to the cluster, or has been removed.
     NotMember,
+    /// The one who called has shown the certificate of somebody else.
+    OtherCertificate,
 }
 
 impl Refusal {
@@ -39,6 +44,7 @@ impl Refusal {
             Code::FailedPrecondition => Some(Refusal::OtherCluster),
             Code::NotFound => Some(Refusal::OtherMember),
             Code::PermissionDenied => Some(Refusal::NotMember),
+            Code::Unauthenticated => Some(Refusal::OtherCertificate),
             _ => None,
         }
     }
@@ -48,6 +54,7 @@ impl Refusal {
             Refusal::OtherCluster => Code::FailedPrecondition,
             Refusal::OtherMember => Code::NotFound,
             Refusal::NotMember => Code::PermissionDenied,
+            Refusal::OtherCertificate => Code::Unauthenticated,
         }
     }
 }
@@ -101,11 +108,13 @@ impl Admission {
         Admission { cluster_id, member_id, streams: Mutex::default(), logged: Throttle::default() }
     }
 
-    /// Checks a greeting. `links` are the members there are, without this one.
+    /// Checks a greeting. `links` are the members there are, without this one. With a `certificate`
+    /// the caller must be the member it says to be: it has to be good for a host of its URLs.
     pub(super) fn check(
         &self,
         hello: &Hello,
         links: &BTreeMap<u64, Arc<Link>>,
+        certificate: Option<&CertificateDer<'_>>,
     ) -> Result<Arc<Link>, Status> {
         let refused = |refusal: Refusal, why: String| {
             if self.logged.is_due(Topic::Refused(refusal, hello.cluster_id, hello.from)) {
@@ -128,6 +137,17 @@ impl Admission {
             return refused(Refusal::OtherMember, why);
         }
         match links.get(&hello.from) {
+            Some(link)
+                if certificate
+                    .is_some_and(|shown| !tls::fits(shown, link.urls.iter().map(Url::host))) =>
+            {
+                let why = format!(
+                    "member {:x} has shown a certificate that is good for none of its URLs {}",
+                    hello.from,
+                    texts(&link.urls).join(",")
+                );
+                refused(Refusal::OtherCertificate, why)
+            }
             Some(link) => {
                 link.greeted(hello);
                 Ok(Arc::clone(link))
@@ -210,10 +230,10 @@ mod tests {
     fn strangers_and_other_clusters_are_told_why_they_are_refused() {
         let admission = Admission::new(7, 1);
         let refusal = |hello: Hello| {
-            let status = admission.check(&hello, &links()).expect_err("refused");
+            let status = admission.check(&hello, &links(), None).expect_err("refused");
             (Refusal::of(&status), status.message().to_owned())
         };
-        assert!(admission.check(&hello(), &links()).is_ok());
+        assert!(admission.check(&hello(), &links(), None).is_ok());
         assert_eq!(
             refusal(Hello { cluster_id: 8, ..hello() }),
             (Some(Refusal::OtherCluster), "member 2 is of cluster 8, this is cluster 7".to_owned())
@@ -237,7 +257,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_stream_ends_the_older_one_of_its_kind_only() {
         let admission = Arc::new(Admission::new(7, 1));
-        let link = admission.check(&hello(), &links()).expect("a member");
+        let link = admission.check(&hello(), &links(), None).expect("a member");
         let mut first = admission.enter(Arc::clone(&link), Lane::Bulk);
         let mut control = admission.enter(Arc::clone(&link), Lane::Control);
         let mut second = admission.enter(link, Lane::Bulk);

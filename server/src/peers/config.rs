@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::Url;
+use crate::tls::Tls;
 
 /// Who this member is and how it speaks to others.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct PeersConfig {
     pub timing: PeerTiming,
     /// Sizes and rates.
     pub limits: PeerLimits,
+    /// What is needed to speak TLS, for the URLs that ask for it.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// Sizes and rates of the transport.
@@ -101,9 +104,15 @@ pub enum PeersError {
         /// What the system says.
         why: String,
     },
-    /// Only plain TCP is spoken between members.
-    #[error("cannot listen for peers on {url}: only http:// is supported in this version")]
+    /// Members speak over TCP.
+    #[error("cannot listen for peers on {url}: only http:// and https:// are spoken")]
     Scheme {
+        /// Where.
+        url: String,
+    },
+    /// TLS is asked for, and there is no certificate.
+    #[error("cannot listen for peers on {url}: no certificate is given")]
+    NoCertificate {
         /// Where.
         url: String,
     },

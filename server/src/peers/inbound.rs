@@ -4,9 +4,10 @@
 //! waited with, the stream is not read meanwhile, and HTTP/2's window makes the sender wait in turn.
 //! Nothing queues here. What is urgent never waits: it is handed over or dropped.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use proto::peer::{
     snapshot_frame,
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codec::Streaming;
@@ -31,12 +32,16 @@ use super::admission::{Admitted, Topic};
 use super::codec::{FrameCodec, Received};
 use super::link::Lane;
 use super::outbound::{APPEND, CONTROL, LEADER, SNAPSHOT};
+use super::wire::Caller;
 use super::{Chunks, Core, Inbound, pages, snapshot, wire};
+use crate::strangers::{Stranger, Strangers};
+use crate::tls::{MaybeTls, Tls, certificate_of};
 
 /// Connections at one time, of all kinds. Seven members need twenty.
-const CONNECTIONS_MAX: usize = 256;
-/// Connections at one time on which no member has greeted yet.
-const STRANGERS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 512;
+/// Connections at one time on which no member has greeted yet; one more, and the oldest is closed.
+const STRANGERS_MAX: usize = 256;
+const _: () = assert!(STRANGERS_MAX < CONNECTIONS_MAX, "strangers must leave room for members");
 /// For the greeting, once a stream is open.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest frame on the control connection.
@@ -56,7 +61,7 @@ pub(super) struct Door<I, C> {
     pub(super) chunks: C,
     pub(super) receiving: Semaphore,
     connections: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
 }
 
 impl<I: Inbound, C: Chunks> Door<I, C> {
@@ -67,19 +72,18 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
             chunks,
             receiving: Semaphore::new(snapshot::RECEIVING_MAX),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+            strangers: Strangers::new(STRANGERS_MAX),
         }
     }
 
     /// Accepts on one listener, and hands each connection to the thread it is for.
-    pub(super) async fn accept(self: Arc<Self>, listener: TcpListener) {
+    pub(super) async fn accept(self: Arc<Self>, listener: TcpListener, tls: Option<Arc<Tls>>) {
         loop {
             let Ok(connection) = Arc::clone(&self.connections).acquire_owned().await else {
                 return;
             };
-            let Ok(stranger) = Arc::clone(&self.strangers).acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     if self.core.throttle.is_due(Topic::Accept) {
                         tracing::warn!("cannot accept connections of peers: {error}");
@@ -88,20 +92,25 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
                     continue;
                 }
             };
-            let door = Arc::clone(&self);
+            let mut stranger = self.strangers.enter();
+            let (door, tls) = (Arc::clone(&self), tls.clone());
             tokio::spawn(async move {
                 let mut stream = stream;
+                let lane = tokio::select! {
+                    lane = wire::lane_of(&mut stream) => lane,
+                    () = stranger.sent_away() => return,
+                };
                 // A caller that does not say what it wants is hung up on, without a word to the log:
                 // load balancers and port scanners do it all day.
-                let Ok(lane) = wire::lane_of(&mut stream).await else { return };
+                let Ok(lane) = lane else { return };
                 if lane == Lane::Control {
-                    door.serve(stream, lane, stranger).await;
+                    door.serve(stream, from, lane, tls, stranger).await;
                     drop(connection);
                 } else if let Ok(stream) = stream.into_std() {
                     let bulk = door.core.bulk.clone();
                     bulk.spawn(async move {
                         if let Ok(stream) = TcpStream::from_std(stream) {
-                            door.serve(stream, lane, stranger).await;
+                            door.serve(stream, from, lane, tls, stranger).await;
                         }
                         drop(connection);
                     });
@@ -110,10 +119,30 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, lane: Lane, stranger: OwnedSemaphorePermit) {
-        let is_known = Arc::new(AtomicBool::new(false));
-        let known = Arc::clone(&is_known);
-        let answer = move |request| Arc::clone(&self).answer(request, Arc::clone(&is_known));
+    async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        from: SocketAddr,
+        lane: Lane,
+        tls: Option<Arc<Tls>>,
+        mut stranger: Stranger,
+    ) {
+        let stream = match &tls {
+            None => MaybeTls::Plain(stream),
+            Some(tls) => {
+                let accepted = tokio::select! {
+                    accepted = tls.accept(stream, from) => accepted,
+                    () = stranger.sent_away() => None,
+                };
+                let Some(stream) = accepted else { return };
+                stream
+            }
+        };
+        let checks_names = tls.is_some_and(|tls| tls.checks_caller_names());
+        let certificate = certificate_of(&stream).filter(|_| checks_names);
+        let caller = Arc::new(Caller { certificate, ..Caller::default() });
+        let known = Arc::clone(&caller);
+        let answer = move |request| Arc::clone(&self).answer(request, Arc::clone(&caller));
         wire::serve(stream, lane, known, stranger, answer).await;
     }
 
@@ -121,32 +150,30 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
     async fn answer(
         self: Arc<Self>,
         request: http::Request<Incoming>,
-        is_known: Arc<AtomicBool>,
+        caller: Arc<Caller>,
     ) -> Response<Body> {
         let frame_bytes_max = self.core.config.limits.frame_bytes_max;
         match request.uri().path() {
             APPEND => {
                 let codec = FrameCodec::<AppendAck, AppendFrame>::new(None);
-                let service =
-                    service_fn(move |r| Arc::clone(&self).append(r, Arc::clone(&is_known)));
+                let service = service_fn(move |r| Arc::clone(&self).append(r, Arc::clone(&caller)));
                 grpc(codec, frame_bytes_max).streaming(service, request).await
             }
             CONTROL => {
                 let codec = FrameCodec::<ControlFrame, ControlFrame>::new(None);
                 let service =
-                    service_fn(move |r| Arc::clone(&self).control(r, Arc::clone(&is_known)));
+                    service_fn(move |r| Arc::clone(&self).control(r, Arc::clone(&caller)));
                 grpc(codec, CONTROL_FRAME_BYTES_MAX).streaming(service, request).await
             }
             SNAPSHOT => {
                 let codec = FrameCodec::<SnapshotReply, SnapshotFrame>::new(None);
                 let service =
-                    service_fn(move |r| Arc::clone(&self).snapshot(r, Arc::clone(&is_known)));
+                    service_fn(move |r| Arc::clone(&self).snapshot(r, Arc::clone(&caller)));
                 grpc(codec, frame_bytes_max).streaming(service, request).await
             }
             LEADER => {
                 let codec = FrameCodec::<LeaderReply, LeaderRequest>::new(None);
-                let service =
-                    service_fn(move |r| Arc::clone(&self).leader(r, Arc::clone(&is_known)));
+                let service = service_fn(move |r| Arc::clone(&self).leader(r, Arc::clone(&caller)));
                 grpc(codec, LEADER_REQUEST_BYTES_MAX).unary(service, request).await
             }
             path if request
@@ -160,30 +187,26 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         }
     }
 
-    fn admit(
-        &self,
-        hello: Option<Hello>,
-        lane: Lane,
-        is_known: &AtomicBool,
-    ) -> Result<Admitted, Status> {
+    fn admit(&self, hello: Option<Hello>, lane: Lane, caller: &Caller) -> Result<Admitted, Status> {
         let hello =
             hello.ok_or_else(|| Status::invalid_argument("a stream must begin with a greeting"))?;
-        let link = self.core.admission.check(&hello, &self.core.links())?;
-        is_known.store(true, Ordering::Relaxed);
+        let certificate = caller.certificate.as_ref();
+        let link = self.core.admission.check(&hello, &self.core.links(), certificate)?;
+        caller.is_known.store(true, Ordering::Relaxed);
         Ok(self.core.admission.enter(link, lane))
     }
 
     async fn append(
         self: Arc<Self>,
         request: Request<Streaming<Received<AppendFrame>>>,
-        is_known: Arc<AtomicBool>,
+        caller: Arc<Caller>,
     ) -> Result<tonic::Response<ReceiverStream<Result<AppendAck, Status>>>, Status> {
         let mut frames = request.into_inner();
         let hello = match first(&mut frames).await?.frame {
             Some(append_frame::Frame::Hello(hello)) => Some(hello),
             _ => None,
         };
-        let mut admitted = self.admit(hello, Lane::Bulk, &is_known)?;
+        let mut admitted = self.admit(hello, Lane::Bulk, &caller)?;
         let from = admitted.link.id;
         let (end, acks) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -231,14 +254,14 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
     async fn control(
         self: Arc<Self>,
         request: Request<Streaming<Received<ControlFrame>>>,
-        is_known: Arc<AtomicBool>,
+        caller: Arc<Caller>,
     ) -> Result<tonic::Response<ProbeReplies>, Status> {
         let mut frames = request.into_inner();
         let hello = match first(&mut frames).await?.frame {
             Some(control_frame::Frame::Hello(hello)) => Some(hello),
             _ => None,
         };
-        let mut admitted = self.admit(hello, Lane::Control, &is_known)?;
+        let mut admitted = self.admit(hello, Lane::Control, &caller)?;
         let from = admitted.link.id;
         let (probes, replies) = mpsc::channel(PROBE_REPLIES_MAX);
         tokio::spawn(async move {
@@ -286,14 +309,14 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
     async fn snapshot(
         self: Arc<Self>,
         request: Request<Streaming<Received<SnapshotFrame>>>,
-        is_known: Arc<AtomicBool>,
+        caller: Arc<Caller>,
     ) -> Result<tonic::Response<ReceiverStream<Result<SnapshotReply, Status>>>, Status> {
         let mut frames = request.into_inner();
         let hello = match first(&mut frames).await?.frame {
             Some(snapshot_frame::Frame::Hello(hello)) => Some(hello),
             _ => None,
         };
-        let mut admitted = self.admit(hello, Lane::Snapshot, &is_known)?;
+        let mut admitted = self.admit(hello, Lane::Snapshot, &caller)?;
         let (replies, stream) = mpsc::channel(snapshot::REPLIES_MAX);
         tokio::spawn(async move {
             let from = admitted.link.id;
@@ -308,15 +331,16 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
     async fn leader(
         self: Arc<Self>,
         request: Request<Received<LeaderRequest>>,
-        is_known: Arc<AtomicBool>,
+        caller: Arc<Caller>,
     ) -> Result<tonic::Response<LeaderReply>, Status> {
         let Received { message: mut request, bytes } = request.into_inner();
         let hello = request
             .hello
             .take()
             .ok_or_else(|| Status::invalid_argument("a question must carry a greeting"))?;
-        let link = self.core.admission.check(&hello, &self.core.links())?;
-        is_known.store(true, Ordering::Relaxed);
+        let certificate = caller.certificate.as_ref();
+        let link = self.core.admission.check(&hello, &self.core.links(), certificate)?;
+        caller.is_known.store(true, Ordering::Relaxed);
         link.heard(bytes);
         Ok(tonic::Response::new(self.inbound.leader_call(link.id, request).await))
     }

@@ -194,9 +194,16 @@ impl Peers {
         inbound: I,
         chunks: C,
     ) -> Result<Peers, PeersError> {
-        let listeners =
-            config.listen_urls.iter().map(wire::bind).collect::<Result<Vec<_>, PeersError>>()?;
-        let local_addresses = listeners.iter().filter_map(|it| it.local_addr().ok()).collect();
+        let mut listeners = Vec::new();
+        for url in &config.listen_urls {
+            let tls = match (url.is_tls(), &config.tls) {
+                (false, _) => None,
+                (true, Some(tls)) => Some(Arc::clone(tls)),
+                (true, None) => return Err(PeersError::NoCertificate { url: url.to_string() }),
+            };
+            listeners.push((wire::bind(url)?, tls));
+        }
+        let local_addresses = listeners.iter().filter_map(|it| it.0.local_addr().ok()).collect();
         let control = NetThread::start("control")?;
         let bulk = NetThread::start("peers")?;
         let core = Arc::new(Core {
@@ -215,10 +222,10 @@ impl Peers {
         let door = Arc::new(Door::new(Arc::clone(&core), inbound.clone(), chunks.clone()));
         {
             let _entered = control.handle.enter();
-            for listener in listeners {
+            for (listener, tls) in listeners {
                 let listener = tokio::net::TcpListener::from_std(listener)
                     .map_err(|error| PeersError::thread(&error))?;
-                control.handle.spawn(Arc::clone(&door).accept(listener));
+                control.handle.spawn(Arc::clone(&door).accept(listener, tls));
             }
         }
         control.handle.spawn(watch_lateness(Arc::clone(&core.control_lateness_us)));

@@ -163,7 +163,7 @@ async fn bulk_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Result<
     let pull = BulkPull { link: Arc::clone(link), hello: Some(core.hello(link.id)), session };
     let (channel, mut acks) = tokio::time::timeout(
         GREETING_TIMEOUT,
-        open::<_, AppendFrame, AppendAck>(link, url, Lane::Bulk, APPEND, pull),
+        open::<_, AppendFrame, AppendAck>(core, link, url, Lane::Bulk, APPEND, pull),
     )
     .await
     .map_err(|_| Ended::because("no answer to the greeting"))??;
@@ -197,7 +197,7 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
     };
     let (_channel, mut replies) = tokio::time::timeout(
         GREETING_TIMEOUT,
-        open::<_, ControlFrame, ControlFrame>(link, url, Lane::Control, CONTROL, pull),
+        open::<_, ControlFrame, ControlFrame>(core, link, url, Lane::Control, CONTROL, pull),
     )
     .await
     .map_err(|_| Ended::because("no answer to the greeting"))??;
@@ -250,6 +250,7 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
 
 /// Connects, and opens a stream which the peer has accepted.
 async fn open<S, E, D>(
+    core: &Core,
     link: &Link,
     url: usize,
     lane: Lane,
@@ -264,7 +265,7 @@ where
     let Some(url) = link.urls.get(url) else {
         return Err(Ended::because("the peer has no usable URL"));
     };
-    let channel = wire::dial(url, lane).await.map_err(Ended::because)?;
+    let channel = wire::dial(url, lane, core.config.tls.as_ref()).await.map_err(Ended::because)?;
     let codec = FrameCodec::<E, D>::new(Some(Arc::clone(&link.sent)));
     let replies = open_stream(channel.clone(), path, codec, frames, REPLY_BYTES_MAX).await?;
     Ok((channel, replies))

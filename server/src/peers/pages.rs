@@ -1,6 +1,7 @@
 //! What the peer port says over plain HTTP: `/version` and `/members`, in etcd's shape, and the same
 //! asked of others before this member's own raft runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use tonic::body::Body;
 
 use super::{Inbound, wire};
 use crate::config::Url;
+use crate::tls::Tls;
 
 const CLUSTER_ID_HEADER: &str = "X-Etcd-Cluster-Id";
 /// For one peer to answer.
@@ -129,12 +131,15 @@ pub struct RemoteCluster {
 pub struct FetchError(pub Vec<String>);
 
 /// Asks peers for their member table, one after the other, and takes the first answer.
-pub async fn fetch_members(urls: &[String]) -> Result<RemoteCluster, FetchError> {
+pub async fn fetch_members(
+    urls: &[String],
+    tls: Option<&Arc<Tls>>,
+) -> Result<RemoteCluster, FetchError> {
     let mut failures = Vec::new();
     for text in urls {
         let attempt = async {
             let url = Url::parse(text)?;
-            fetch_one(&url).await
+            fetch_one(&url, tls).await
         };
         match tokio::time::timeout(FETCH_TIMEOUT, attempt).await {
             Ok(Ok((cluster_id, members))) => {
@@ -147,8 +152,8 @@ pub async fn fetch_members(urls: &[String]) -> Result<RemoteCluster, FetchError>
     Err(FetchError(failures))
 }
 
-async fn fetch_one(url: &Url) -> Result<(u64, Vec<Member>), String> {
-    let (headers, body) = get(url, "/members").await?;
+async fn fetch_one(url: &Url, tls: Option<&Arc<Tls>>) -> Result<(u64, Vec<Member>), String> {
+    let (headers, body) = get(url, "/members", tls).await?;
     let cluster_id = headers
         .get(CLUSTER_ID_HEADER)
         .and_then(|value| value.to_str().ok())
@@ -169,8 +174,12 @@ async fn fetch_one(url: &Url) -> Result<(u64, Vec<Member>), String> {
     Ok((cluster_id, members))
 }
 
-async fn get(url: &Url, path: &'static str) -> Result<(http::HeaderMap, Bytes), String> {
-    let stream = wire::connect_plain(url).await.map_err(|error| error.to_string())?;
+async fn get(
+    url: &Url,
+    path: &'static str,
+    tls: Option<&Arc<Tls>>,
+) -> Result<(http::HeaderMap, Bytes), String> {
+    let stream = wire::connect_for_page(url, tls).await.map_err(|error| error.to_string())?;
     let (mut requests, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| wire::cause(&error))?;
     let authority = url.to_string();

@@ -69,7 +69,7 @@ pub(super) async fn send<C: Chunks>(
         .try_send(frame(snapshot_frame::Frame::Hello(core.hello(link.id))))
         .map_err(|_| "stopping".to_owned())?;
     let connecting = async {
-        let channel = dial_any(link).await?;
+        let channel = dial_any(core, link).await?;
         open_stream(channel, SNAPSHOT, codec, ReceiverStream::new(stream), reply_bytes_max).await
     };
     let mut replies = tokio::time::timeout(GREETING_TIMEOUT, connecting)
@@ -122,10 +122,10 @@ pub(super) async fn send<C: Chunks>(
 }
 
 /// Connects to the first of the peer's URLs that answers.
-async fn dial_any(link: &Link) -> Result<Channel, Ended> {
+async fn dial_any(core: &Core, link: &Link) -> Result<Channel, Ended> {
     let mut ended = Ended::because("the peer has no usable URL");
     for url in &link.urls {
-        match wire::dial(url, Lane::Snapshot).await {
+        match wire::dial(url, Lane::Snapshot, core.config.tls.as_ref()).await {
             Ok(channel) => return Ok(channel),
             Err(why) => ended = Ended::because(why),
         }

@@ -4,7 +4,7 @@
 //! connection on the control thread, everything else on the bulk thread. Which it is has to be known
 //! before HTTP/2 (and before TLS) begins, since a connection cannot be moved afterwards. So who dials
 //! a control connection says so first, in a line that begins with a zero byte: no HTTP request and
-//! no TLS handshake does. A control stream that comes without it is served all the same, by the bulk
+//! no TLS handshake does. Then comes TLS, if the URL asks for it, on the thread the connection stays on. A control stream that comes without it is served all the same, by the bulk
 //! thread.
 
 use std::error::Error as StdError;
@@ -19,15 +19,18 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 
 use super::PeersError;
 use super::link::Lane;
 use crate::config::{Address, Scheme, Url};
+use crate::serve::{SocketOptions, bind_tcp};
+use crate::strangers::Stranger;
+use crate::tls::{MaybeTls, Speaks, Tls};
 
 /// What a control connection begins with.
 const CONTROL_PREFACE: &[u8] = b"\0metastore control\n";
@@ -52,23 +55,21 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Binds a URL. The error names it.
 pub(super) fn bind(url: &Url) -> Result<StdListener, PeersError> {
     let address = match (url.scheme(), url.bind_address()) {
-        (Scheme::Http, Ok(Address::Tcp(address))) => address,
-        (Scheme::Http, Err(error)) => return Err(PeersError::bind(url, &error)),
+        (Scheme::Http | Scheme::Https, Ok(Address::Tcp(address))) => address,
+        (Scheme::Http | Scheme::Https, Err(error)) => return Err(PeersError::bind(url, &error)),
         _ => return Err(PeersError::Scheme { url: url.to_string() }),
     };
-    let bound = StdListener::bind(address).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
+    let bound = bind_tcp(address, SocketOptions::default());
     bound.map_err(|error| PeersError::bind(url, &error))
 }
 
 /// Connects to a peer. The connection lives on the runtime this is called on.
-pub(super) async fn dial(url: &Url, lane: Lane) -> Result<Channel, String> {
-    if url.scheme() != Scheme::Http {
-        return Err(format!("{url}: only http:// is supported between members"));
-    }
-    let origin = url.to_string().parse().unwrap_or_else(|_| Uri::from_static("http://peer"));
+pub(super) async fn dial(url: &Url, lane: Lane, tls: Option<&Arc<Tls>>) -> Result<Channel, String> {
+    // TLS is ours: what tonic is told is only what requests carry.
+    let authority = url.to_string();
+    let authority = authority.split_once("://").map_or("", |(_, authority)| authority);
+    let origin = format!("http://{authority}").parse();
+    let origin = origin.unwrap_or_else(|_| Uri::from_static("http://peer"));
     let (stream_window, connection_window) = match lane {
         Lane::Control => (CONTROL_WINDOW_BYTES, CONTROL_WINDOW_BYTES),
         Lane::Bulk | Lane::Snapshot => (BULK_STREAM_WINDOW_BYTES, BULK_CONNECTION_WINDOW_BYTES),
@@ -81,10 +82,10 @@ pub(super) async fn dial(url: &Url, lane: Lane) -> Result<Channel, String> {
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .http2_max_header_list_size(HEADER_BYTES_MAX);
-    let (host, port) = (url.host().to_owned(), url.port());
+    let (to, tls) = (url.clone(), tls.cloned());
     let connector = tower::service_fn(move |_: Uri| {
-        let host = host.clone();
-        async move { connect(&host, port, lane).await.map(TokioIo::new) }
+        let (to, tls) = (to.clone(), tls.clone());
+        async move { connect(&to, lane, tls.as_ref(), Speaks::Http2).await.map(TokioIo::new) }
     });
     endpoint
         .connect_with_connector(connector)
@@ -92,21 +93,38 @@ pub(super) async fn dial(url: &Url, lane: Lane) -> Result<Channel, String> {
         .map_err(|error| format!("{url}: {}", cause(&error)))
 }
 
-async fn connect(host: &str, port: u16, lane: Lane) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect((host, port)).await?;
+async fn connect(
+    url: &Url,
+    lane: Lane,
+    tls: Option<&Arc<Tls>>,
+    speaks: Speaks,
+) -> io::Result<MaybeTls<TcpStream>> {
+    let tls = match (url.scheme(), tls) {
+        (Scheme::Http, _) => None,
+        (Scheme::Https, Some(tls)) => Some(tls),
+        (Scheme::Https, None) => {
+            return Err(io::Error::other("this member has no --peer-cert-file to speak TLS with"));
+        }
+        _ => return Err(io::Error::other("members speak over TCP alone")),
+    };
+    let mut stream = TcpStream::connect((url.host(), url.port())).await?;
     set_options(&stream)?;
     if lane == Lane::Control {
         stream.write_all(CONTROL_PREFACE).await?;
     }
-    Ok(stream)
+    match tls {
+        Some(tls) => tls.connect(stream, url.host(), speaks).await,
+        None => Ok(MaybeTls::Plain(stream)),
+    }
 }
 
-/// A plain connection for one HTTP request.
-pub(super) async fn connect_plain(url: &Url) -> io::Result<TcpStream> {
-    if url.scheme() != Scheme::Http {
-        return Err(io::Error::other("only http:// is supported between members"));
-    }
-    tokio::time::timeout(HANDSHAKE_TIMEOUT, connect(url.host(), url.port(), Lane::Bulk)).await?
+/// A connection for one request of HTTP/1.
+pub(super) async fn connect_for_page(
+    url: &Url,
+    tls: Option<&Arc<Tls>>,
+) -> io::Result<MaybeTls<TcpStream>> {
+    let connecting = connect(url, Lane::Bulk, tls, Speaks::Http1);
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await?
 }
 
 fn set_options(stream: &TcpStream) -> io::Result<()> {
@@ -136,14 +154,23 @@ pub(super) async fn lane_of(stream: &mut TcpStream) -> io::Result<Lane> {
     tokio::time::timeout(HANDSHAKE_TIMEOUT, first).await?
 }
 
-/// Serves an accepted connection until it ends. `is_known` is set by whoever answers when a member
-/// has greeted on it; a connection on which none has is closed after a while, so that strangers hold
-/// neither descriptors nor windows.
+/// Who calls, as far as a connection shows.
+#[derive(Debug, Default)]
+pub(super) struct Caller {
+    /// Set when a member has greeted.
+    pub(super) is_known: AtomicBool,
+    /// The certificate it has shown.
+    pub(super) certificate: Option<CertificateDer<'static>>,
+}
+
+/// Serves an accepted connection until it ends. The caller becomes known to whoever answers when a
+/// member has greeted on it; a connection on which none has is closed after a while, or when there are
+/// too many of them, so that strangers hold neither descriptors nor windows.
 pub(super) async fn serve<S, F>(
-    stream: TcpStream,
+    stream: MaybeTls<TcpStream>,
     lane: Lane,
-    is_known: Arc<AtomicBool>,
-    strangers: OwnedSemaphorePermit,
+    caller: Arc<Caller>,
+    mut stranger: Stranger,
     answer: S,
 ) where
     S: Fn(Request<Incoming>) -> F + Send + 'static,
@@ -171,15 +198,16 @@ pub(super) async fn serve<S, F>(
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let deadline = tokio::time::sleep(HANDSHAKE_TIMEOUT);
     tokio::select! {
         // However it ends, the streams on it are told; there is nobody else to tell.
-        ended = &mut connection => drop(ended),
-        () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => {
-            drop(strangers);
-            if is_known.load(Ordering::Relaxed) {
-                drop(connection.await);
-            }
-        }
+        ended = &mut connection => return drop(ended),
+        () = deadline => {}
+        () = stranger.sent_away() => {}
+    }
+    drop(stranger);
+    if caller.is_known.load(Ordering::Relaxed) {
+        drop(connection.await);
     }
 }
 

@@ -18,11 +18,27 @@ pub(crate) struct Process {
     name: String,
     client_port: u16,
     peer_port: u16,
-    initial_cluster: String,
+    pub(crate) initial_cluster: String,
     cluster_state: &'static str,
+    pub(crate) setup: Setup,
     dir: PathBuf,
     starts: u32,
     child: Option<Child>,
+}
+
+/// How members are started beyond what all have in common.
+#[derive(Clone, Default)]
+pub(crate) struct Setup {
+    /// Clients come with TLS.
+    pub(crate) client_tls: bool,
+    /// Peers come with TLS.
+    pub(crate) peer_tls: bool,
+    /// `--flag=value`; `{name}` is the member's name.
+    pub(crate) flags: Vec<String>,
+}
+
+fn scheme(is_tls: bool) -> &'static str {
+    if is_tls { "https" } else { "http" }
 }
 
 /// Members of one cluster in a directory of their own.
@@ -31,7 +47,7 @@ pub(crate) struct Cluster {
     _dir: tempfile::TempDir,
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound").port()
 }
@@ -51,12 +67,29 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, ask: imp
 impl Cluster {
     /// Starts a cluster of `size` and waits until all of it serves.
     pub(crate) async fn start(size: usize) -> Cluster {
+        Self::start_with(size, &Setup::default()).await
+    }
+
+    /// The same with more flags.
+    pub(crate) async fn start_with(size: usize, setup: &Setup) -> Cluster {
+        let mut cluster = Self::plan(size, setup);
+        for member in &mut cluster.members {
+            member.launch();
+        }
+        for member in &cluster.members {
+            member.ready().await;
+        }
+        cluster
+    }
+
+    /// Nothing is started yet.
+    pub(crate) fn plan(size: usize, setup: &Setup) -> Cluster {
         let dir = tempfile::tempdir().expect("a directory");
         let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
         let initial_cluster = ports
             .iter()
             .enumerate()
-            .map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}"))
+            .map(|(n, (_, peer))| format!("m{n}={}://127.0.0.1:{peer}", scheme(setup.peer_tls)))
             .collect::<Vec<_>>()
             .join(",");
         let members = ports
@@ -68,19 +101,13 @@ impl Cluster {
                 peer_port,
                 initial_cluster: initial_cluster.clone(),
                 cluster_state: "new",
+                setup: setup.clone(),
                 dir: dir.path().to_owned(),
                 starts: 0,
                 child: None,
             })
             .collect();
-        let mut cluster = Cluster { members, _dir: dir };
-        for member in &mut cluster.members {
-            member.launch();
-        }
-        for member in &cluster.members {
-            member.ready().await;
-        }
-        cluster
+        Cluster { members, _dir: dir }
     }
 
     /// A client of all members.
@@ -117,6 +144,16 @@ impl Process {
         format!("127.0.0.1:{}", self.client_port)
     }
 
+    /// Where peers reach it.
+    pub(crate) fn peer_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.peer_port)
+    }
+
+    /// What it has logged since its last start.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.join(format!("{}-{}.log", self.name, self.starts))
     }
@@ -125,18 +162,22 @@ impl Process {
     pub(crate) fn launch(&mut self) {
         self.starts += 1;
         let (client, peer) = (self.client_port, self.peer_port);
+        let (client_scheme, peer_scheme) =
+            (scheme(self.setup.client_tls), scheme(self.setup.peer_tls));
+        let flags = self.setup.flags.iter().map(|flag| flag.replace("{name}", &self.name));
         let log = File::create(self.log()).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_metastore"))
             .arg("--name")
             .arg(&self.name)
             .arg("--data-dir")
             .arg(self.data_dir())
-            .arg(format!("--listen-client-urls=http://127.0.0.1:{client}"))
-            .arg(format!("--advertise-client-urls=http://127.0.0.1:{client}"))
-            .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer}"))
-            .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"))
+            .arg(format!("--listen-client-urls={client_scheme}://127.0.0.1:{client}"))
+            .arg(format!("--advertise-client-urls={client_scheme}://127.0.0.1:{client}"))
+            .arg(format!("--listen-peer-urls={peer_scheme}://127.0.0.1:{peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer_scheme}://127.0.0.1:{peer}"))
             .arg(format!("--initial-cluster={}", self.initial_cluster))
             .arg(format!("--initial-cluster-state={}", self.cluster_state))
+            .args(flags)
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -4,4 +4,6 @@
 mod cluster;
 mod facts;
 mod kills;
+mod manners;
 mod refusals;
+mod tls;
