@@ -94,6 +94,11 @@ fn lock(places: &Places) -> Result<File> {
 pub fn up(places: &Places) -> Result<()> {
     let _lock = lock(places)?;
     if let State::Up(init) = state(places) {
+        let ended = ended(places);
+        if !ended.is_empty() {
+            let ended = ended.trim().replace('\n', "; ");
+            bail!("the node is up but not whole (cargo xtask e2e down ends it): {ended}");
+        }
         say(&format!("the node is up already, process {}", init.pid));
         return Ok(());
     }
