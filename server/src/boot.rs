@@ -178,7 +178,10 @@ pub async fn begin(
 }
 
 fn recovery(config: &Config) -> Recovery {
+    let consensus = consensus_config(config, consensus::Config::new(1, 0));
     Recovery {
+        log_entries_kept: consensus.log_entries_kept,
+        log_bytes_kept: consensus.log_bytes_kept,
         log: LogOptions {
             salt_seed: rand::random(),
             allow_damaged_tail: config.force_new_cluster,
@@ -194,6 +197,18 @@ fn recovery(config: &Config) -> Recovery {
                 .unwrap_or(i64::MAX),
         },
     }
+}
+
+/// What the replica is told of the settings, on top of its defaults.
+fn consensus_config(config: &Config, mut consensus: consensus::Config) -> consensus::Config {
+    consensus.timing = autotune::Timing {
+        heartbeat_interval_us: config.heartbeat_interval_ms * 1_000,
+        election_timeout_us: config.election_timeout_ms * 1_000,
+    };
+    consensus.batching = config.batching();
+    consensus.log_entries_kept = config.snapshot_catchup_entries.max(consensus.log_entries_kept);
+    consensus.pre_vote = true;
+    consensus
 }
 
 fn holds_a_log(data_dir: &DataDir) -> Result<bool, BootError> {
@@ -424,14 +439,8 @@ fn start(
     let shared = Arc::new(Shared::new(identity, origin, view.clone(), backend.control(), limits));
     let learns = view.members().iter().any(|m| m.id == identity.member_id && m.is_learner);
     shared.leadership.send_modify(|held| held.is_learner = learns);
-    let mut consensus = consensus::Config::new(identity.member_id, origin);
-    consensus.timing = autotune::Timing {
-        heartbeat_interval_us: config.heartbeat_interval_ms * 1_000,
-        election_timeout_us: config.election_timeout_ms * 1_000,
-    };
-    consensus.batching = config.batching();
-    consensus.log_entries_kept = config.snapshot_catchup_entries.max(consensus.log_entries_kept);
-    consensus.pre_vote = true;
+    let consensus = consensus::Config::new(identity.member_id, origin);
+    let consensus = consensus_config(config, consensus);
     let member_config = MemberConfig {
         cluster_id: identity.cluster_id,
         origin,
