@@ -5,8 +5,16 @@
 //! pod security standard. What holds is printed as `ok SCENARIO: fact`; the first thing that does not is
 //! the scenario's end, with events and logs of its namespace in the log directory.
 
+mod faults;
+mod install;
+mod metastore;
 mod node;
 mod pods;
+mod restore;
+mod roll;
+mod scale;
+mod tls;
+mod uninstall;
 
 use std::fmt::Write;
 use std::fs;
@@ -39,11 +47,48 @@ struct Scenario {
     run: fn(&Cluster) -> Result<()>,
 }
 
-const ALL: [Scenario; 1] = [Scenario {
-    name: "node",
-    shows: "the node itself: three members from plain manifests, storage, names, services, pod security",
-    run: node::run,
-}];
+const ALL: [Scenario; 8] = [
+    Scenario {
+        name: "node",
+        shows: "the node itself: three members from plain manifests, storage, names, services, pod security",
+        run: node::run,
+    },
+    Scenario {
+        name: "install",
+        shows: "helm install, a MetaStore, etcdctl, bad specs; no writes while nothing changes",
+        run: install::run,
+    },
+    Scenario {
+        name: "scale",
+        shows: "1, 3, 5, 3, 1 members under a writer, the operator killed on the way",
+        run: scale::run,
+    },
+    Scenario {
+        name: "faults",
+        shows: "the leader's pod, a volume, a member removed by hand; sleeping and waking",
+        run: faults::run,
+    },
+    Scenario {
+        name: "roll",
+        shows: "an option changed under a writer; an image that is not there",
+        run: roll::run,
+    },
+    Scenario {
+        name: "tls",
+        shows: "mutual TLS, authorities and certificates rotated under a writer",
+        run: tls::run,
+    },
+    Scenario {
+        name: "restore",
+        shows: "a new cluster from a snapshot file on a volume",
+        run: restore::run,
+    },
+    Scenario {
+        name: "uninstall",
+        shows: "helm upgrade with another definition, helm uninstall, deletion policies",
+        run: uninstall::run,
+    },
+];
 
 /// What a scenario has at hand.
 #[derive(Clone, Debug)]
