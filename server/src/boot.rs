@@ -122,6 +122,27 @@ pub enum BootError {
     Start(String),
 }
 
+impl BootError {
+    /// Whether it is the member's data that are lost, damaged or of no use any more, so that only
+    /// another member can take its place.
+    pub fn is_of_data(&self) -> bool {
+        match self {
+            BootError::Recover { .. }
+            | BootError::Removed { .. }
+            | BootError::LogMissing { .. }
+            | BootError::AlreadyBootstrapped { .. } => true,
+            BootError::DataDir(_)
+            | BootError::Config(_)
+            | BootError::ForeignMember { .. }
+            | BootError::Fetch(_)
+            | BootError::NotAnnounced { .. }
+            | BootError::Etcd(_)
+            | BootError::NothingToForce(_)
+            | BootError::Start(_) => false,
+        }
+    }
+}
+
 /// A member that has just begun.
 #[derive(Debug)]
 pub struct Begun {

@@ -1,5 +1,6 @@
 //! `metastore`: one member of a cluster. Reads the settings, hands over, and says with its exit code
-//! and one line how it ended: 2 for settings that cannot be used, 1 for everything else.
+//! and one line how it ended: 2 for settings that cannot be used, 3 for data that cannot be used (lost,
+//! damaged, or of a member that was removed), 1 for everything else.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         },
         Ok(Start::Serve(config)) => match server::start::start(&config) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error, 1),
+            Err(error) => fail(&error, error.exit_code),
         },
         Ok(Start::PreStop { socket, timeout }) => match server::pre_stop::run(&socket, timeout) {
             Ok(outcome) => {

@@ -23,8 +23,41 @@ impl AppliedSink for Fanout {
     }
 }
 
-/// Serves until told to stop, or until the member can not go on. The error is one line.
-pub fn start(config: &Config) -> Result<(), String> {
+/// Why a member ended that was not told to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("{line}")]
+pub struct Ended {
+    /// One line, naming the thing.
+    pub line: String,
+    /// For the process: [`EXIT_DATA`], or 1 for everything else.
+    pub exit_code: u8,
+}
+
+/// The data in the directory are lost, damaged, or of a member that was removed: starting again does
+/// not help, replacing the member does.
+pub const EXIT_DATA: u8 = 3;
+
+impl From<String> for Ended {
+    fn from(line: String) -> Self {
+        Ended { line, exit_code: 1 }
+    }
+}
+
+impl From<&str> for Ended {
+    fn from(line: &str) -> Self {
+        Ended::from(line.to_owned())
+    }
+}
+
+impl From<boot::BootError> for Ended {
+    fn from(error: boot::BootError) -> Self {
+        let exit_code = if error.is_of_data() { EXIT_DATA } else { 1 };
+        Ended { line: error.to_string(), exit_code }
+    }
+}
+
+/// Serves until told to stop, or until the member can not go on.
+pub fn start(config: &Config) -> Result<(), Ended> {
     telemetry::install(&config.log_outputs, config.log_level, config.log_format)
         .map_err(|error| error.to_string())?;
     for warning in &config.warnings {
@@ -74,7 +107,7 @@ pub fn start(config: &Config) -> Result<(), String> {
         fanout = Some(started.clone());
         Ok(vec![Box::new(started)])
     }));
-    let Begun { node, data_dir: _locked, .. } = begun.map_err(|error| error.to_string())?;
+    let Begun { node, data_dir: _locked, .. } = begun?;
     let fanout = fanout.ok_or("the watch thread was not started")?;
     let handle = node.handle();
     let failure = house.spawn({
@@ -105,10 +138,10 @@ pub fn start(config: &Config) -> Result<(), String> {
     fanout.stop();
     node.stop();
     if failure.is_finished() {
-        return Err(house.block_on(failure).unwrap_or_else(|error| error.to_string()));
+        return Err(house.block_on(failure).unwrap_or_else(|error| error.to_string()).into());
     }
     match broken.get() {
-        Some(reason) => Err(reason.clone()),
-        None => served,
+        Some(reason) => Err(reason.clone().into()),
+        None => served.map_err(Ended::from),
     }
 }

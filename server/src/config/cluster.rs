@@ -84,6 +84,9 @@ fn parse(text: &str) -> Result<BTreeMap<String, Vec<Url>>, ConfigError> {
     }
     for urls in members.values_mut() {
         urls.sort_by_key(Url::to_string);
+        // A member named twice is the same member: pods made of one template name all others and
+        // themselves, and may be one of the others.
+        urls.dedup();
     }
     Ok(members)
 }

@@ -356,6 +356,11 @@ fn the_first_members_are_checked_as_in_etcd() {
             "m2=http://[::1]:2".to_owned()
         ])
     );
+    let twice = "--initial-cluster=a=http://b:1,a=http://b:1,c=http://c:1";
+    assert_eq!(
+        members(&["--name=a", twice, "--initial-advertise-peer-urls=http://b:1"]),
+        Ok(vec!["a=http://b:1".to_owned(), "c=http://c:1".to_owned()]),
+    );
     let table: &[(&[&str], &str)] = &[
         (
             &["--name=m3", good],

@@ -65,7 +65,7 @@ async fn a_member_without_its_log_does_not_found_a_new_cluster() {
     }
     let before = contents(&dir);
     let (code, said) = cluster.members[0].refuses().await;
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("no log at") && said.contains("--wal-dir"), "{said}");
     assert_eq!(contents(&dir), before);
 }
@@ -89,7 +89,7 @@ async fn a_log_cut_short_anywhere_is_refused_by_file_and_left_alone() {
             fs::write(&last, &whole[..len as usize]).expect("cut");
             let before = contents(&dir);
             let (code, said) = cluster.members[0].refuses().await;
-            assert_eq!(code, Some(1), "{len}: {said}");
+            assert_eq!(code, Some(3), "{len}: {said}");
             assert!(said.contains(&name) && said.contains("cut short"), "{len}: {said}");
             assert_eq!(contents(&dir), before, "{len}");
         }
@@ -112,7 +112,7 @@ async fn a_log_without_its_newest_segment_is_refused_and_left_alone() {
     fs::remove_file(segments(&dir).pop().expect("two segments")).expect("removed");
     let before = contents(&dir);
     let (code, said) = cluster.members[0].refuses().await;
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("cut short"), "{said}");
     assert_eq!(contents(&dir), before);
 }
@@ -176,7 +176,7 @@ async fn a_flipped_bit_in_the_log_is_named_and_left_alone() {
         fs::write(&last, bytes).expect("written");
         let before = contents(&dir);
         let (code, said) = cluster.members[0].refuses().await;
-        assert_eq!(code, Some(1), "{place}: {said}");
+        assert_eq!(code, Some(3), "{place}: {said}");
         assert!(said.contains("corrupt at offset"), "{place}: {said}");
         assert_eq!(contents(&dir), before, "{place}");
     }
@@ -187,12 +187,12 @@ async fn a_founder_whose_data_is_gone_does_not_come_back_under_its_old_id() {
     let mut cluster = stopped_with_data(3).await;
     fs::remove_dir_all(cluster.members[0].data_dir()).expect("removed");
     let (code, said) = cluster.members[0].refuses().await;
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("has already been bootstrapped"), "{said}");
     // Nor by saying that the cluster exists.
     cluster.members[0].joins_existing();
     let (code, said) = cluster.members[0].refuses().await;
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("has already been bootstrapped"), "{said}");
     cluster.accepts_writes().await;
 }
