@@ -23,8 +23,8 @@ fn stay_without(facts: &Facts<'_>, id: u64) -> bool {
         return false;
     };
     let enough = facts.healthy_voters_but(id) >= quorum(voters_left);
-    // Taking away one that does its part narrows the margin: then nobody else may be missing.
-    enough && (!facts.healthy(id) || facts.all_healthy_but(id))
+    // Taking away one that may do its part narrows the margin: then nobody else may be missing.
+    enough && (facts.down(id) || facts.all_healthy_but(id))
 }
 
 /// Whether a member was replaced only just now.
@@ -180,8 +180,8 @@ pub(crate) fn finish_learner(facts: &Facts<'_>, troubles: &mut Vec<Trouble>) -> 
         let step = Step::ApplyWorkload { replicas: ordinal + 1, beginning: facts.join() };
         return Work::steps(kind, "NewPod", Some(ordinal), vec![step]);
     }
-    let serves = facts.pod(ordinal).is_some_and(|pod| pod.ready) && facts.healthy(learner.id);
-    if learner.started && serves {
+    // Readiness can not be asked for: a learner never counts as ready, for it serves no reads.
+    if learner.started && facts.healthy(learner.id) {
         let step = Step::Promote { member_id: learner.id };
         return Work::steps(kind, "Promote", Some(ordinal), vec![step]);
     }
