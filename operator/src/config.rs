@@ -84,7 +84,11 @@ enum Command {
     /// Run until told to stop
     Run(Flags),
     /// Print the definition of the MetaStore resource as YAML
-    Crd,
+    Crd {
+        /// Print its reference for people instead, as Markdown
+        #[arg(long)]
+        reference: bool,
+    },
     /// Ask a URL once over plain HTTP; anything but 200 within 10 s is a failure
     Check {
         /// Such as http://metastore-operator:8080/readyz
@@ -140,17 +144,11 @@ where
         }
     };
     match cli.command {
-        Command::Crd => Ok(Start::Print(definition()?)),
+        Command::Crd { reference: false } => Ok(Start::Print(crate::crd::yaml())),
+        Command::Crd { reference: true } => Ok(Start::Print(crate::crd::reference())),
         Command::Check { url } => Ok(Start::Check(url)),
         Command::Run(flags) => resolve(&flags, env).map(|config| Start::Run(Box::new(config))),
     }
-}
-
-fn definition() -> Result<String, ConfigError> {
-    // JSON is YAML.
-    let text = serde_json::to_string_pretty(&crate::crd::definition())
-        .map_err(|error| ConfigError(format!("the definition cannot be printed: {error}")))?;
-    Ok(text + "\n")
 }
 
 /// clap's complaint without the usage that follows it, in one line.

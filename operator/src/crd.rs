@@ -5,6 +5,8 @@
 
 #![expect(unreachable_pub, reason = "the derive of schemas puts the types into modules of its own")]
 
+mod reference;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
@@ -18,6 +20,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use self::reference::reference;
 
 /// Group of the resource.
 pub const GROUP: &str = "metastore.io";
@@ -539,7 +543,7 @@ pub enum Monitor {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicySpec {
-    /// Make one: the peer port for members only, client and metrics ports as `clients` says.
+    /// Make one: the peer port for members only, the client port as clientLabels says, metrics for all.
     #[serde(default = "default_true")]
     pub enabled: bool,
     /// Pods, in the same namespace, that may use the client port, by label. Empty: every pod anywhere.

@@ -3,6 +3,7 @@
 //!
 //! * `Dockerfile`, from `images/manifest.toml`
 //! * `charts/metastore/generated/metastores.yaml`, from the operator's types
+//! * `docs/reference/metastore.md`, from the same
 //! * the table of values in the chart's README, from its `values.schema.json`
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde_json::Value;
 use crate::chores::{cargo, root};
 
 const CRD: &str = "charts/metastore/generated/metastores.yaml";
+const REFERENCE: &str = "docs/reference/metastore.md";
 const SCHEMA: &str = "charts/metastore/values.schema.json";
 const README: &str = "charts/metastore/README.md";
 const TABLE_BEGINS: &str = "<!-- values: written by cargo xtask gen from values.schema.json -->\n";
@@ -24,9 +26,13 @@ const TABLE_ENDS: &str = "<!-- values end -->\n";
 
 type Render = fn(&Path) -> Result<String>;
 
-/// In this order: the one that needs a build last.
-const FILES: [(&str, Render); 3] =
-    [(dockerfile::PATH, dockerfile), (README, readme), (CRD, definition)];
+/// In this order: those that need a build last.
+const FILES: [(&str, Render); 4] = [
+    (dockerfile::PATH, dockerfile),
+    (README, readme),
+    (CRD, |_| operator(&[])),
+    (REFERENCE, |_| operator(&["--reference"])),
+];
 
 /// Writes the files, or compares them.
 pub(crate) fn run(check: bool) -> Result<()> {
@@ -61,14 +67,15 @@ fn dockerfile(root: &Path) -> Result<String> {
     Ok(dockerfile::render(&Manifest::read(root)?, version, env!("CARGO_PKG_VERSION")))
 }
 
-/// The operator says it itself.
-fn definition(_root: &Path) -> Result<String> {
+/// What the operator says of its resource.
+fn operator(more: &[&str]) -> Result<String> {
     let arguments =
         ["run", "--quiet", "-p", "operator", "--bin", "metastore-operator", "--", "crd"];
+    let arguments = [&arguments, more].concat();
     let output = cargo(&arguments).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "metastore-operator crd: {}", output.status);
     let text = String::from_utf8(output.stdout)?;
-    ensure!(text.contains("CustomResourceDefinition"), "metastore-operator crd: no definition");
+    ensure!(text.contains("MetaStore"), "metastore-operator crd: no definition");
     Ok(text)
 }
 
