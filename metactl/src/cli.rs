@@ -44,17 +44,29 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-/// The names and variables are etcdctl's.
+/// The names and variables are etcdctl's. Ids of their own: `key` is what `get` reads.
 #[derive(Debug, Args)]
 struct TlsArgs {
     /// CA of the members' certificates, PEM; with it TLS is spoken
-    #[arg(long, global = true, env = "ETCDCTL_CACERT", value_name = "FILE")]
+    #[arg(
+        id = "tls-cacert",
+        long = "cacert",
+        global = true,
+        env = "ETCDCTL_CACERT",
+        value_name = "FILE"
+    )]
     cacert: Option<PathBuf>,
     /// Certificate to show, PEM
-    #[arg(long, global = true, env = "ETCDCTL_CERT", value_name = "FILE")]
+    #[arg(
+        id = "tls-cert",
+        long = "cert",
+        global = true,
+        env = "ETCDCTL_CERT",
+        value_name = "FILE"
+    )]
     cert: Option<PathBuf>,
     /// Its key, PEM
-    #[arg(long, global = true, env = "ETCDCTL_KEY", value_name = "FILE")]
+    #[arg(id = "tls-key", long = "key", global = true, env = "ETCDCTL_KEY", value_name = "FILE")]
     key: Option<PathBuf>,
     /// Name the members' certificates must carry, instead of the endpoint's host
     #[arg(long, global = true, env = "ETCDCTL_TLS_SERVER_NAME", value_name = "NAME")]
