@@ -163,10 +163,20 @@ impl<'a> Facts<'a> {
         Some(self.commit_index.saturating_sub(at))
     }
 
+    /// Whether the leader should have answered and did not: only it knows what is committed and who is
+    /// in touch.
+    pub(crate) fn blind(&self) -> bool {
+        let Some(leader) = self.leader else { return true };
+        self.ordinal(leader).is_some() && self.answer_of(leader).is_none()
+    }
+
     /// Whether a member does its part: in touch with the leader everybody agrees on, caught up, and not
     /// about to stop.
     pub(crate) fn healthy(&self, id: u64) -> bool {
         let Some(leader) = self.leader else { return false };
+        if self.blind() {
+            return false;
+        }
         // Of a leader elsewhere nothing can be asked; its followers say whom they follow.
         let asked = self.answer_of(leader).is_some();
         let in_touch =
@@ -178,6 +188,14 @@ impl<'a> Facts<'a> {
         let follows = self.answer_of(id).is_some_and(|answer| answer.leader_id == leader);
         let stays = self.pod(ordinal).is_some_and(|pod| pod.running && !pod.deleting);
         in_touch && caught_up && follows && stays
+    }
+
+    /// Whether a member surely does nothing for the others. One that only did not answer may be in the
+    /// best of health.
+    pub(crate) fn down(&self, id: u64) -> bool {
+        let stopped = |ordinal| self.pod(ordinal).is_none_or(|pod: &Pod| !pod.running);
+        self.ordinal(id).is_some_and(stopped)
+            || self.seen_by_leader(id).is_some_and(|peer| !peer.reachable)
     }
 
     /// Voters that are well, without one.

@@ -38,18 +38,14 @@ pub(crate) fn found(facts: &Facts<'_>, troubles: &mut Vec<Trouble>) -> Next {
     if hibernate {
         return sleep(facts, workload, beginning);
     }
-    if workload.replicas == 0 {
-        let founders = match beginning {
-            Beginning::Found { founders } => founders,
-            Beginning::Restore | Beginning::Join { .. } => 1,
-        };
+    let founders = match beginning {
+        Beginning::Found { founders } => founders,
+        Beginning::Restore | Beginning::Join { .. } => 1,
+    };
+    if workload.replicas < founders {
+        let kind = if workload.replicas == 0 { OperationKind::Wake } else { kind };
         let replicas = founders.max(claims_end(facts));
-        return Work::steps(
-            OperationKind::Wake,
-            "Starting",
-            None,
-            vec![apply(replicas, beginning)],
-        );
+        return Work::steps(kind, "Starting", None, vec![apply(replicas, beginning)]);
     }
     if workload.template_hash != facts.observed.wanted_hash {
         let steps = vec![apply(workload.replicas, beginning)];
@@ -115,6 +111,11 @@ pub(crate) fn sleep_or_wake(facts: &Facts<'_>, _: &mut Vec<Trouble>) -> Next {
         let Some(workload) = facts.workload() else {
             return Next::Rest(Some(Rest::Hibernated));
         };
+        // A claim that only its pod keeps would go with it: its member is replaced first.
+        let keeps = |n: &Ordinal| facts.claim_leaves(*n) && facts.pod(*n).is_some();
+        if workload.replicas > 0 && facts.known_ordinals().iter().any(keeps) {
+            return Next::Go;
+        }
         return sleep(facts, workload, facts.join());
     }
     let known = facts.known_ordinals();
@@ -124,9 +125,10 @@ pub(crate) fn sleep_or_wake(facts: &Facts<'_>, _: &mut Vec<Trouble>) -> Next {
         return Work::steps(OperationKind::Wake, "Starting", None, steps);
     };
     // With a table it is known who is to leave: they need no pods for that.
-    let needs_pod = |n: &&Ordinal| facts.observed.members.is_none() || **n < facts.wanted;
-    let end = match known.iter().filter(needs_pod).max() {
+    let table = facts.observed.members.is_some();
+    let end = match known.iter().filter(|n| !table || **n < facts.wanted).max() {
         Some(ordinal) => ordinal + 1,
+        None if table => 0,
         None => claims_end(facts),
     };
     if workload.replicas >= end || joins_now(facts, workload) {

@@ -54,9 +54,10 @@ pub(crate) fn renew_unwell(facts: &Facts<'_>, _: &mut Vec<Trouble>) -> Next {
         if !old(row.id) || facts.healthy(row.id) || facts.claim_leaves(ordinal) {
             continue;
         }
+        let down = facts.down(row.id);
         let others_well = facts
             .voters()
-            .all(|voter| voter.id == row.id || facts.healthy(voter.id) || old(voter.id));
+            .all(|voter| voter.id == row.id || facts.healthy(voter.id) || (down && old(voter.id)));
         if others_well && facts.healthy_voters_but(row.id) >= quorum(facts.voter_count()) {
             return delete(facts, "DeletePod", ordinal);
         }

@@ -56,7 +56,9 @@ pub(crate) fn status(facts: &Facts<'_>, decision: &Decision) -> MetaStoreStatus 
         operation,
         last_replacement: last_replacement(facts, decision, &old),
     };
-    if observed.members.is_some() {
+    if observed.members.is_some() && facts.blind() {
+        status.quorum = old.quorum.clone();
+    } else if observed.members.is_some() {
         let well = facts.voters().filter(|voter| facts.healthy(voter.id)).count();
         status.quorum = Some(format!("{well}/{}", quorum(facts.voter_count())));
     }
@@ -389,6 +391,15 @@ fn members_down(facts: &Facts<'_>, status: &MetaStoreStatus, troubles: &mut Vec<
     let kind = begun.map(|operation| operation.kind);
     if matches!(kind, Some(OperationKind::Bootstrap | OperationKind::Restore | OperationKind::Wake))
     {
+        return;
+    }
+    if facts.blind() {
+        let leader = facts.leader.and_then(|id| facts.row(id)).map(|row| name(facts, row));
+        let message = match leader {
+            Some(leader) => format!("{leader} leads, and does not answer"),
+            None => "nobody says who leads".to_owned(),
+        };
+        troubles.push(Trouble::new("LeaderSilent", message));
         return;
     }
     let concerned = begun.and_then(|operation| operation.member.clone());
