@@ -75,6 +75,7 @@ struct MemoryFigures {
     disk_bytes: u64,
     restart_s: f64,
     rss_anon_after_restart_bytes: u64,
+    rss_file_after_restart_bytes: u64,
 }
 
 /// Everything one system showed.
@@ -330,6 +331,7 @@ fn measure_memory(plan: &Plan, metactl: &Path, program: &Path) -> Result<MemoryF
         disk_bytes,
         restart_s,
         rss_anon_after_restart_bytes: restarted.anon_bytes,
+        rss_file_after_restart_bytes: restarted.file_bytes,
     })
 }
 
