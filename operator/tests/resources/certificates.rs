@@ -129,7 +129,7 @@ fn a_new_cluster_gets_two_authorities_and_four_certificates_once() {
     assert_eq!(order, wanted);
     let mut names = secret_names(&demo());
     names.sort();
-    let mut sorted = order.clone();
+    let mut sorted = order;
     sorted.sort();
     assert_eq!(names, sorted, "all of them are read before the next look");
     apply(&mut secrets, first.write);

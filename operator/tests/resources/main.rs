@@ -1,6 +1,9 @@
 //! What a MetaStore consists of, what its definition refuses, and how its certificates are kept: all of
 //! it pure, so all of it is tested from the outside, without a cluster.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![allow(clippy::needless_pass_by_value, reason = "a spec is written where it is used")]
+
 mod certificates;
 mod definition;
 mod goldens;
