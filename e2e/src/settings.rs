@@ -157,6 +157,8 @@ pub fn kubelet_file(cgroup: &str) -> String {
         "imageMaximumGCAge": "0s",
         "evictionHard": { "memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%", "imagefs.inodesFree": "0%" },
         "maxPods": 110,
+        // How soon a changed Secret is in its pods; a minute would be most of a scenario.
+        "syncFrequency": "5s",
         // The API server's load, not the kubelet's, is what would bound a scenario.
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,

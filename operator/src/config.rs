@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::certificates::SPREAD_S;
+
 /// Most namespaces that may be listed: each has watches of its own. More: watch all of them.
 pub const NAMESPACES_MAX: usize = 32;
 /// Name of the lease that the operator holds while it acts.
@@ -29,6 +31,8 @@ pub struct Config {
     pub default_image: String,
     /// DNS domain of the Kubernetes cluster.
     pub cluster_domain: String,
+    /// Seconds until a changed Secret has reached all pods.
+    pub certificate_spread_s: i64,
     /// How much is logged.
     pub log_level: LogLevel,
     /// How lines look.
@@ -114,6 +118,10 @@ struct Flags {
     /// DNS domain of the Kubernetes cluster [env: CLUSTER_DOMAIN] [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     cluster_domain: Option<String>,
+    /// Seconds until a changed Secret has reached all pods: what the kubelets' syncFrequency makes of it
+    /// [env: CERTIFICATE_SPREAD_SECONDS] [default: 180]
+    #[arg(long, value_name = "SECONDS")]
+    certificate_spread_seconds: Option<String>,
     /// How much is logged: debug, info, warn or error [env: LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -223,6 +231,20 @@ fn resolve(flags: &Flags, env: &BTreeMap<String, String>) -> Result<Config, Conf
         }
     };
 
+    let spread = pick(
+        flags.certificate_spread_seconds.as_ref(),
+        "--certificate-spread-seconds",
+        env,
+        "CERTIFICATE_SPREAD_SECONDS",
+    );
+    let certificate_spread_s = match spread {
+        None => SPREAD_S,
+        Some((name, value)) => value
+            .parse()
+            .ok()
+            .filter(|s| (1..=3600).contains(s))
+            .ok_or_else(|| bad(name, value, "not a number of seconds from 1 to 3600"))?,
+    };
     let log_level = match pick(flags.log_level.as_ref(), "--log-level", env, "LOG_LEVEL") {
         None => LogLevel::default(),
         Some((name, value)) => LogLevel::from_str(value, true)
@@ -252,6 +274,7 @@ fn resolve(flags: &Flags, env: &BTreeMap<String, String>) -> Result<Config, Conf
         pod_name,
         default_image,
         cluster_domain,
+        certificate_spread_s,
         log_level,
         log_format,
     })
@@ -316,6 +339,10 @@ mod tests {
             (&["--leader-election=maybe"], "--leader-election \"maybe\": neither true nor false"),
             (&["--cluster-domain=a..b"], "--cluster-domain \"a..b\": not a DNS domain"),
             (&["--default-image=a b"], "--default-image \"a b\": not an image"),
+            (
+                &["--certificate-spread-seconds=0"],
+                "--certificate-spread-seconds \"0\": not a number of seconds from 1 to 3600",
+            ),
             (&["--log-level=loud"], "--log-level \"loud\": none of debug, info, warn, error"),
             (&["--colour"], "unexpected argument '--colour' found (see --help)"),
         ] {

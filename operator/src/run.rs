@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::api::ApiDoor;
+use crate::certificates::Waits;
 use crate::clock;
 use crate::config::Config;
 use crate::controller::{Keeper, control};
@@ -152,7 +153,7 @@ async fn keep(
         default_image: config.default_image.clone(),
         cluster_domain: config.cluster_domain.clone(),
         operator_namespace: config.pod_namespace.clone(),
-        ..Settings::default()
+        certificate_waits: Waits { spread_s: config.certificate_spread_s },
     };
     let api = ApiDoor::new(client, Arc::clone(metrics), hold);
     let keeper = Arc::new(Keeper::new(

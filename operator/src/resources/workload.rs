@@ -261,6 +261,19 @@ fn server(object: &MetaStore, settings: &Settings, begin: Option<(&Beginning, i3
         })
     };
     let mut container = common(object, settings);
+    if client_secret(object).is_some()
+        && let Some(Value::Array(env)) = container.get_mut("env")
+    {
+        // For metactl by hand, in the pod: a member's certificate is good for a client, too.
+        for (name, value) in [
+            ("ETCDCTL_ENDPOINTS", format!("https://localhost:{CLIENT_PORT}")),
+            ("ETCDCTL_CACERT", format!("{CLIENT_TLS_PATH}/ca.crt")),
+            ("ETCDCTL_CERT", format!("{CLIENT_TLS_PATH}/tls.crt")),
+            ("ETCDCTL_KEY", format!("{CLIENT_TLS_PATH}/tls.key")),
+        ] {
+            env.push(json!({ "name": name, "value": value }));
+        }
+    }
     container.extend(map(json!({
         "name": CONTAINER,
         "command": ["/usr/local/bin/metastore"],
@@ -297,7 +310,7 @@ fn common(object: &MetaStore, settings: &Settings) -> Map<String, Value> {
                 "name": "POD_NAME",
                 "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } },
             },
-            // For `metastore pre-stop` and for metactl by hand.
+            // For `metastore pre-stop`, which finds the member by it.
             { "name": "ETCD_DATA_DIR", "value": DATA_DIR },
         ],
         "resources": resources,
