@@ -107,7 +107,9 @@ impl Confirmed {
         });
         let kept = replaced.min().unwrap_or(u64::MAX);
         let snapshot = boot.snapshot.as_ref().map_or(0, |meta| meta.index);
-        if snapshot < self.base && kept > 0 {
+        // Entries from before that snapshot may be in memory again, if they reach beyond it.
+        let last = boot.entries.last().map_or(snapshot, |entry| entry.index);
+        if last < self.base && kept > 0 {
             return Err(format!("had a snapshot at {}, and came back with {snapshot}", self.base));
         }
         let entries: BTreeMap<u64, u64> =
