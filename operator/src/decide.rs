@@ -119,14 +119,22 @@ const QUESTIONS: &[Question] = &[
     roll::roll,
 ];
 
+/// What to do, and what the user has to know.
 pub(crate) fn decide(facts: &Facts<'_>) -> Decision {
+    let mut decision = ask(facts);
+    if decision.rests != Some(Rest::Deleting) {
+        pods_in_trouble(facts, &mut decision);
+    }
+    decision
+}
+
+fn ask(facts: &Facts<'_>) -> Decision {
     let observed = facts.observed;
     let spec = &observed.object.spec;
     let mut decision = Decision { again_s: AGAIN_IDLE_S, ..Decision::default() };
     if observed.object.metadata.deletion_timestamp.is_some() {
         return Decision { rests: Some(Rest::Deleting), ..decision };
     }
-    pods_in_trouble(facts, &mut decision.troubles);
     if spec.paused {
         return Decision { rests: Some(Rest::Paused), doing: Doing::AsBefore, ..decision };
     }
@@ -198,9 +206,14 @@ pub(crate) fn stuck(pod: &Pod) -> Option<&str> {
     stuck.then_some(waiting)
 }
 
-fn pods_in_trouble(facts: &Facts<'_>, troubles: &mut Vec<Trouble>) {
+/// Pods that do not get on, but for the one that is just being helped.
+fn pods_in_trouble(facts: &Facts<'_>, decision: &mut Decision) {
+    let helped = match decision.doing {
+        Doing::Operation { member, .. } if !decision.steps.is_empty() => member,
+        _ => None,
+    };
     for (ordinal, pod) in &facts.observed.pods {
-        let Some(waiting) = stuck(pod) else { continue };
+        let Some(waiting) = stuck(pod).filter(|_| helped != Some(*ordinal)) else { continue };
         let exit = pod.last_exit.as_ref().map(|exit| {
             let words = exit.message.trim();
             let colon = if words.is_empty() { "" } else { ": " };
@@ -208,6 +221,6 @@ fn pods_in_trouble(facts: &Facts<'_>, troubles: &mut Vec<Trouble>) {
         });
         let message =
             format!("{}: {waiting}{}", facts.pod_name(*ordinal), exit.unwrap_or_default());
-        troubles.push(Trouble::new("PodStuck", message));
+        decision.troubles.push(Trouble::new("PodStuck", message));
     }
 }

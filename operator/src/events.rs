@@ -120,7 +120,7 @@ fn conditions(old: &MetaStoreStatus, new: &MetaStoreStatus, events: &mut Vec<Eve
     match (held(old, QUORUM_LOST), held(new, QUORUM_LOST)) {
         (None, Some((_, message))) => events.push(warning("QuorumLost", message)),
         (Some(_), None) => {
-            events.push(normal("QuorumRegained", "enough voters are back".to_owned()))
+            events.push(normal("QuorumRegained", "enough voters are back".to_owned()));
         }
         _ => {}
     }

@@ -62,7 +62,7 @@ pub(crate) fn replace_lost(facts: &Facts<'_>, troubles: &mut Vec<Trouble>) -> Ne
 
 /// A newcomer whose pod is still the one of its predecessor.
 fn awaits_new_claim(facts: &Facts<'_>, ordinal: Ordinal, row: &Member) -> bool {
-    !row.started && facts.claim_leaves(ordinal)
+    row.learner && !row.started && facts.claim_leaves(ordinal)
 }
 
 fn replace_given_up(
@@ -97,7 +97,8 @@ fn replace_claim(
     ordinal: Ordinal,
     row: &Member,
 ) -> Option<Next> {
-    if !row.started {
+    // Only of a learner that never started is it sure that its id has promised nothing yet.
+    if row.learner && !row.started {
         let pod = facts.pod(ordinal).filter(|pod| !pod.deleting)?;
         let step = Step::DeletePod { ordinal, uid: pod.uid.clone() };
         return Some(Work::steps(OperationKind::Replace, "NewPod", Some(ordinal), vec![step]));
