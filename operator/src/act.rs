@@ -5,12 +5,11 @@
 //! Nothing that somebody else made is touched: what was seen under a name of ours goes along as a
 //! precondition.
 
-use std::time::Instant;
-
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::ApiResource;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::api::{ApiDoor, ApiError};
 use crate::crd::{MetaStore, MetaStoreStatus};

@@ -32,3 +32,5 @@ mod roll;
 pub mod run;
 pub mod status;
 mod telemetry;
+#[cfg(test)]
+mod tests;

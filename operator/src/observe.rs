@@ -5,7 +5,6 @@
 //! again" depends on: children that were found in place, and what storage classes can do.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use futures::future::try_join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -14,6 +13,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::api::{ApiDoor, ApiError};
 use crate::certificates::{self, Secrets};

@@ -1,0 +1,133 @@
+//! Members in memory: who is in the table, who leads, and who answers, which is every pod that is asked
+//! and has a row.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::members::{Address, Change, Key, MemberError, Members, Row, Said, Security};
+use crate::observed::{Answer, Ordinal, Peer};
+
+/// All clusters. Clones are one.
+#[derive(Clone, Default)]
+pub(super) struct FakeMembers {
+    clusters: Rc<RefCell<BTreeMap<Key, Table>>>,
+    /// Members that found a cluster together.
+    pub(super) founders: usize,
+    /// Changes that were asked for, in order.
+    pub(super) changes: Rc<RefCell<Vec<Change>>>,
+}
+
+#[derive(Default)]
+struct Table {
+    rows: Vec<Row>,
+    next_id: u64,
+    leader: u64,
+}
+
+impl FakeMembers {
+    pub(super) fn of(founders: usize) -> Self {
+        FakeMembers { founders, ..FakeMembers::default() }
+    }
+
+    /// Voters and learners of a cluster.
+    pub(super) fn rows(&self, key: &Key) -> Vec<Row> {
+        self.clusters.borrow().get(key).map(|table| table.rows.clone()).unwrap_or_default()
+    }
+}
+
+fn ordinal_of(row: &Row) -> Ordinal {
+    let host = row.peer_urls[0].split("//").nth(1).unwrap().split('.').next().unwrap();
+    host.rsplit_once('-').unwrap().1.parse().unwrap()
+}
+
+impl Members for FakeMembers {
+    async fn ask(&self, cluster: &Key, _: &Security, addresses: &[Address]) -> Said {
+        let mut clusters = self.clusters.borrow_mut();
+        let table = clusters.entry(cluster.clone()).or_default();
+        if table.rows.is_empty() && addresses.len() >= self.founders {
+            for address in addresses {
+                table.next_id += 1;
+                table.rows.push(Row {
+                    id: table.next_id,
+                    name: String::new(),
+                    peer_urls: vec![format!("http://{}:2380", address.host)],
+                    learner: false,
+                    started: true,
+                });
+            }
+            table.leader = 1;
+        }
+        let up = |row: &&Row| addresses.iter().any(|a| a.ordinal == ordinal_of(row));
+        let voters = table.rows.iter().filter(|row| !row.learner);
+        let has_quorum = voters.clone().filter(up).count() > voters.clone().count() / 2;
+        let leader_is_up = voters.clone().filter(up).any(|row| row.id == table.leader);
+        if has_quorum && !leader_is_up {
+            table.leader = voters.clone().filter(up).map(|row| row.id).next().unwrap_or(0);
+        }
+        let leader = if has_quorum { table.leader } else { 0 };
+        for row in &mut table.rows {
+            let is_up = addresses.iter().any(|a| a.ordinal == ordinal_of(row));
+            row.started |= is_up;
+        }
+        let answers = table.rows.iter().filter(up).map(|row| {
+            let others = table.rows.iter().filter(|other| other.id != row.id);
+            let peers = others.map(|other| Peer {
+                member_id: other.id,
+                reachable: up(&other),
+                rtt_us: 500,
+                match_index: 100,
+            });
+            let answer = Answer {
+                member_id: row.id,
+                cluster_id: 7,
+                leader_id: leader,
+                term: 3,
+                commit_index: 100,
+                applied_index: 100,
+                version: "0.1.0".to_owned(),
+                heartbeat_interval_us: 100_000,
+                election_timeout_us: 1_000_000,
+                peers: peers.collect(),
+            };
+            (ordinal_of(row), answer)
+        });
+        let answers: BTreeMap<Ordinal, Answer> = answers.collect();
+        Said { table: (leader != 0).then(|| table.rows.clone()), answers }
+    }
+
+    async fn change(
+        &self,
+        cluster: &Key,
+        _: &Security,
+        _: &Address,
+        change: &Change,
+    ) -> Result<(), MemberError> {
+        self.changes.borrow_mut().push(change.clone());
+        let mut clusters = self.clusters.borrow_mut();
+        let table = clusters.entry(cluster.clone()).or_default();
+        match change {
+            Change::AddLearner { peer_url } => {
+                if table.rows.iter().all(|row| row.peer_urls[0] != *peer_url) {
+                    table.next_id += 1;
+                    table.rows.push(Row {
+                        id: table.next_id,
+                        peer_urls: vec![peer_url.clone()],
+                        learner: true,
+                        ..Row::default()
+                    });
+                }
+            }
+            Change::Promote(id) => {
+                for row in table.rows.iter_mut().filter(|row| row.id == *id) {
+                    row.learner = false;
+                }
+            }
+            Change::Remove(id) => table.rows.retain(|row| row.id != *id),
+            Change::MoveLeader(id) => table.leader = *id,
+        }
+        Ok(())
+    }
+
+    fn forget(&self, _: &Key) {}
+}
