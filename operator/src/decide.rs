@@ -112,6 +112,7 @@ const QUESTIONS: &[Question] = &[
     membership::replace_lost,
     roll::renew_unwell,
     membership::finish_learner,
+    membership::drop_podless,
     membership::finish_removal,
     membership::seat_pod,
     membership::scale_in,

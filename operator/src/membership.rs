@@ -284,6 +284,18 @@ pub(crate) fn scale_in(facts: &Facts<'_>, _: &mut Vec<Trouble>) -> Next {
     leave(facts, OperationKind::ScaleIn, ordinal, row)
 }
 
+/// Takes out a member that is not wanted and whose pod will not come back: the set was scaled by hand.
+/// While it is in the table nobody can be added.
+pub(crate) fn drop_podless(facts: &Facts<'_>, _: &mut Vec<Trouble>) -> Next {
+    let Some((&ordinal, row)) = facts.rows.last_key_value() else { return Next::Go };
+    let replicas = facts.workload().map_or(0, |workload| workload.replicas);
+    let unwanted = ordinal >= facts.wanted.max(replicas) && facts.pod(ordinal).is_none();
+    if unwanted && stay_without(facts, row.id) {
+        return remove(OperationKind::ScaleIn, ordinal, row.id);
+    }
+    Next::Go
+}
+
 /// Adds the next ordinal to the table.
 pub(crate) fn scale_out(facts: &Facts<'_>, troubles: &mut Vec<Trouble>) -> Next {
     let Some(workload) = facts.workload() else { return Next::Go };

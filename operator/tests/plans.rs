@@ -422,6 +422,11 @@ const CASES: &[(&str, &str, &str)] = &[
         "spec 3 · set 3 join 0,1,2 · 0 leader · 1 · 2 · claim 3",
         "nothing (Steady)",
     ),
+    (
+        "one that was scaled away by hand leaves before the gap is filled",
+        "spec 3 · set 3 join 0,2,3 · 0 leader · 1 norow · 2 · 3 gone",
+        "remove 3 (ScaleIn)",
+    ),
     // Lost data.
     (
         "who lost its data leaves the table first",
