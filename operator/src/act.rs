@@ -132,6 +132,9 @@ impl<M: Members> Hands<'_, M> {
                     if is_optional(&child.resource) && matches!(error.code(), Some(403 | 404)) =>
                 {
                     self.memory.learn_absent(kind, Instant::now());
+                    if !self.memory.of(self.key, |kept| kept.told_absent.insert(kind.clone())) {
+                        continue;
+                    }
                     let plural = &child.resource.plural;
                     told.push(Event {
                         warning: true,

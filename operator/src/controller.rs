@@ -5,6 +5,8 @@
 //! clusters are passed over at the same time, one cluster never.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -52,6 +54,8 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest wait after a failure.
 const BACKOFF_MOST: Duration = Duration::from_secs(60);
+/// Failures in a row that are only logged: most pass by themselves.
+const FAILURES_TOLD_FROM: u32 = 3;
 /// When a step no longer came out of the second look.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Waits from here on are spread, so that clusters are not all passed over at once.
@@ -204,6 +208,12 @@ impl<M: Members> Keeper<M> {
             }
             self.metrics.steps.with_label_values(&[name_of(step)]).inc();
         }
+        if let Err(error) = &acted
+            && self.memory.of(key, |kept| kept.failures) >= FAILURES_TOLD_FROM
+        {
+            let note = error.to_string();
+            told.push(Event { warning: true, reason: "StepFailed", note });
+        }
         self.tell(key, object, told).await;
         acted.map(|()| Passed::Again(again))
     }
@@ -247,8 +257,8 @@ impl<M: Members> Keeper<M> {
             let sent = KubeEvent {
                 type_: if event.warning { EventType::Warning } else { EventType::Normal },
                 reason: event.reason.to_owned(),
+                action: action_of(&event),
                 note: Some(shortened(event.note)),
-                action: "Reconcile".to_owned(),
                 secondary: None,
             };
             match tokio::time::timeout(NOTE, self.recorder.publish(&sent, &about)).await {
@@ -290,6 +300,14 @@ fn name(key: &Key) -> String {
     format!("{}/{}", key.0, key.1)
 }
 
+/// Tells events of one reason apart: the recorder counts those of one action as repetitions, and
+/// would keep the first one's note.
+fn action_of(event: &Event) -> String {
+    let mut hasher = DefaultHasher::new();
+    event.note.hash(&mut hasher);
+    format!("Reconcile/{:016x}", hasher.finish())
+}
+
 /// Cut at a character, with room for what is allowed.
 fn shortened(mut note: String) -> String {
     if note.len() > NOTE_BYTES_MAX {
@@ -308,7 +326,7 @@ type Trigger = BoxStream<'static, Result<ReconcileRequest<MetaStore>, watcher::E
 /// Keeps the clusters of one namespace, or of all, until told to stop; what is under way then ends
 /// with the step in hand.
 pub(crate) async fn control<M: Members + 'static>(
-    keeper: Arc<Keeper<M>>,
+    keeper: Rc<Keeper<M>>,
     namespace: Option<&str>,
     mut stop: watch::Receiver<bool>,
     watching: impl FnOnce(),
@@ -342,7 +360,7 @@ pub(crate) async fn control<M: Members + 'static>(
     queue.push(owned::<Secret>(&client, namespace, &children, tell));
     queue.push(pods(&client, namespace, &config));
 
-    let stopping = Arc::clone(&keeper);
+    let stopping = Rc::clone(&keeper);
     let stopped = async move {
         // An error: the sender is gone, which is a stop too.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -353,17 +371,19 @@ pub(crate) async fn control<M: Members + 'static>(
     let settings = ControllerConfig::default()
         .debounce(DEBOUNCE)
         .concurrency(u16::try_from(PASSES_MAX).unwrap_or(1));
+    let (passing, failing) = (Rc::clone(&keeper), Rc::clone(&keeper));
     let passes = applier(
-        |object: Arc<MetaStore>, keeper: Arc<Keeper<M>>| -> LocalBoxFuture<'static, _> {
+        move |object: Arc<MetaStore>, _| -> LocalBoxFuture<'static, _> {
+            let keeper = Rc::clone(&passing);
             async move { keeper.counted_pass(&key_of(&object)).await }.boxed_local()
         },
-        |object, error, keeper| {
+        move |object, error, _| {
             let key = key_of(&object);
-            let wait = keeper.wait_after_failure(&key);
+            let wait = failing.wait_after_failure(&key);
             warn!(cluster = %name(&key), %error, again_s = wait.as_secs(), "a pass failed");
             Action::requeue(wait)
         },
-        Arc::clone(&keeper),
+        Arc::new(()),
         reader.clone(),
         queue,
         settings,

@@ -102,6 +102,13 @@ pub(crate) struct MemberError {
     problem: String,
 }
 
+impl MemberError {
+    /// What was asked of the member there, and why it was not done.
+    pub(crate) fn new(what: &'static str, address: &Address, problem: &str) -> Self {
+        MemberError { what, socket: address.socket.clone(), problem: problem.to_owned() }
+    }
+}
+
 /// What the controller wants of members. Tests have members of their own.
 pub(crate) trait Members {
     /// Asks every pod, and one of them for the member table.
@@ -215,8 +222,8 @@ impl Members for Grpc {
             Change::Remove(_) => "remove",
             Change::MoveLeader(_) => "move the leader",
         };
-        let fails = |problem: String| MemberError { what, socket: address.socket.clone(), problem };
-        let client = connect(address, security).map_err(|error| fails(error.to_string()))?;
+        let fails = |problem: &str| MemberError::new(what, address, problem);
+        let client = connect(address, security).map_err(|error| fails(&error.to_string()))?;
         let answer = async {
             match change {
                 Change::AddLearner { peer_url } => {
@@ -230,8 +237,8 @@ impl Members for Grpc {
         match tokio::time::timeout(CHANGE, answer).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if is_done(change, &error) => Ok(()),
-            Ok(Err(error)) => Err(fails(error.to_string())),
-            Err(_) => Err(fails("no answer in 10 s".to_owned())),
+            Ok(Err(error)) => Err(fails(&error.to_string())),
+            Err(_) => Err(fails("no answer in 10 s")),
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Cluster {
     applied: BTreeMap<(String, String), (u64, u64)>,
     /// Events of the last pass: one that goes on is told once.
     pub(crate) told: BTreeSet<(String, String)>,
+    /// Kinds whose absence was told.
+    pub(crate) told_absent: BTreeSet<String>,
     /// Passes that failed in a row.
     pub(crate) failures: u32,
     /// Conditions that are true, for the figures.

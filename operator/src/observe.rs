@@ -497,3 +497,113 @@ fn voters_of(table: Option<&[Member]>, object: &MetaStore) -> i32 {
         };
     i32::try_from(count).unwrap_or(i32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(status: &Value) -> Pod {
+        let pod = json!({
+            "metadata": { "name": "demo-0", "uid": "u", "annotations": { "metastore.io/pod-hash": "h" } },
+            "status": status,
+        });
+        pod_of(&serde_json::from_value(pod).unwrap(), Some("c".to_owned()))
+    }
+
+    fn container(name: &str, state: &Value, last: &Value) -> Value {
+        json!({
+            "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 1,
+            "state": state, "lastState": last,
+        })
+    }
+
+    #[test]
+    fn a_pod_that_is_ready_says_since_when() {
+        let none = json!({});
+        let pod = seen(&json!({
+            "conditions": [
+                { "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:10Z" },
+            ],
+            "containerStatuses": [
+                container("sidecar", &none, &none),
+                container("metastore", &json!({ "running": {} }), &none),
+            ],
+        }));
+        assert!(pod.ready && pod.running && pod.waiting.is_none() && pod.last_exit.is_none());
+        assert_eq!(pod.ready_since_s, Some(1_767_225_610));
+        assert_eq!((&pod.hash[..], pod.claim_uid.as_deref()), ("h", Some("c")));
+    }
+
+    #[test]
+    fn lost_data_is_told_from_a_crash_by_the_servers_exit_code() {
+        let ended = json!({ "terminated": { "exitCode": 3, "message": "metastore: gone\n" } });
+        let waits = json!({ "waiting": { "reason": "CrashLoopBackOff" } });
+        let pod = seen(&json!({ "containerStatuses": [container("metastore", &waits, &ended)] }));
+        assert_eq!(pod.waiting.as_deref(), Some("CrashLoopBackOff"));
+        let exit = pod.last_exit.unwrap();
+        assert_eq!((exit.code, &exit.message[..]), (3, "metastore: gone"));
+        // Just ended, and not yet waiting.
+        let none = json!({});
+        let pod = seen(&json!({ "containerStatuses": [container("metastore", &ended, &none)] }));
+        assert_eq!(pod.last_exit.map(|exit| exit.code), Some(3));
+        assert_eq!(pod.waiting.as_deref(), Some("Terminated"));
+    }
+
+    #[test]
+    fn what_prepares_a_directory_never_says_that_data_is_lost() {
+        let ended = json!({ "terminated": { "exitCode": 3, "message": "no such file" } });
+        let waits = json!({ "waiting": { "reason": "CrashLoopBackOff" } });
+        let server = json!({ "waiting": { "reason": "PodInitializing" } });
+        let pod = seen(&json!({
+            "initContainerStatuses": [container("restore", &waits, &ended)],
+            "containerStatuses": [container("metastore", &server, &json!({}))],
+        }));
+        assert_eq!(pod.waiting.as_deref(), Some("CrashLoopBackOff"));
+        let exit = pod.last_exit.unwrap();
+        assert_eq!((exit.code, &exit.message[..]), (1, "no such file"));
+    }
+
+    #[test]
+    fn a_pod_without_a_node_says_so() {
+        let unscheduled =
+            json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable" });
+        let pod = seen(&json!({ "conditions": [unscheduled] }));
+        assert_eq!(pod.waiting.as_deref(), Some("Unschedulable"));
+        assert!(!pod.running && !pod.ready);
+    }
+
+    #[test]
+    fn a_claim_has_what_it_asked_for_and_what_it_got() {
+        let claim = json!({
+            "metadata": { "uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "resources": { "requests": { "storage": "8Gi" } } },
+            "status": { "capacity": { "storage": "4Gi" } },
+        });
+        let claim = claim_of(&serde_json::from_value(claim).unwrap());
+        assert_eq!((claim.requested_bytes, claim.capacity_bytes), (8 << 30, 4 << 30));
+        assert!(claim.deleting);
+    }
+
+    #[test]
+    fn members_are_reached_at_addresses_of_both_kinds() {
+        let object = MetaStore::new("demo", crate::crd::MetaStoreSpec::default());
+        let at = |ip| address_of(&object, &Settings::default(), 1, "u", ip).socket;
+        assert_eq!(at("10.0.0.1"), "10.0.0.1:2379");
+        assert_eq!(at("fd00::1"), "[fd00::1]:2379");
+    }
+
+    #[test]
+    fn only_pods_of_the_set_count() {
+        let pod = |owners: &Value| -> KubePod {
+            let metadata = json!({ "name": "demo-0", "ownerReferences": owners });
+            serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+        };
+        let owner = |kind: &str, name: &str| json!([{ "apiVersion": "v", "kind": kind, "name": name, "uid": "u", "controller": true }]);
+        assert!(is_of_set(&pod(&owner("StatefulSet", "demo")), "demo"));
+        assert!(is_of_set(&pod(&json!([])), "demo"), "its set will take it back");
+        assert!(!is_of_set(&pod(&owner("StatefulSet", "other")), "demo"));
+        assert!(!is_of_set(&pod(&owner("ReplicaSet", "demo")), "demo"));
+    }
+}

@@ -3,6 +3,7 @@
 //! One thread: the work is waiting. What can act begins only once the lease is held, and a lost lease
 //! ends the process, so that nothing goes on under it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,7 +157,7 @@ async fn keep(
         certificate_waits: Waits { spread_s: config.certificate_spread_s },
     };
     let api = ApiDoor::new(client, Arc::clone(metrics), hold);
-    let keeper = Arc::new(Keeper::new(
+    let keeper = Rc::new(Keeper::new(
         api,
         Grpc::default(),
         settings,
@@ -174,7 +175,7 @@ async fn keep(
     let work = join_all(
         scopes
             .into_iter()
-            .map(|namespace| control(Arc::clone(&keeper), namespace, stopped.clone(), watching)),
+            .map(|namespace| control(Rc::clone(&keeper), namespace, stopped.clone(), watching)),
     );
     let bounded = async {
         let late = async {

@@ -296,12 +296,8 @@ impl Inside {
             return Err((404, "404 page not found".to_owned()));
         }
         let is_lease = place.collection.ends_with("leases");
-        if asked.writes() && !is_lease {
-            match &mut self.writes_left {
-                Some(0) => return Err((500, "the fake server is silent".to_owned())),
-                Some(left) => *left -= 1,
-                None => {}
-            }
+        if asked.writes() && !is_lease && !self.may_write() {
+            return Err((500, "the fake server is silent".to_owned()));
         }
         let missing = || (404, format!("{place} not found"));
         let key = (place.namespace.clone(), place.name.clone());
@@ -363,6 +359,18 @@ impl Inside {
             self.run_controllers_of(&place.name);
         }
         answer
+    }
+
+    /// Whether one more write is carried out; it is counted.
+    pub(super) fn may_write(&mut self) -> bool {
+        match &mut self.writes_left {
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        }
     }
 
     fn at(&self, place: &Place, key: &(String, String)) -> Option<&Value> {
@@ -459,7 +467,7 @@ impl Inside {
         } else if let Some(fields) = wanted.as_object_mut() {
             fields.remove("status");
         }
-        let slot = (place.collection.clone(), key.0.clone(), key.1.clone(), manager.to_owned());
+        let slot = (place.collection.clone(), key.0, key.1, manager.to_owned());
         let before = self.applied.insert(slot, wanted.clone());
         let mut object = live.unwrap_or_else(
             || json!({ "metadata": { "namespace": place.namespace, "name": place.name } }),

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::fake_api::FakeApi;
 use crate::members::{Address, Change, Key, MemberError, Members, Row, Said, Security};
 use crate::observed::{Answer, Ordinal, Peer};
 
@@ -13,9 +14,11 @@ use crate::observed::{Answer, Ordinal, Peer};
 pub(super) struct FakeMembers {
     clusters: Rc<RefCell<BTreeMap<Key, Table>>>,
     /// Members that found a cluster together.
-    pub(super) founders: usize,
+    founders: usize,
     /// Changes that were asked for, in order.
     pub(super) changes: Rc<RefCell<Vec<Change>>>,
+    /// Its count of writes is for changes of members too.
+    api: Option<FakeApi>,
 }
 
 #[derive(Default)]
@@ -28,6 +31,11 @@ struct Table {
 impl FakeMembers {
     pub(super) fn of(founders: usize) -> Self {
         FakeMembers { founders, ..FakeMembers::default() }
+    }
+
+    /// The same, with changes among the writes that this API server counts down.
+    pub(super) fn killed_with(self, api: &FakeApi) -> Self {
+        FakeMembers { api: Some(api.clone()), ..self }
     }
 
     /// Voters and learners of a cluster.
@@ -100,9 +108,12 @@ impl Members for FakeMembers {
         &self,
         cluster: &Key,
         _: &Security,
-        _: &Address,
+        address: &Address,
         change: &Change,
     ) -> Result<(), MemberError> {
+        if self.api.as_ref().is_some_and(|api| !api.lock().may_write()) {
+            return Err(MemberError::new("change", address, "killed"));
+        }
         self.changes.borrow_mut().push(change.clone());
         let mut clusters = self.clusters.borrow_mut();
         let table = clusters.entry(cluster.clone()).or_default();

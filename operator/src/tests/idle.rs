@@ -2,7 +2,7 @@
 //! that what changes is noticed.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -24,10 +24,10 @@ const REQUESTS_PER_S_MAX: usize = 20;
 async fn a_hundred_clusters_come_up_without_a_storm_and_idle_without_a_write() {
     let (api, members) = (FakeApi::new(), FakeMembers::of(3));
     for number in 0..CLUSTERS {
-        let object = metastore(&format!("c{number}"), json!({ "replicas": 3 }));
+        let object = metastore(&format!("c{number}"), &json!({ "replicas": 3 }));
         api.put("metastore.io/metastores", object);
     }
-    let keeper = Arc::new(keeper(&api, &members, plan));
+    let keeper = Rc::new(keeper(&api, &members, plan));
     let (stop, stopped) = watch::channel(false);
     let control = control(keeper, Some("ns"), stopped, || {});
     let done = Cell::new(false);
@@ -66,7 +66,7 @@ async fn a_hundred_clusters_come_up_without_a_storm_and_idle_without_a_write() {
 
         // Nothing is asked about one that is gone.
         api.lock().remove("metastore.io/metastores", &("ns".to_owned(), "c7".to_owned()));
-        api.put("metastore.io/metastores", metastore("c100", json!({ "replicas": 3 })));
+        api.put("metastore.io/metastores", metastore("c100", &json!({ "replicas": 3 })));
         tokio::time::sleep(Duration::from_secs(60)).await;
         let before = looks(&api);
         tokio::time::sleep(Duration::from_secs(120)).await;

@@ -15,7 +15,7 @@ use crate::leader::Hold;
 use crate::members::Key;
 use crate::metrics::Metrics;
 use crate::observed::Observed;
-use crate::plan::{Plan, Step, plan};
+use crate::plan::{Event, Plan, Step, plan};
 use crate::resources::Settings;
 
 /// More passes than any operation here takes.
@@ -37,7 +37,7 @@ pub(super) fn keeper(
     Keeper::new(door, members.clone(), settings, "operator-1", metrics, health, plan)
 }
 
-pub(super) fn metastore(name: &str, spec: Value) -> Value {
+pub(super) fn metastore(name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "metastore.io/v1alpha1", "kind": "MetaStore",
         "metadata": { "namespace": "ns", "name": name },
@@ -45,7 +45,7 @@ pub(super) fn metastore(name: &str, spec: Value) -> Value {
     })
 }
 
-fn put(api: &FakeApi, spec: Value) {
+fn put(api: &FakeApi, spec: &Value) {
     let mut object = metastore("demo", spec);
     if let Some(live) = api.get("metastore.io/metastores", "ns/demo") {
         object["status"] = live["status"].clone();
@@ -70,7 +70,7 @@ async fn settle(api: &FakeApi, members: &FakeMembers, keeper: &Keeper<FakeMember
 }
 
 async fn three(api: &FakeApi, members: &FakeMembers) -> Keeper<FakeMembers> {
-    put(api, json!({ "replicas": 3 }));
+    put(api, &json!({ "replicas": 3 }));
     let keeper = keeper(api, members, plan);
     settle(api, members, &keeper).await;
     keeper
@@ -132,7 +132,7 @@ async fn what_somebody_else_made_is_never_touched() {
     });
     api.put("/services", others);
     let before = api.get("/services", "ns/demo");
-    put(&api, json!({ "replicas": 3 }));
+    put(&api, &json!({ "replicas": 3 }));
     let keeper = keeper(&api, &members, plan);
     settle(&api, &members, &keeper).await;
     assert_eq!(api.get("/services", "ns/demo"), before);
@@ -153,7 +153,7 @@ async fn a_foreign_set_of_pods_is_left_alone() {
         },
     });
     api.put("apps/statefulsets", others);
-    put(&api, json!({ "replicas": 3 }));
+    put(&api, &json!({ "replicas": 3 }));
     let keeper = keeper(&api, &members, plan);
     settle(&api, &members, &keeper).await;
     let touched = api.writes().into_iter().filter(|write| write.contains("statefulsets"));
@@ -214,7 +214,7 @@ async fn a_disruptive_step_that_the_second_look_does_not_call_for_is_not_taken()
 #[tokio::test]
 async fn a_lost_lease_lets_nothing_be_written() {
     let (api, members) = (FakeApi::new(), FakeMembers::of(3));
-    put(&api, json!({ "replicas": 3 }));
+    put(&api, &json!({ "replicas": 3 }));
     let elector = crate::leader::Elector::new(
         kube::Api::namespaced(api.client(), "operators"),
         "operator-1".to_owned(),
@@ -233,7 +233,7 @@ async fn a_lost_lease_lets_nothing_be_written() {
 async fn a_kind_that_is_not_installed_is_told_once_and_nothing_spins() {
     let (api, members) = (FakeApi::new(), FakeMembers::of(3));
     api.lock().absent = vec!["monitoring.coreos.com"];
-    put(&api, json!({ "replicas": 3, "monitoring": { "monitor": "ServiceMonitor" } }));
+    put(&api, &json!({ "replicas": 3, "monitoring": { "monitor": "ServiceMonitor" } }));
     let keeper = keeper(&api, &members, plan);
     settle(&api, &members, &keeper).await;
     assert_eq!(voters(&members), 3);
@@ -251,11 +251,11 @@ async fn a_kind_that_is_not_installed_is_told_once_and_nothing_spins() {
 #[tokio::test]
 async fn what_is_no_longer_wanted_goes_if_it_is_ours() {
     let (api, members) = (FakeApi::new(), FakeMembers::of(3));
-    put(&api, json!({ "replicas": 3, "monitoring": { "monitor": "PodMonitor" } }));
+    put(&api, &json!({ "replicas": 3, "monitoring": { "monitor": "PodMonitor" } }));
     let keeper = keeper(&api, &members, plan);
     settle(&api, &members, &keeper).await;
     assert!(api.get("monitoring.coreos.com/podmonitors", "ns/demo").is_some());
-    put(&api, json!({ "replicas": 3 }));
+    put(&api, &json!({ "replicas": 3 }));
     settle(&api, &members, &keeper).await;
     assert!(api.get("monitoring.coreos.com/podmonitors", "ns/demo").is_none());
     assert!(api.get("policy/poddisruptionbudgets", "ns/demo").is_some());
@@ -295,16 +295,55 @@ async fn a_field_that_somebody_changed_is_put_back_and_a_form_the_server_prefers
     assert_eq!(applied(&api) - before, 1, "tried once, and not again");
 }
 
+#[tokio::test]
+async fn certificates_are_issued_once_and_then_left_alone() {
+    let (api, members) = (FakeApi::new(), FakeMembers::of(3));
+    let self_signed = json!({ "mode": "SelfSigned" });
+    let tls =
+        json!({ "client": { "mode": "SelfSigned", "clientAuth": true }, "peer": self_signed });
+    put(&api, &json!({ "replicas": 3, "tls": tls }));
+    let keeper = keeper(&api, &members, plan);
+    settle(&api, &members, &keeper).await;
+    assert_eq!(voters(&members), 3);
+    let secrets = ["demo-client-ca", "demo-peer-ca", "demo-server-tls", "demo-peer-tls"];
+    for name in secrets.into_iter().chain(["demo-operator-tls", "demo-client-tls"]) {
+        assert!(api.get("/secrets", &format!("ns/{name}")).is_some(), "{name}");
+    }
+    let writes = api.writes();
+    self::keeper(&api, &members, plan).pass(&key()).await.unwrap();
+    assert_eq!(api.writes(), writes);
+}
+
+#[tokio::test]
+async fn two_events_of_one_reason_are_both_written() {
+    fn talks(observed: &Observed) -> Plan {
+        let event = |note: &str| Event { warning: false, reason: "Said", note: note.to_owned() };
+        let status = observed.object.status.clone().unwrap_or_default();
+        Plan { status, events: vec![event("one"), event("two")], ..Plan::default() }
+    }
+    let (api, members) = (FakeApi::new(), FakeMembers::of(3));
+    put(&api, &json!({ "replicas": 3 }));
+    let keeper = keeper(&api, &members, talks);
+    for _ in 0..3 {
+        keeper.pass(&key()).await.unwrap();
+    }
+    let log = api.log();
+    let events = log.iter().filter(|asked| asked.path.starts_with("events.k8s.io"));
+    let notes: Vec<&Value> = events.map(|asked| &asked.body["note"]).collect();
+    assert_eq!(notes, ["one", "two"], "each once, though every pass says them");
+}
+
 /// Scales through sizes and kills the operator after each number of writes in turn.
 #[tokio::test]
 async fn an_operator_that_is_killed_between_any_two_writes_goes_on_where_it_was() {
     let sizes = [3, 5, 1, 3];
     let mut kills = 0;
     for after in 1.. {
-        let (api, members) = (FakeApi::new(), FakeMembers::of(3));
+        let api = FakeApi::new();
+        let members = FakeMembers::of(3).killed_with(&api);
         let mut was_killed = false;
         for size in sizes {
-            put(&api, json!({ "replicas": size, "storage": { "onScaleIn": "Delete" } }));
+            put(&api, &json!({ "replicas": size, "storage": { "onScaleIn": "Delete" } }));
             let mut keeper = keeper(&api, &members, plan);
             api.lock().writes_left = Some(after);
             for _ in 0..PASSES_MAX {
