@@ -127,7 +127,12 @@ impl ApiDoor {
         name: &str,
     ) -> Result<Option<DynamicObject>, ApiError> {
         let call = || format!("get {} {namespace}/{name}", resource.kind);
-        bounded(call, self.dynamic(resource, namespace).get_opt(name)).await
+        match bounded(call, self.dynamic(resource, namespace).get(name)).await {
+            Ok(object) => Ok(Some(object)),
+            // For a kind that is not there the server has no status, only the code.
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// All objects with these labels, as they are now.
