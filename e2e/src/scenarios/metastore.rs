@@ -1,5 +1,6 @@
 //! The operator, installed as the README says, and MetaStores as users make them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -28,6 +29,9 @@ pub(super) const LEADER_LOST_BUDGET: Duration = Duration::from_secs(3);
 /// For the operator to start.
 const OPERATOR_LIMIT: Duration = Duration::from_secs(90);
 
+/// Whether this run has installed the operator.
+static OWN: AtomicBool = AtomicBool::new(false);
+
 /// Where the chart is.
 pub(super) fn chart(cluster: &Cluster) -> String {
     cluster.places.root.join("charts/metastore").display().to_string()
@@ -43,8 +47,13 @@ pub(super) fn install(cluster: &Cluster) -> Result<Duration> {
     let begun = Instant::now();
     let (kubectl, helm) = system(cluster);
     if helm.try_run(&["status", RELEASE])?.status.success() {
-        return Ok(begun.elapsed());
+        if OWN.load(Ordering::Relaxed) {
+            return Ok(begun.elapsed());
+        }
+        // Of an earlier run, perhaps with another image under the same name.
+        helm.run(&["uninstall", RELEASE, "--wait"])?;
     }
+    OWN.store(true, Ordering::Relaxed);
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {

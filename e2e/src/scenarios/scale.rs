@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use client::Config;
 use serde_json::json;
 
@@ -49,9 +49,11 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
     let count = written.verify(&config)?;
     let (failures, last) = written.failures();
     cluster.ok(&format!("all {count} acknowledged writes are there ({failures} failed: {last})"));
-    let claims = cluster.kubectl.json(&["pvc", "--selector", "metastore.io/cluster=demo"])?;
-    let claims = claims["items"].as_array().map_or(0, Vec::len);
-    ensure!(claims == 1, "{claims} claims are left of one member");
+    until("one claim", STEP_LIMIT, || {
+        let claims = cluster.kubectl.json(&["pvc", "--selector", "metastore.io/cluster=demo"])?;
+        let claims = claims["items"].as_array().map_or(0, Vec::len);
+        Ok(if claims == 1 { Seen::Done(()) } else { Seen::NotYet(claims.to_string()) })
+    })?;
     cluster.ok("claims of members that left are gone, as the policy says");
     Ok(())
 }
