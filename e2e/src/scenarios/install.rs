@@ -25,7 +25,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
     let took = install(cluster)?.as_secs_f64();
     cluster.ok(&format!("helm install brings the operator up, {took:.1} s"));
 
-    let store = Store::make(cluster, "demo", json!({ "storage": { "size": "1Gi" } }))?;
+    let store = Store::make(cluster, "demo", &json!({ "storage": { "size": "1Gi" } }))?;
     let took = store.settled(3, FOUND_BUDGET * 3)?;
     within_budget(
         &format!("{}: from apply to three ready members", cluster.name),

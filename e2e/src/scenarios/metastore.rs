@@ -127,7 +127,7 @@ fn unsettled(object: &Value, members: usize) -> Option<String> {
 
 impl<'a> Store<'a> {
     /// Makes it.
-    pub(super) fn make(cluster: &'a Cluster, name: &'static str, spec: Value) -> Result<Self> {
+    pub(super) fn make(cluster: &'a Cluster, name: &'static str, spec: &Value) -> Result<Self> {
         let object = json!({
             "apiVersion": "metastore.io/v1alpha1", "kind": "MetaStore",
             "metadata": { "name": name }, "spec": spec,

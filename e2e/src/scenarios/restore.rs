@@ -16,7 +16,7 @@ const SAVE_LIMIT: Duration = Duration::from_secs(90);
 pub(super) fn run(cluster: &Cluster) -> Result<()> {
     install(cluster)?;
     let spec = json!({ "replicas": 1, "storage": { "size": "1Gi", "onDelete": "Delete" } });
-    let first = Store::make(cluster, "first", spec)?;
+    let first = Store::make(cluster, "first", &spec)?;
     first.settled(1, STEP_LIMIT)?;
     let etcdctl = Etcdctl::start(cluster)?;
     let service = [first.service("http")];
@@ -32,7 +32,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
         "storage": { "size": "1Gi" },
         "restoreFrom": { "claimName": "backups", "path": "first/now.snap" },
     });
-    let second = Store::make(cluster, "second", spec)?;
+    let second = Store::make(cluster, "second", &spec)?;
     let took = second.settled(MEMBERS, STEP_LIMIT * 2)?.as_secs_f64();
     let service = [second.service("http")];
     let said = etcdctl.run(&service, &["get", "kept/", "--prefix", "--print-value-only"])?;

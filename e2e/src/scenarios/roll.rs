@@ -16,7 +16,7 @@ const MEMBERS: usize = 3;
 
 pub(super) fn run(cluster: &Cluster) -> Result<()> {
     install(cluster)?;
-    let store = Store::make(cluster, "demo", json!({ "storage": { "size": "1Gi" } }))?;
+    let store = Store::make(cluster, "demo", &json!({ "storage": { "size": "1Gi" } }))?;
     store.settled(MEMBERS, STEP_LIMIT)?;
     let endpoints = store.endpoints("http", MEMBERS);
     let config = Config::new(&endpoints);

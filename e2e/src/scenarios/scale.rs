@@ -18,7 +18,7 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 pub(super) fn run(cluster: &Cluster) -> Result<()> {
     install(cluster)?;
     let spec = json!({ "replicas": 1, "storage": { "size": "1Gi" } });
-    let store = Store::make(cluster, "demo", spec)?;
+    let store = Store::make(cluster, "demo", &spec)?;
     store.settled(1, START_LIMIT)?;
     // The first pod is a member all the time; the others are reached through it.
     let endpoints = store.endpoints("http", 1);

@@ -24,7 +24,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
         "peer": { "mode": "SelfSigned" },
     });
     let store =
-        Store::make(cluster, "secure", json!({ "storage": { "size": "1Gi" }, "tls": tls }))?;
+        Store::make(cluster, "secure", &json!({ "storage": { "size": "1Gi" }, "tls": tls }))?;
     let took = store.settled(MEMBERS, STEP_LIMIT)?.as_secs_f64();
     cluster.ok(&format!("three members with mutual TLS are ready after {took:.1} s"));
     let endpoints = store.endpoints("https", MEMBERS);

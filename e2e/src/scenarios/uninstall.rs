@@ -21,8 +21,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 pub(super) fn run(cluster: &Cluster) -> Result<()> {
     install(cluster)?;
     let one = |on_delete: &str| json!({ "replicas": 1, "storage": { "size": "1Gi", "onDelete": on_delete } });
-    let kept = Store::make(cluster, "kept", one("Retain"))?;
-    let gone = Store::make(cluster, "gone", one("Delete"))?;
+    let kept = Store::make(cluster, "kept", &one("Retain"))?;
+    let gone = Store::make(cluster, "gone", &one("Delete"))?;
     kept.settled(1, STEP_LIMIT)?;
     gone.settled(1, STEP_LIMIT)?;
 
@@ -55,7 +55,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
     cluster.ok("volumes stay or go as storage.onDelete says");
 
     install(cluster)?;
-    let kept = Store::make(cluster, "kept", one("Delete"))?;
+    let kept = Store::make(cluster, "kept", &one("Delete"))?;
     kept.settled(1, STEP_LIMIT)?;
     cluster.ok("a MetaStore of the same name finds the data it kept");
     kept.delete()?;
