@@ -17,6 +17,9 @@ use crate::plan::Step;
 /// makes all of them give up, a person has the time to look.
 pub(crate) const REPLACEMENT_EVERY_S: i64 = 30 * 60;
 
+/// Phase in which a row leaves the table.
+const REMOVE_MEMBER: &str = "RemoveMember";
+
 /// Whether those who stay agree without this voter, which is only looked at as one that leaves.
 fn stay_without(facts: &Facts<'_>, id: u64) -> bool {
     let Some(voters_left) = facts.voter_count().checked_sub(1).filter(|left| *left > 0) else {
@@ -60,6 +63,16 @@ pub(crate) fn replace_lost(facts: &Facts<'_>, troubles: &mut Vec<Trouble>) -> Ne
     Next::Go
 }
 
+/// Whether the last replacement is this member's: it was reported, and the member is still there.
+fn is_begun(facts: &Facts<'_>, id: u64) -> bool {
+    let begun = facts.status().and_then(|status| status.operation.as_ref());
+    begun.is_some_and(|begun| {
+        begun.kind == OperationKind::Replace
+            && begun.phase == REMOVE_MEMBER
+            && begun.member_id == Some(format!("{id:x}"))
+    })
+}
+
 /// A newcomer whose pod is still the one of its predecessor.
 fn awaits_new_claim(facts: &Facts<'_>, ordinal: Ordinal, row: &Member) -> bool {
     row.learner && !row.started && facts.claim_leaves(ordinal)
@@ -73,7 +86,7 @@ fn replace_given_up(
 ) -> Option<Next> {
     let pod = facts.pod_name(ordinal);
     let by_user = facts.claim_exchanged(ordinal, row.id) || facts.claim_leaves(ordinal);
-    if !by_user && replacement_waits(facts) {
+    if !by_user && !is_begun(facts, row.id) && replacement_waits(facts) {
         let message = format!(
             "{pod} can not use its data; a member was replaced already, the next is at the earliest \
              {REPLACEMENT_EVERY_S} s after it"
@@ -134,7 +147,7 @@ fn leave(facts: &Facts<'_>, kind: OperationKind, ordinal: Ordinal, row: &Member)
 }
 
 fn remove(kind: OperationKind, ordinal: Ordinal, member_id: u64) -> Next {
-    Work::steps(kind, "RemoveMember", Some(ordinal), vec![Step::RemoveMember { member_id }])
+    Work::steps(kind, REMOVE_MEMBER, Some(ordinal), vec![Step::RemoveMember { member_id }])
 }
 
 /// Who is to lead next: of those that are well and fit, one that stays, and of these the one that is

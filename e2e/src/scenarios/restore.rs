@@ -30,7 +30,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
 
     let spec = json!({
         "storage": { "size": "1Gi" },
-        "restoreFrom": { "claimName": "backups", "path": "first/now.snap" },
+        "restoreFrom": { "claimName": "backups", "path": "first.snap" },
     });
     let second = Store::make(cluster, "second", &spec)?;
     let took = second.settled(MEMBERS, STEP_LIMIT * 2)?.as_secs_f64();
@@ -69,7 +69,7 @@ fn save(cluster: &Cluster, store: &Store<'_>) -> Result<()> {
                 "name": "saver", "image": SERVER_IMAGE, "imagePullPolicy": "IfNotPresent",
                 "securityContext": container,
                 "command": ["/usr/local/bin/metactl", "--endpoints", endpoint, "snapshot", "save",
-                            "/backups/first/now.snap"],
+                            "/backups/first.snap"],
                 "volumeMounts": [{ "name": "backups", "mountPath": "/backups" }],
             }],
             "volumes": [{ "name": "backups", "persistentVolumeClaim": { "claimName": "backups" } }],

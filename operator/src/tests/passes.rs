@@ -333,6 +333,35 @@ async fn two_events_of_one_reason_are_both_written() {
     assert_eq!(notes, ["one", "two"], "each once, though every pass says them");
 }
 
+#[tokio::test]
+async fn a_member_whose_server_gave_its_data_up_is_replaced_once_within_the_budget() {
+    let gives_up = |api: &FakeApi, name: &str| {
+        let mut pod = api.get("/pods", &format!("ns/{name}")).unwrap();
+        let container = &mut pod["status"]["containerStatuses"][0];
+        container["state"] = json!({ "waiting": { "reason": "CrashLoopBackOff" } });
+        container["lastState"] = json!({ "terminated": { "exitCode": 3 } });
+        pod["status"]["conditions"][0]["status"] = json!("False");
+        api.put("/pods", pod);
+    };
+    let (api, members) = (FakeApi::new(), FakeMembers::of(3));
+    let keeper = three(&api, &members).await;
+    let before = members.rows(&key());
+    gives_up(&api, "demo-1");
+    settle(&api, &members, &keeper).await;
+    let after = members.rows(&key());
+    assert_eq!(voters(&members), 3, "{after:#?}");
+    let ids = |rows: &[crate::members::Row]| rows.iter().map(|row| row.id).collect::<Vec<_>>();
+    assert_eq!(ids(&before), [1, 2, 3]);
+    assert_eq!(ids(&after), [1, 3, 4], "the one that gave up has a successor");
+
+    // The next has to wait, whoever it is.
+    gives_up(&api, "demo-2");
+    settle(&api, &members, &keeper).await;
+    assert_eq!(ids(&members.rows(&key())), [1, 3, 4]);
+    let status = &api.get("metastore.io/metastores", "ns/demo").unwrap()["status"];
+    assert_eq!(status["reason"], "DataLost", "{status:#}");
+}
+
 /// Scales through sizes and kills the operator after each number of writes in turn.
 #[tokio::test]
 async fn an_operator_that_is_killed_between_any_two_writes_goes_on_where_it_was() {

@@ -92,6 +92,13 @@ impl World {
     pub(crate) fn pass(&mut self, planner: Planner) -> Plan {
         let observed = self.observe();
         let planned = planner(&observed);
+        // The report comes first, as in the operator: a second look sees it.
+        if self.stormy && self.dice.percent(15) {
+            self.note("the status is not written");
+            return planned;
+        }
+        self.recorded |= planned.status.cluster_id.is_some();
+        self.object.status = Some(planned.status.clone());
         for step in &planned.steps {
             if self.stormy && self.dice.percent(5) {
                 self.note("the operator is killed");
@@ -114,12 +121,6 @@ impl World {
             }
             self.note(format!("{step:?}"));
             self.check_laws();
-        }
-        if self.stormy && self.dice.percent(15) {
-            self.note("the status is not written");
-        } else {
-            self.recorded |= planned.status.cluster_id.is_some();
-            self.object.status = Some(planned.status.clone());
         }
         planned
     }
