@@ -163,6 +163,13 @@ pub fn identity(object: &MetaStore, secrets: &Secrets) -> Option<Identity> {
     Some(Identity { ca_pem: entry(secret, "ca.crt")?.to_vec(), pair_pem })
 }
 
+/// The same out of the Secret that a member shows: its certificate is good for a client, too.
+pub(crate) fn identity_of(secret: &Secret) -> Option<Identity> {
+    let pair = entry(secret, "tls.crt").zip(entry(secret, "tls.key"));
+    let pair_pem = pair.map(|(certificate, key)| (certificate.to_vec(), key.to_vec()));
+    Some(Identity { ca_pem: entry(secret, "ca.crt")?.to_vec(), pair_pem })
+}
+
 /// What has to be written now.
 pub fn next(
     object: &MetaStore,

@@ -39,10 +39,12 @@ pub(crate) struct Address {
     pub(crate) socket: String,
     /// The pod's name in DNS, which its certificate carries.
     pub(crate) host: String,
+    /// How it is spoken to, if otherwise than those that are made now.
+    pub(crate) security: Option<Security>,
 }
 
 /// How clients speak to a cluster.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Security {
     /// Without encryption.
     #[default]
@@ -269,6 +271,7 @@ fn best_first(answers: &BTreeMap<Ordinal, Answer>) -> Vec<Ordinal> {
 }
 
 fn connect(address: &Address, security: &Security) -> client::Result<Client> {
+    let security = address.security.as_ref().unwrap_or(security);
     let scheme = if matches!(security, Security::Plain) { "http" } else { "https" };
     let mut config = Config::new([format!("{scheme}://{}", address.socket)])
         .connect_timeout(ASK)
@@ -289,7 +292,7 @@ fn connect(address: &Address, security: &Security) -> client::Result<Client> {
 fn fingerprint(address: &Address, security: &Security) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&address.socket, &address.host).hash(&mut hasher);
-    match security {
+    match address.security.as_ref().unwrap_or(security) {
         Security::Plain => 0.hash(&mut hasher),
         Security::NotYet => 1.hash(&mut hasher),
         Security::Tls(identity) => (2, &identity.ca_pem, &identity.pair_pem).hash(&mut hasher),
@@ -341,6 +344,7 @@ mod tests {
             pod_uid: uid.to_owned(),
             socket: socket.to_owned(),
             host: "demo-0.demo-peers.ns.svc.cluster.local".to_owned(),
+            security: None,
         }
     }
 
@@ -384,7 +388,10 @@ mod tests {
         let one = fingerprint(&address, &identity("one"));
         assert_eq!(one, fingerprint(&address, &identity("one")));
         assert_ne!(one, fingerprint(&address, &identity("two")));
-        assert_ne!(one, fingerprint(&address, &Security::Plain));
+        let plain = fingerprint(&address, &Security::Plain);
+        assert_ne!(one, plain);
+        let older = Address { security: Some(Security::Plain), ..address };
+        assert_eq!(fingerprint(&older, &identity("one")), plain, "made before there was TLS");
     }
 
     #[test]

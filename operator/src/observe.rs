@@ -114,16 +114,19 @@ pub(crate) async fn observe<M: Members>(
         let seen = pod_of(pod, claim);
         let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
         if let Some(ip) = ip.filter(|_| seen.running) {
-            addresses.push(address_of(&object, settings, ordinal, &seen.uid, ip));
+            let security = security_of_older(api, namespace, &object, pod).await?;
+            let address = address_of(&object, settings, ordinal, &seen.uid, ip);
+            addresses.push(Address { security, ..address });
         }
         seen_pods.insert(ordinal, seen);
     }
 
     let security = security_of(&object, &secrets);
-    let said = if matches!(security, Security::NotYet) {
-        crate::members::Said::default()
-    } else {
-        members.ask(key, &security, &addresses).await
+    let said = {
+        let can_be_asked =
+            |of: &&Address| *of.security.as_ref().unwrap_or(&security) != Security::NotYet;
+        let asked: Vec<_> = addresses.iter().filter(can_be_asked).cloned().collect();
+        members.ask(key, &security, &asked).await
     };
     let table = said
         .table
@@ -466,6 +469,7 @@ fn address_of(
         pod_uid: uid.to_owned(),
         socket: if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") },
         host: resources::pod_host(object, settings, ordinal),
+        security: None,
     }
 }
 
@@ -474,6 +478,39 @@ fn security_of(object: &MetaStore, secrets: &Secrets) -> Security {
         return Security::Plain;
     }
     certificates::identity(object, secrets).map_or(Security::NotYet, Security::Tls)
+}
+
+/// How to speak to a pod that was made before `spec.tls.client` was changed: until it is renewed it
+/// shows what it was made with, and only if it can be asked is it renewed. None: as to all others.
+async fn security_of_older(
+    api: &ApiDoor,
+    namespace: &str,
+    object: &MetaStore,
+    pod: &KubePod,
+) -> Result<Option<Security>, ApiError> {
+    match shown_otherwise(object, pod) {
+        None => Ok(None),
+        Some(None) => Ok(Some(Security::Plain)),
+        Some(Some(name)) => {
+            let secret = api.get::<Secret>(namespace, &name).await?;
+            let identity = secret.as_ref().and_then(certificates::identity_of);
+            Ok(Some(identity.map_or(Security::NotYet, Security::Tls)))
+        }
+    }
+}
+
+/// The Secret, if any, that a pod shows to clients, where pods that are made now do otherwise.
+fn shown_otherwise(object: &MetaStore, pod: &KubePod) -> Option<Option<String>> {
+    let spec = pod.spec.as_ref()?;
+    let server = spec.containers.iter().find(|container| container.name == resources::CONTAINER)?;
+    let mut volumes = spec.volumes.iter().flatten();
+    let shown = volumes
+        .find(|volume| volume.name == resources::CLIENT_TLS_VOLUME)
+        .and_then(|volume| volume.secret.as_ref()?.secret_name.clone());
+    let demands = server.args.iter().flatten().any(|arg| arg == resources::CLIENT_AUTH_ARGUMENT);
+    let as_now = shown == resources::client_secret(object)
+        && (!demands || object.spec.tls.client.client_auth);
+    (!as_now).then_some(shown)
 }
 
 fn member_of(object: &MetaStore, row: Row) -> Member {
@@ -592,6 +629,35 @@ mod tests {
         let at = |ip| address_of(&object, &Settings::default(), 1, "u", ip).socket;
         assert_eq!(at("10.0.0.1"), "10.0.0.1:2379");
         assert_eq!(at("fd00::1"), "[fd00::1]:2379");
+    }
+
+    #[test]
+    fn a_pod_is_spoken_to_as_it_was_made_until_it_is_renewed() {
+        let object = |client: &Value| {
+            let spec = json!({ "replicas": 3, "tls": { "client": client } });
+            MetaStore::new("demo", serde_json::from_value(spec).unwrap())
+        };
+        let made_as = |object: &MetaStore| -> KubePod {
+            let begin = crate::observed::Beginning::Found { founders: 3 };
+            let set = resources::workload(object, &Settings::default(), 3, &begin, None);
+            let template = set.spec.unwrap().template;
+            KubePod { spec: template.spec, ..KubePod::default() }
+        };
+        let plain = object(&json!({}));
+        let signed = object(&json!({ "mode": "SelfSigned" }));
+        let own = |auth| {
+            let mode = json!({ "mode": "Secret", "secretName": "own", "clientAuth": auth });
+            object(&mode)
+        };
+        for same in [&plain, &signed, &own(false), &own(true)] {
+            assert_eq!(shown_otherwise(same, &made_as(same)), None);
+        }
+        assert_eq!(shown_otherwise(&signed, &made_as(&plain)), Some(None));
+        let of_old = |name: &str| Some(Some(name.to_owned()));
+        assert_eq!(shown_otherwise(&plain, &made_as(&signed)), of_old("demo-server-tls"));
+        assert_eq!(shown_otherwise(&own(false), &made_as(&signed)), of_old("demo-server-tls"));
+        assert_eq!(shown_otherwise(&own(false), &made_as(&own(true))), of_old("own"));
+        assert_eq!(shown_otherwise(&own(true), &made_as(&own(false))), None);
     }
 
     #[test]

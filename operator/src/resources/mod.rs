@@ -43,6 +43,10 @@ pub const BEGINNING_ANNOTATION: &str = "metastore.io/beginning";
 pub const APPLIED_ANNOTATION: &str = "metastore.io/applied";
 /// The server's container.
 pub const CONTAINER: &str = "metastore";
+/// Volume with the Secret that a member shows to clients.
+pub(crate) const CLIENT_TLS_VOLUME: &str = "client-tls";
+/// Argument of a member that demands certificates of clients.
+pub(crate) const CLIENT_AUTH_ARGUMENT: &str = "--client-cert-auth=true";
 /// Port of clients.
 pub const CLIENT_PORT: i32 = 2379;
 /// Port of members among themselves.

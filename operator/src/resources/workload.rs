@@ -11,9 +11,9 @@ use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
 use super::{
-    BEGINNING_ANNOTATION, CLIENT_PORT, CONTAINER, HASH_ANNOTATION, METRICS_PORT, PEER_PORT,
-    Settings, client_secret, hash, image, labels, map, mark_applied, metadata, name, peer_domain,
-    peer_secret, peer_service, peer_url, pod_name, scheme, selector_labels, uid,
+    BEGINNING_ANNOTATION, CLIENT_PORT, CLIENT_TLS_VOLUME, CONTAINER, HASH_ANNOTATION, METRICS_PORT,
+    PEER_PORT, Settings, client_secret, hash, image, labels, map, mark_applied, metadata, name,
+    peer_domain, peer_secret, peer_service, peer_url, pod_name, scheme, selector_labels, uid,
 };
 use crate::crd::{MetaStore, Retention, TlsMode};
 use crate::observed::{Beginning, Ordinal};
@@ -232,7 +232,7 @@ fn volumes(object: &MetaStore, restores: bool) -> Vec<Value> {
     // Whole Secrets, never single files of them: only those follow when the Secret changes.
     let secret = |name: &str, secret: String| json!({ "name": name, "secret": { "secretName": secret, "defaultMode": 0o440 } });
     let mut volumes = Vec::new();
-    volumes.extend(client_secret(object).map(|name| secret("client-tls", name)));
+    volumes.extend(client_secret(object).map(|name| secret(CLIENT_TLS_VOLUME, name)));
     volumes.extend(peer_secret(object).map(|name| secret("peer-tls", name)));
     if let Some(from) = object.spec.restore_from.as_ref().filter(|_| restores) {
         volumes.push(json!({
@@ -246,8 +246,9 @@ fn volumes(object: &MetaStore, restores: bool) -> Vec<Value> {
 fn server(object: &MetaStore, settings: &Settings, begin: Option<(&Beginning, i32)>) -> Value {
     let mut mounts = vec![json!({ "name": CLAIM_TEMPLATE, "mountPath": VOLUME_PATH })];
     if client_secret(object).is_some() {
-        mounts
-            .push(json!({ "name": "client-tls", "mountPath": CLIENT_TLS_PATH, "readOnly": true }));
+        mounts.push(
+            json!({ "name": CLIENT_TLS_VOLUME, "mountPath": CLIENT_TLS_PATH, "readOnly": true }),
+        );
     }
     if peer_secret(object).is_some() {
         mounts.push(json!({ "name": "peer-tls", "mountPath": PEER_TLS_PATH, "readOnly": true }));
