@@ -7,6 +7,7 @@
 
 mod faults;
 mod install;
+mod many;
 mod metastore;
 mod node;
 mod pods;
@@ -47,7 +48,7 @@ struct Scenario {
     run: fn(&Cluster) -> Result<()>,
 }
 
-const ALL: [Scenario; 8] = [
+const ALL: [Scenario; 9] = [
     Scenario {
         name: "node",
         shows: "the node itself: three members from plain manifests, storage, names, services, pod security",
@@ -82,6 +83,11 @@ const ALL: [Scenario; 8] = [
         name: "restore",
         shows: "a new cluster from a snapshot file on a volume",
         run: restore::run,
+    },
+    Scenario {
+        name: "many",
+        shows: "ten MetaStores at rest: memory, CPU and writes of the operator",
+        run: many::run,
     },
     Scenario {
         name: "uninstall",
