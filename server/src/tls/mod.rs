@@ -7,7 +7,7 @@
 //! place, and both look alike this way. What can not be used (half-written, expired, a key of another
 //! certificate) is logged once, counted, and the last good configuration stays in use.
 //!
-//! A handshake has a deadline, and handshakes have their number ([`crate::strangers`]), so that who
+//! A handshake has a deadline, and handshakes have their number (`strangers`), so that who
 //! connects and says nothing costs little, and nobody else anything.
 
 mod load;
