@@ -24,9 +24,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
       arm64) triple=aarch64-unknown-linux-gnu ;; \
       *) echo "${TARGETARCH}: no such architecture here" >&2; exit 1 ;; \
     esac; \
-    cargo build --locked --release --target "$triple" -p metactl -p operator -p server; \
+    cargo build --locked --profile dist --target "$triple" -p metactl -p operator -p server; \
     mkdir /out; \
-    for program in metactl metastore metastore-operator; do cp "target/$triple/release/$program" /out/; done
+    for program in metactl metastore metastore-operator; do cp "target/$triple/dist/$program" /out/; done
 RUN set -eu; umask 022; \
     install -D -m 0644 -o 0 -g 0 images/etc/passwd /rootfs/operator/etc/passwd; \
     install -D -m 0644 -o 0 -g 0 images/etc/group /rootfs/operator/etc/group; \

@@ -70,7 +70,7 @@ fn write(
     text.push_str("    esac; \\\n");
     writeln!(
         text,
-        "    cargo build --locked --release --target \"$triple\" {}; \\",
+        "    cargo build --locked --profile dist --target \"$triple\" {}; \\",
         packages.join(" ")
     )?;
     let mut binaries: Vec<_> = manifest
@@ -84,7 +84,7 @@ fn write(
     text.push_str("    mkdir /out; \\\n");
     writeln!(
         text,
-        "    for program in {}; do cp \"target/$triple/release/$program\" /out/; done",
+        "    for program in {}; do cp \"target/$triple/dist/$program\" /out/; done",
         binaries.join(" ")
     )?;
     for (name, target) in &manifest.targets {

@@ -168,8 +168,7 @@ impl ApiDoor {
         object: &Value,
     ) -> Result<DynamicObject, ApiError> {
         let call = || format!("apply {} {namespace}/{name}", resource.kind);
-        self.may_write(call)?;
-        self.count(&resource.kind, "apply");
+        self.begin_write(&resource.kind, "apply", call)?;
         let params = PatchParams::apply(manager).force();
         let api = self.dynamic(resource, namespace);
         bounded(call, api.patch(name, &params, &Patch::Apply(object))).await
@@ -185,8 +184,7 @@ impl ApiDoor {
         object: &Value,
     ) -> Result<(), ApiError> {
         let call = || format!("apply status of {} {namespace}/{name}", resource.kind);
-        self.may_write(call)?;
-        self.count(&resource.kind, "status");
+        self.begin_write(&resource.kind, "status", call)?;
         let params = PatchParams::apply(manager).force();
         let api = self.dynamic(resource, namespace);
         bounded(call, api.patch_status(name, &params, &Patch::Apply(object))).await.map(drop)
@@ -201,8 +199,7 @@ impl ApiDoor {
         patch: &Value,
     ) -> Result<(), ApiError> {
         let call = || format!("patch {} {namespace}/{name}", resource.kind);
-        self.may_write(call)?;
-        self.count(&resource.kind, "patch");
+        self.begin_write(&resource.kind, "patch", call)?;
         let params = PatchParams {
             field_manager: Some(crate::resources::FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
@@ -221,8 +218,7 @@ impl ApiDoor {
         uid: &str,
     ) -> Result<(), ApiError> {
         let call = || format!("delete {} {namespace}/{name}", resource.kind);
-        self.may_write(call)?;
-        self.count(&resource.kind, "delete");
+        self.begin_write(&resource.kind, "delete", call)?;
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let api = self.dynamic(resource, namespace);
@@ -231,6 +227,18 @@ impl ApiDoor {
             Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Every write goes through here: refused once the lease is lost, else counted.
+    fn begin_write(
+        &self,
+        kind: &str,
+        verb: &str,
+        call: impl Fn() -> String,
+    ) -> Result<(), ApiError> {
+        self.may_write(call)?;
+        self.count(kind, verb);
+        Ok(())
     }
 
     /// Refuses once the lease is lost.

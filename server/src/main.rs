@@ -8,11 +8,9 @@ use std::process::ExitCode;
 use server::config::{self, Start};
 
 /// glibc's allocator gives back only what is free at the end of its heaps: after a compaction, or the
-/// reading of a boot, a member would keep the memory of its largest moment for good. jemalloc's own
-/// threads return free pages within seconds.
-#[cfg(target_arch = "x86_64")]
+/// reading of a boot, a member would keep the memory of its largest moment for good.
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<String> =

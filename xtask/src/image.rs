@@ -21,6 +21,7 @@ cargo xtask image [server|operator] [OPTION...]
   --tag TAG         the images' tag (default: the version)
   --registry NAME   before the images' names, as in registry.example/team
   --binaries DIR    take the programs from there instead of building them
+  --profile NAME    cargo's profile to build with (default: dist, as they ship; ci builds in a third of the time)
 
 SOURCE_DATE_EPOCH, in seconds, is the images' time (default: 0, 1970).
 ";
@@ -31,6 +32,7 @@ struct Settings {
     tag: String,
     registry: Option<String>,
     binaries: Option<PathBuf>,
+    profile: String,
 }
 
 /// Builds what the arguments ask for.
@@ -45,9 +47,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         Some(binaries) => binaries.clone(),
         None => {
             let begun = Instant::now();
-            build(&manifest, &settings.targets, triple)?;
+            build(&manifest, &settings, triple)?;
             writeln!(stdout, "programs built in {} s", begun.elapsed().as_secs())?;
-            target_directory().join(triple).join("release")
+            target_directory().join(triple).join(&settings.profile)
         }
     };
     let revision = revision();
@@ -87,6 +89,7 @@ fn settings(arguments: &[String], manifest: &Manifest) -> Result<Option<Settings
         tag: env!("CARGO_PKG_VERSION").to_owned(),
         registry: None,
         binaries: None,
+        profile: "dist".to_owned(),
     };
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
@@ -104,6 +107,7 @@ fn settings(arguments: &[String], manifest: &Manifest) -> Result<Option<Settings
             "--tag" => settings.tag = value()?,
             "--registry" => settings.registry = Some(value()?.trim_end_matches('/').to_owned()),
             "--binaries" => settings.binaries = Some(value()?.into()),
+            "--profile" => settings.profile = value()?,
             flag if flag.starts_with('-') => bail!("image: no option {flag} (see --help)"),
             target => {
                 manifest.target(target)?;
@@ -133,9 +137,10 @@ fn target_directory() -> PathBuf {
 }
 
 /// A directory of cargo's own for a named target: what other commands have built stays.
-fn build(manifest: &Manifest, targets: &[String], triple: &str) -> Result<()> {
-    let mut arguments = vec!["build", "--locked", "--release", "--target", triple];
-    for target in targets {
+fn build(manifest: &Manifest, settings: &Settings, triple: &str) -> Result<()> {
+    let mut arguments =
+        vec!["build", "--locked", "--profile", &settings.profile, "--target", triple];
+    for target in &settings.targets {
         for package in &manifest.target(target)?.packages {
             arguments.extend(["-p", package]);
         }

@@ -7,13 +7,11 @@ use client::Config;
 use serde_json::json;
 
 use super::Cluster;
-use super::metastore::{LEADER_LOST_BUDGET, STEP_LIMIT, Store, install};
+use super::metastore::{LEADER_LOST_BUDGET, STEP_LIMIT, Store, install, load};
 use super::pods::{self, Etcdctl};
 use crate::wait::{Seen, until};
 use crate::writer::{Writer, judge};
 
-const WORKERS: usize = 6;
-const WRITES_BEFORE: usize = 200;
 const MEMBERS: usize = 3;
 
 pub(super) fn run(cluster: &Cluster) -> Result<()> {
@@ -22,17 +20,14 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
     store.settled(MEMBERS, STEP_LIMIT)?;
     let endpoints = store.endpoints("http", MEMBERS);
     let config = Config::new(&endpoints);
-    let writer = Writer::start(&config, &endpoints, "writer/", WORKERS)?;
-    writer.has_written(WRITES_BEFORE, STEP_LIMIT)?;
+    let writer = load(&config, &endpoints)?;
 
     leader_deleted(cluster, &store, &writer)?;
     volume_lost(cluster, &store, &writer)?;
     removed_by_hand(cluster, &store, &endpoints)?;
 
     let written = writer.stop();
-    let count = written.verify(&config)?;
-    let (failures, last) = written.failures();
-    cluster.ok(&format!("all {count} acknowledged writes are there ({failures} failed: {last})"));
+    cluster.kept(&written, &config)?;
     sleeps(cluster, &store)?;
     let count = written.verify(&config)?;
     cluster.ok(&format!("... and all {count} after a night without pods"));

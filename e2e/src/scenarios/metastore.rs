@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Cluster;
 use crate::tools::{Helm, Kubectl};
 use crate::wait::{Seen, say, until};
+use crate::writer::Writer;
 
 /// Namespace and release of the operator.
 pub(super) const SYSTEM: &str = "metastore-system";
@@ -78,6 +79,15 @@ pub(super) fn kill_operator(cluster: &Cluster) -> Result<()> {
     let selector = "app.kubernetes.io/name=metastore-operator";
     let words = ["delete", "pod", "--selector", selector, "--grace-period=0", "--force"];
     kubectl.run_within(STEP_LIMIT, &words).map(drop)
+}
+
+/// A load on three members, from when it is under way.
+pub(super) fn load(config: &Config, endpoints: &[String]) -> Result<Writer> {
+    const WORKERS: usize = 6;
+    const WRITES_BEFORE: usize = 200;
+    let writer = Writer::start(config, endpoints, "writer/", WORKERS)?;
+    writer.has_written(WRITES_BEFORE, STEP_LIMIT)?;
+    Ok(writer)
 }
 
 /// One MetaStore.
@@ -230,14 +240,17 @@ impl<'a> Store<'a> {
 
     /// For a client with the certificate that the operator makes for users.
     pub(super) fn tls_config(&self, endpoints: &[String]) -> Result<Config> {
-        let file = |field: &str| -> Result<Vec<u8>> {
-            let secret = format!("{}-client-tls", self.name);
-            let path = format!("jsonpath={{.data.{}}}", field.replace('.', "\\."));
-            let text = self.cluster.kubectl.run(&["get", "secret", &secret, "-o", &path])?;
-            STANDARD.decode(text.trim()).with_context(|| format!("{secret}: {field}"))
-        };
+        let file = |name: &str| self.secret_file("client-tls", name);
         let tls = Tls::new(file("ca.crt")?).identity(file("tls.crt")?, file("tls.key")?);
         Ok(Config::new(endpoints).tls(tls))
+    }
+
+    /// A file of one of its Secrets.
+    pub(super) fn secret_file(&self, suffix: &str, file: &str) -> Result<Vec<u8>> {
+        let secret = format!("{}-{suffix}", self.name);
+        let data = self.cluster.kubectl.json(&["secret", &secret])?["data"].take();
+        let text = data[file].as_str().with_context(|| format!("{secret}: no {file}"))?;
+        STANDARD.decode(text).with_context(|| format!("{secret}: {file}"))
     }
 
     /// Deletes it and waits until it is gone, which nothing may hold up.

@@ -24,11 +24,13 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use client::Config;
 use serde_json::json;
 
 use crate::places::{NODE_DIR, Places};
 use crate::tools::{Helm, Kubectl};
 use crate::wait::say;
+use crate::writer::Written;
 use crate::{command, image, lifecycle};
 
 /// The argument that makes a process run scenarios inside.
@@ -111,6 +113,14 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// What a writer was promised is there, and is so as a fact.
+    pub fn kept(&self, written: &Written, config: &Config) -> Result<()> {
+        let count = written.verify(config)?;
+        let (failures, last) = written.failures();
+        self.ok(&format!("all {count} acknowledged writes are there ({failures} failed: {last})"));
+        Ok(())
+    }
+
     /// A fact that holds.
     pub fn ok(&self, fact: &str) {
         say(&format!("ok {}: {fact}", self.name));

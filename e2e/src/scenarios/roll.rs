@@ -7,11 +7,9 @@ use client::Config;
 use serde_json::json;
 
 use super::Cluster;
-use super::metastore::{PLANNED_BUDGET, STEP_LIMIT, Store, install};
-use crate::writer::{Writer, judge};
+use super::metastore::{PLANNED_BUDGET, STEP_LIMIT, Store, install, load};
+use crate::writer::judge;
 
-const WORKERS: usize = 6;
-const WRITES_BEFORE: usize = 200;
 const MEMBERS: usize = 3;
 
 pub(super) fn run(cluster: &Cluster) -> Result<()> {
@@ -20,8 +18,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
     store.settled(MEMBERS, STEP_LIMIT)?;
     let endpoints = store.endpoints("http", MEMBERS);
     let config = Config::new(&endpoints);
-    let writer = Writer::start(&config, &endpoints, "writer/", WORKERS)?;
-    writer.has_written(WRITES_BEFORE, STEP_LIMIT)?;
+    let writer = load(&config, &endpoints)?;
     let ids = store.ids()?;
 
     let begun = Instant::now();
@@ -61,8 +58,6 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
     cluster.ok("an image that is not there stops one pod only, and is taken back");
 
     let written = writer.stop();
-    let count = written.verify(&config)?;
-    let (failures, last) = written.failures();
-    cluster.ok(&format!("all {count} acknowledged writes are there ({failures} failed: {last})"));
+    cluster.kept(&written, &config)?;
     Ok(())
 }

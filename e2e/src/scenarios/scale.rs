@@ -46,9 +46,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
         before = members;
     }
     let written = writer.stop();
-    let count = written.verify(&config)?;
-    let (failures, last) = written.failures();
-    cluster.ok(&format!("all {count} acknowledged writes are there ({failures} failed: {last})"));
+    cluster.kept(&written, &config)?;
     until("one claim", STEP_LIMIT, || {
         let claims = cluster.kubectl.json(&["pvc", "--selector", "metastore.io/cluster=demo"])?;
         let claims = claims["items"].as_array().map_or(0, Vec::len);

@@ -2,17 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use client::{Client, Config};
 use serde_json::json;
 
 use super::Cluster;
-use super::metastore::{PLANNED_BUDGET, STEP_LIMIT, Store, install};
+use super::metastore::{PLANNED_BUDGET, STEP_LIMIT, Store, install, load};
 use crate::wait::{Seen, until};
-use crate::writer::{Writer, judge};
+use crate::writer::judge;
 
-const WORKERS: usize = 6;
-const WRITES_BEFORE: usize = 200;
 const MEMBERS: usize = 3;
 /// For the kubelet to bring changed Secrets to pods, and for the phases of a rotation.
 const ROTATION_LIMIT: Duration = Duration::from_secs(300);
@@ -35,14 +33,13 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
     cluster.ok("metactl in the pod finds its certificates by itself");
 
     let config = store.tls_config(&endpoints)?;
-    let writer = Writer::start(&config, &endpoints, "writer/", WORKERS)?;
-    writer.has_written(WRITES_BEFORE, STEP_LIMIT)?;
-    let before = authority(cluster)?;
+    let writer = load(&config, &endpoints)?;
+    let before = authority(&store)?;
     let begun = Instant::now();
     let mark = format!("metastore.io/rotate-ca={}", begun.elapsed().as_nanos());
     cluster.kubectl.run(&["annotate", "metastore", "secure", &mark])?;
     until("another authority alone", ROTATION_LIMIT, || {
-        let now = authority(cluster)?;
+        let now = authority(&store)?;
         let certificates = now.matches("BEGIN CERTIFICATE").count();
         let done = certificates == 1 && now != before;
         Ok(if done { Seen::Done(()) } else { Seen::NotYet(format!("{certificates} trusted")) })
@@ -56,20 +53,14 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
     )?;
     let written = writer.stop();
     let config = store.tls_config(&endpoints)?;
-    let count = written.verify(&config)?;
-    let (failures, last) = written.failures();
-    cluster.ok(&format!("all {count} acknowledged writes are there ({failures} failed: {last})"));
+    cluster.kept(&written, &config)?;
     cluster.ok("a client with the new certificates is served");
     Ok(())
 }
 
 /// What members trust of clients.
-fn authority(cluster: &Cluster) -> Result<String> {
-    let secret = cluster.kubectl.json(&["secret", "secure-server-tls"])?;
-    let text = secret["data"]["ca.crt"].as_str().context("no ca.crt")?;
-    use base64::Engine as _;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(text)?;
-    Ok(String::from_utf8(bytes)?)
+fn authority(store: &Store<'_>) -> Result<String> {
+    Ok(String::from_utf8(store.secret_file("server-tls", "ca.crt")?)?)
 }
 
 fn refuses_strangers(endpoints: &[String]) -> Result<()> {

@@ -143,14 +143,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         return Ok(std::io::stdout().write_all(HELP.as_bytes())?);
     };
     say("building");
-    run_command(&mut cargo(&["build", "--release", "--quiet", "-p", "metactl"]))?;
-    let release = root().join("target/release");
-    let metactl = release.join("metactl");
+    run_command(&mut cargo(&["build", "--profile", "dist", "--quiet", "-p", "metactl"]))?;
+    let built = root().join("target/dist");
+    let metactl = built.join("metactl");
     let metastore = match &plan.metastore {
         Some(path) => path.clone(),
         None => {
-            run_command(&mut cargo(&["build", "--release", "--quiet", "-p", "server"]))?;
-            release.join("metastore")
+            run_command(&mut cargo(&["build", "--profile", "dist", "--quiet", "-p", "server"]))?;
+            built.join("metastore")
         }
     };
     let systems = [plan.etcd.clone(), metastore];
