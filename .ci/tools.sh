@@ -16,6 +16,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${METASTORE_CACHE:-$here/../.cache}
 mkdir -p "$cache/bin"
 cache=$(cd "$cache" && pwd)
+exec 9>"$cache/tools.lock" # one build at a time; the second finds what the first has built
+flock 9
 
 # build NAME VERSION PACKAGE: makes bin/NAME of it
 build() {
