@@ -140,7 +140,26 @@ pub(crate) async fn dial(
         None => server_name(endpoint.origin.host().unwrap_or_default())?,
     };
     let stream = tls.connector.connect(name, stream).await;
-    Ok(Stream::Tls(Box::new(stream.map_err(|error| format!("TLS: {error}"))?)))
+    Ok(Stream::Tls(Box::new(stream.map_err(|error| handshake_failure(&error))?)))
+}
+
+/// Why there is no TLS, in words that say what to do if the other side does not speak it.
+fn handshake_failure(error: &io::Error) -> String {
+    use rustls::{Error as Tls, InvalidMessage};
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Tls>());
+    match cause {
+        Some(Tls::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "TLS: what it answered is not TLS; it may be a plain endpoint".to_owned()
+        }
+        None if matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+        ) =>
+        {
+            "TLS: it ended the connection at once; it may be a plain endpoint".to_owned()
+        }
+        _ => format!("TLS: {error}"),
+    }
 }
 
 /// A connection with TLS around it, or without.
