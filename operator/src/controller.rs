@@ -27,7 +27,8 @@ use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::{self, watcher};
 use kube::runtime::{
-    Config as ControllerConfig, PredicateConfig, WatchStreamExt, applier, predicates,
+    Config as ControllerConfig, Predicate as _, PredicateConfig, WatchStreamExt, applier,
+    predicates,
 };
 use kube::{Api, Resource, ResourceExt};
 use tokio::sync::{Semaphore, watch};
@@ -343,7 +344,10 @@ pub(crate) async fn control<M: Members + 'static>(
         })
         .reflect(writer)
         .touched_objects()
-        .predicate_filter(predicates::generation, PredicateConfig::default())
+        .predicate_filter(
+            predicates::generation.combine(predicates::annotations),
+            PredicateConfig::default(),
+        )
         .map(|event| event.map(|object| request(ObjectRef::from_obj(&object))))
         .boxed();
 

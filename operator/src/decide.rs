@@ -125,8 +125,36 @@ pub(crate) fn decide(facts: &Facts<'_>) -> Decision {
     let mut decision = ask(facts);
     if decision.rests != Some(Rest::Deleting) {
         pods_in_trouble(facts, &mut decision);
+        alarms(facts, &mut decision.troubles);
     }
     decision
+}
+
+/// What makes members refuse writes, or doubt their data, until somebody disarms it.
+fn alarms(facts: &Facts<'_>, troubles: &mut Vec<Trouble>) {
+    // By whoever has applied most: others may not have heard yet, or not that it is over.
+    let latest = facts
+        .members()
+        .filter_map(|row| facts.answer_of(row.id))
+        .max_by_key(|answer| (answer.applied_index, answer.member_id));
+    for alarm in latest.into_iter().flat_map(|answer| &answer.alarms) {
+        let who = facts.row(alarm.member_id).and_then(|row| row.ordinal);
+        let who = who.map_or_else(|| format!("{:x}", alarm.member_id), |n| facts.pod_name(n));
+        let (reason, what) = match &alarm.kind[..] {
+            "NOSPACE" => (
+                "NoSpace",
+                "the quota is used up and writes are refused: compact, or raise spec.server.quota, \
+                 then `etcdctl alarm disarm`",
+            ),
+            "CORRUPT" => (
+                "Corrupt",
+                "its data differ from the others': delete its claim and pod, and it is made anew; \
+                 then `etcdctl alarm disarm`",
+            ),
+            _ => ("Alarm", "an alarm that this operator does not know: `etcdctl alarm list`"),
+        };
+        troubles.push(Trouble::new(reason, format!("{who}: {what}")));
+    }
 }
 
 fn ask(facts: &Facts<'_>) -> Decision {
@@ -152,6 +180,11 @@ fn ask(facts: &Facts<'_>) -> Decision {
     if !observed.missing_secrets.is_empty() {
         let message = observed.missing_secrets.join("; ");
         decision.troubles.insert(0, Trouble::new("MissingSecret", message));
+        return Decision { doing: Doing::AsBefore, again_s: AGAIN_WAITING_S, ..decision };
+    }
+    if let Some(claim) = observed.missing_claim.as_ref().filter(|_| !facts.founded()) {
+        let message = format!("PersistentVolumeClaim {claim} of spec.restoreFrom: not found");
+        decision.troubles.insert(0, Trouble::new("MissingClaim", message));
         return Decision { doing: Doing::AsBefore, again_s: AGAIN_WAITING_S, ..decision };
     }
     if !foreign.is_empty() && observed.workload.is_none() {

@@ -14,7 +14,7 @@ use client::{Client, Config, RetryPolicy, Tls};
 use futures::future::join_all;
 
 use crate::certificates::Identity;
-use crate::observed::{Answer, Ordinal, Peer};
+use crate::observed::{Alarm, Answer, Ordinal, Peer};
 
 /// Longest a member may take to answer, the connecting included.
 const ASK: Duration = Duration::from_secs(2);
@@ -320,6 +320,11 @@ fn answer_of(said: client::proto::admin::ObserveResponse) -> Answer {
                 rtt_us: if peer.rtt_samples == 0 { 0 } else { peer.rtt_srtt_us },
                 match_index: peer.match_index,
             })
+            .collect(),
+        alarms: said
+            .alarms
+            .into_iter()
+            .map(|alarm| Alarm { member_id: alarm.member_id, kind: alarm.kind })
             .collect(),
     }
 }

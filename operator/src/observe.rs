@@ -132,6 +132,7 @@ pub(crate) async fn observe<M: Members>(
         .table
         .map(|rows| rows.into_iter().map(|row| member_of(&object, row)).collect::<Vec<Member>>());
 
+    let missing_claim = missing_claim(api, namespace, &object).await?;
     let now_s = clock::now_s();
     let voters = voters_of(table.as_deref(), &object);
     let mut look = Look {
@@ -144,6 +145,7 @@ pub(crate) async fn observe<M: Members>(
             members: table,
             foreign,
             missing_secrets: certificates::lacking(&object, settings, &secrets, now_s),
+            missing_claim,
             children_stale: false,
             wanted_hash: resources::pod_hash(&object, settings),
             object,
@@ -161,6 +163,20 @@ pub(crate) async fn observe<M: Members>(
     };
     look_at_children(api, memory, settings, key, voters, &secrets, &mut look).await?;
     Ok(Some(look))
+}
+
+/// Only a cluster that is not founded yet needs the claim with its snapshot.
+async fn missing_claim(
+    api: &ApiDoor,
+    namespace: &str,
+    object: &MetaStore,
+) -> Result<Option<String>, ApiError> {
+    let founded = object.status.as_ref().is_some_and(|status| status.cluster_id.is_some());
+    let Some(restore) = object.spec.restore_from.as_ref().filter(|_| !founded) else {
+        return Ok(None);
+    };
+    let claim = api.get::<PersistentVolumeClaim>(namespace, &restore.claim_name).await?;
+    Ok(claim.is_none().then(|| restore.claim_name.clone()))
 }
 
 async fn read_secrets(

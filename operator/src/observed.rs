@@ -34,6 +34,8 @@ pub struct Observed {
     pub foreign: Vec<String>,
     /// Secrets that the spec names and that are not there, or lack something: one line each.
     pub missing_secrets: Vec<String>,
+    /// The claim of `spec.restoreFrom`, if it is needed and not there.
+    pub missing_claim: Option<String>,
     /// Whether services, budgets, policies, secrets or monitors are not as the spec wants them.
     pub children_stale: bool,
     /// Hash of what the pods are to be like now (`resources::pod_hash`).
@@ -146,6 +148,17 @@ pub struct Answer {
     pub election_timeout_us: u64,
     /// What it sees of the others. `match_index` is of use on the leader only.
     pub peers: Vec<Peer>,
+    /// Alarms that are on in the cluster, as far as it has applied.
+    pub alarms: Vec<Alarm>,
+}
+
+/// An alarm, as etcd has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alarm {
+    /// Id of the member it was raised for.
+    pub member_id: u64,
+    /// NOSPACE or CORRUPT.
+    pub kind: String,
 }
 
 /// What a member sees of another.

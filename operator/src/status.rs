@@ -318,8 +318,7 @@ fn available(facts: &Facts<'_>, decision: &Decision, status: &MetaStoreStatus) -
         return Claim { kind: AVAILABLE, holds: true, reason: "Quorum".to_owned(), message };
     }
     if decision.rests == Some(Rest::Hibernated) {
-        let message = "spec.hibernate is true: no pods, the data are kept".to_owned();
-        return no("Hibernated", message);
+        return no("Hibernated", resting(Rest::Hibernated).to_owned());
     }
     if !facts.founded() {
         return no("Founding", "the members have not founded the cluster yet".to_owned());
@@ -371,7 +370,7 @@ fn last_voters(facts: &Facts<'_>) -> Vec<Ordinal> {
 
 fn progressing(decision: &Decision, status: &MetaStoreStatus) -> Claim {
     let (holds, reason, message) = match (&status.operation, decision.rests) {
-        (_, Some(rest)) => (false, format!("{rest:?}"), String::new()),
+        (_, Some(rest)) => (false, format!("{rest:?}"), resting(rest).to_owned()),
         (Some(operation), None) => {
             let of = operation.member.as_deref().map(|name| format!(" of {name}"));
             let message = format!("{}{}", operation.phase, of.unwrap_or_default());
@@ -380,6 +379,18 @@ fn progressing(decision: &Decision, status: &MetaStoreStatus) -> Claim {
         (None, None) => (false, "Settled".to_owned(), "nothing is being carried out".to_owned()),
     };
     Claim { kind: PROGRESSING, holds, reason, message }
+}
+
+/// Why nothing is done, and what is left undone by that.
+fn resting(rest: Rest) -> &'static str {
+    match rest {
+        Rest::Paused => {
+            "spec.paused is true: nothing is changed, pods that are lost are not replaced as members \
+             and certificates are not renewed"
+        }
+        Rest::Hibernated => "spec.hibernate is true: no pods, the data are kept",
+        Rest::Deleting => "the resource is being deleted",
+    }
 }
 
 /// Members that do not do their part, but for those on whose account that is.
@@ -437,6 +448,9 @@ fn degraded(troubles: &[Trouble], available: &Claim) -> Claim {
         (false, Some(reason)) => reason,
         (false, None) => "AsExpected",
     };
+    if message.is_empty() && !lost {
+        message = "nothing is known that somebody would have to look at".to_owned();
+    }
     if lost {
         let sep = if message.is_empty() { "" } else { "; " };
         message = format!("{}{sep}{message}", available.message);

@@ -8,7 +8,9 @@
 //! A member is its ordinal and what is wrong with it; what is right is left out.
 
 use operator::crd::{MemberStatus, MetaStore, MetaStoreStatus, Operation, Retention};
-use operator::observed::{Answer, Beginning, Claim, Exit, Member, Observed, Peer, Pod, Workload};
+use operator::observed::{
+    Alarm, Answer, Beginning, Claim, Exit, Member, Observed, Peer, Pod, Workload,
+};
 use operator::plan::{Plan, Step, plan};
 
 const NOW_S: i64 = 1_700_000_000;
@@ -51,6 +53,7 @@ fn look(text: &str) -> Observed {
             }
             "retain" => seen.object.spec.storage.on_scale_in = Retention::Retain,
             "foreign" => seen.foreign.push(words[1..].join(" ")),
+            "lacksclaim" => seen.missing_claim = Some(words[1].to_owned()),
             "secret" => seen.missing_secrets.push(words[1..].join(" ")),
             "children" => seen.children_stale = true,
             "size" => seen.object.spec.storage.size = words[1].to_owned(),
@@ -185,6 +188,9 @@ fn member(seen: &mut Observed, words: &[&str]) {
             "leaving" => pod.deleting = true,
             "fixed" => volume.expandable = false,
             "other" => answer.cluster_id = 0xbad,
+            "alarm" => answer
+                .alarms
+                .push(Alarm { member_id: row.id, kind: (*rest.next().expect("kind")).to_owned() }),
             "exit" | "stuck" => {
                 (pod.running, pod.ready, pod.ready_since_s, answers) = (false, false, None, false);
                 pod.waiting = Some("CrashLoopBackOff".to_owned());
@@ -602,6 +608,21 @@ const CASES: &[(&str, &str, &str)] = &[
         "a secret that is not there is waited for",
         "unfounded · children · spec 3 · secret Secret mine: not found",
         "children (MissingSecret)",
+    ),
+    (
+        "a snapshot's claim that is not there is waited for",
+        "unfounded · children · spec 3 · restore · lacksclaim backup",
+        "children (MissingClaim)",
+    ),
+    (
+        "a quota that is used up is told",
+        "spec 3 · set 3 join 0,1,2 · 0 leader · 1 alarm NOSPACE · 2 alarm NOSPACE",
+        "nothing (NoSpace)",
+    ),
+    (
+        "an alarm that only somebody behind still has is over",
+        "spec 3 · set 3 join 0,1,2 · 0 leader · 1 alarm CORRUPT behind · 2",
+        "nothing (MemberDown)",
     ),
     (
         "paused is paused",

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use member::consensus::{self, PeerProgress, ProgressState};
 use member::{Completion, Input, MembershipRefusal, Proposal, Reply};
 use prost::Message as _;
-use proto::admin::{ObserveResponse, PeerObservation};
+use proto::admin::{Alarm, ObserveResponse, PeerObservation};
+use proto::etcdserverpb::AlarmMember;
 use proto::log::command::Op;
 use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId, membership_change};
 use proto::peer::{LeaderRequest, leader_reply, leader_request};
@@ -478,6 +479,7 @@ impl Door for Handle {
             state_bytes: view.size_in_use_bytes(),
             batches: Some(shared.figures.batches()),
             syncs: Some(shared.figures.syncs()),
+            alarms: view.alarms().iter().map(alarm).collect(),
             ..ObserveResponse::default()
         };
         let links = self.peers.links();
@@ -511,6 +513,10 @@ impl Door for Handle {
     fn identity(&self) -> Identity {
         self.shared.identity
     }
+}
+
+fn alarm(on: &AlarmMember) -> Alarm {
+    Alarm { member_id: on.member_id, kind: on.alarm().as_str_name().to_owned() }
 }
 
 fn peer_observation(link: &PeerLink, progress: Option<&PeerProgress>) -> PeerObservation {

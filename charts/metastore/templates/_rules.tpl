@@ -27,7 +27,7 @@ watched is listed first.
 # Claims are made by the StatefulSet's controller; the operator grows and, where the policy says so, deletes them.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [list, patch, delete]
+  verbs: [get, list, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, delete]

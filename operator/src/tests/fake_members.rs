@@ -96,6 +96,7 @@ impl Members for FakeMembers {
                 version: "0.1.0".to_owned(),
                 heartbeat_interval_us: 100_000,
                 election_timeout_us: 1_000_000,
+                alarms: Vec::new(),
                 peers: peers.collect(),
             };
             (ordinal_of(row), answer)

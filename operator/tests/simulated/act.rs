@@ -74,6 +74,7 @@ impl World {
             match_index: if leads { self.has(row.id).unwrap_or(0) } else { 0 },
         });
         Answer {
+            alarms: Vec::new(),
             member_id: id,
             cluster_id: CLUSTER,
             leader_id: if works && self.row(id).is_some() { self.leader.unwrap_or(0) } else { 0 },
