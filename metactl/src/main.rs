@@ -2,7 +2,8 @@
 //!
 //! Online commands speak to members through the `client` crate; offline ones read files and need no
 //! server. Whatever goes wrong is one line on standard error that names the thing, and exit code 1
-//! (2 for a command line that cannot be understood).
+//! (2 for a command line that cannot be understood, 128 and the signal's number for a load that one
+//! ended).
 
 mod bench;
 mod cli;
@@ -27,11 +28,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            let line = format!("{error:#}").replace('\n', " ");
-            drop(writeln!(std::io::stderr(), "metactl: {line}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<bench::Interrupted>() {
+            // It has shown what it had.
+            Some(interrupted) => ExitCode::from(interrupted.exit_code()),
+            None => {
+                let line = format!("{error:#}").replace('\n', " ");
+                drop(writeln!(std::io::stderr(), "metactl: {line}"));
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

@@ -1,4 +1,5 @@
-//! What the kernel knows of a process: CPU time, resident memory, and who listens on a port.
+//! What the kernel knows of a process: CPU time, resident memory, bytes written, and who listens on a
+//! port.
 //!
 //! Read from `/proc`, for measuring servers on this machine. CPU time comes in clock ticks of 10 ms,
 //! so a figure per operation means something only over seconds.
@@ -22,6 +23,8 @@ pub(crate) struct Usage {
     pub(crate) rss_file_bytes: u64,
     /// Most it ever had resident.
     pub(crate) rss_peak_bytes: u64,
+    /// Bytes it has made the kernel write to disks; `None`: it is another user's.
+    pub(crate) written_bytes: Option<u64>,
 }
 
 impl Usage {
@@ -36,6 +39,9 @@ impl Usage {
             rss_anon_bytes: bytes("RssAnon:"),
             rss_file_bytes: bytes("RssFile:"),
             rss_peak_bytes: bytes("VmHWM:"),
+            written_bytes: fs::read_to_string(format!("/proc/{pid}/io"))
+                .ok()
+                .and_then(|io| written_bytes(&io)),
         })
     }
 }
@@ -53,6 +59,11 @@ fn cpu_us(stat: &str) -> Option<u64> {
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some((user + system) * (1_000_000 / TICKS_PER_SECOND))
+}
+
+/// Out of `/proc/PID/io`. Pages that many small writes dirty before they are synced count once.
+fn written_bytes(io: &str) -> Option<u64> {
+    io.lines().find_map(|line| line.strip_prefix("write_bytes:")?.trim().parse().ok())
 }
 
 fn kib(status: &str, field: &str) -> Option<u64> {
@@ -117,6 +128,13 @@ mod tests {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 900 0 3 0 150 50 0 0 20 0 9 0 0 0 0";
         assert_eq!(cpu_us(stat), Some(2_000_000));
         assert_eq!(cpu_us("7 (a"), None);
+    }
+
+    #[test]
+    fn bytes_written_to_disks_are_told_from_those_written_at_all() {
+        let io = "rchar: 9\nwchar: 8\nread_bytes: 7\nwrite_bytes: 4096\ncancelled_write_bytes: 1\n";
+        assert_eq!(written_bytes(io), Some(4096));
+        assert_eq!(written_bytes(""), None);
     }
 
     #[test]

@@ -1,37 +1,40 @@
-//! Drives many clients over many connections and measures what they meet.
+//! Runs a load: threads that connect, warm up and are measured together, however they load.
 //!
 //! Each thread is a current-thread runtime that owns its connections: no locks are contended and
-//! requests that become ready together leave in one system call. A closed loop sends a client's next
-//! request when the last is answered; with a rate, requests fall due at fixed times whoever is free,
-//! and their latency counts from when they were due, so a stall of the server is not hidden by the
-//! clients that wait for it.
+//! requests that become ready together leave in one system call. What it does there is a
+//! [`Worker`]'s affair. A closed loop sends a client's next request when the last is answered; with
+//! a rate, requests fall due at fixed times whoever is free, and their latency counts from when they
+//! were due, so a stall of the server is not hidden by the clients that wait for it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use bytes::Bytes;
 use client::Tls;
-use client::raw::{Caller, Connection, Method};
+use client::raw::Connection;
 use hdrhistogram::Histogram;
-use tokio::task::JoinSet;
 
+use super::cost::{Sample, Watched};
+use super::interrupt;
+use super::recorder::{self, Collector, Second};
 use crate::cli::Target;
 
 /// Longest wait for all connections.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for one answer; a server that takes longer has failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it is looked whether the load is to end or has stalled.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a load that is to end before its time waits for the answers under way.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// After so many refusals the load is stopped.
 const REFUSALS_MAX: u64 = 1000;
 /// A timer fires up to so late by design; only more than that counts as waiting of the request.
 const TIMER_SLACK: Duration = Duration::from_millis(1);
 /// How long after the end of an open loop requests may still be sent that fell due before it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest latency a histogram tells apart.
-const LATENCY_US_MAX: u64 = 120_000_000;
 
 /// When a stage of load ends.
 #[derive(Clone, Copy, Debug)]
@@ -51,265 +54,286 @@ pub(crate) struct Plan {
     pub(crate) amount: Amount,
     /// Requests a second, all clients together; `None`: closed loop.
     pub(crate) rate: Option<f64>,
+    /// A signal ends the load, which then has results; otherwise it ends the program.
+    pub(crate) is_measured: bool,
 }
 
-/// Makes request number `index` of a stage. One for each client.
-pub(crate) trait Requests: Send + 'static {
-    fn method() -> Method;
-    fn next(&mut self, index: u64) -> Bytes;
-    /// Whether an answer is what the load is about; a reason if not.
-    fn check(answer: &Bytes) -> std::result::Result<(), &'static str> {
-        let _any = answer;
-        Ok(())
+impl Plan {
+    /// The endpoints of a thread's connections: connection number c belongs to thread c % threads.
+    pub(crate) fn endpoints(&self, thread: usize) -> Vec<String> {
+        let endpoints = &self.target.endpoints;
+        (thread..self.connections)
+            .step_by(self.threads)
+            .map(|connection| endpoints[connection % endpoints.len()].clone())
+            .collect()
     }
 }
 
-/// Latencies and refusals.
-#[derive(Debug)]
-pub(crate) struct Recorder {
-    pub(crate) latency_us: Histogram<u64>,
-    pub(crate) refusals: BTreeMap<String, u64>,
-}
+/// What one thread does.
+pub(crate) trait Worker: Send {
+    /// Makes it ready to send.
+    async fn connect(&mut self, plan: &Plan) -> Result<()>;
 
-impl Recorder {
-    pub(crate) fn new() -> Self {
-        let latency_us =
-            Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are in order");
-        Recorder { latency_us, refusals: BTreeMap::new() }
-    }
-
-    pub(crate) fn record(&mut self, latency: Duration) {
-        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.latency_us.saturating_record(us.max(1));
-    }
-
-    fn add(&mut self, other: &Recorder) {
-        self.latency_us.add(&other.latency_us).expect("equal bounds");
-        for (said, count) in &other.refusals {
-            *self.refusals.entry(said.clone()).or_default() += count;
-        }
-    }
+    /// One stage of load: returns when its last answer has come. May be dropped before.
+    async fn stage(&mut self, pace: Pace, shared: &Arc<Shared>, recorder: &recorder::Shared);
 }
 
 /// What all threads share.
 #[derive(Debug, Default)]
-struct Shared {
+pub(crate) struct Shared {
     /// Requests begun in this stage.
     begun: AtomicU64,
     /// Requests answered well in this stage.
     done: AtomicU64,
     refused: AtomicU64,
-    /// The load is over before its time, for this reason.
+    /// The load is over before its time.
     stop: AtomicBool,
     failure: Mutex<Option<anyhow::Error>>,
+    /// The signal that ended it, or 0.
+    signal: AtomicI32,
 }
 
 impl Shared {
-    fn fail(&self, error: anyhow::Error) {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert(error);
+    /// Gives the load up.
+    pub(crate) fn fail(&self, error: anyhow::Error) {
+        self.failure().get_or_insert(error);
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    fn stopped(&self) -> bool {
+    fn failure(&self) -> MutexGuard<'_, Option<anyhow::Error>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the load with what it has shown so far.
+    pub(crate) fn interrupt(&self, signal: i32) {
+        self.signal.store(signal, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The number of a request that a client is about to begin.
+    pub(crate) fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A request has been answered well.
+    pub(crate) fn answered(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request has been refused; too many end the load.
+    pub(crate) fn refused(&self, said: String, recorder: &recorder::Shared) {
+        if self.refused.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS_MAX {
+            self.fail(anyhow!("{REFUSALS_MAX} requests refused, the last with: {said}"));
+        }
+        recorder::lock(recorder).refuse(said);
     }
 }
 
 /// What a load gave.
 #[derive(Debug)]
-pub(crate) struct Outcome<S> {
-    pub(crate) recorder: Recorder,
+pub(crate) struct Outcome {
+    /// Latencies of each kind of request.
+    pub(crate) kinds: Box<[Histogram<u64>]>,
+    pub(crate) refusals: BTreeMap<String, u64>,
+    pub(crate) seconds: Vec<Second>,
     pub(crate) elapsed: Duration,
-    /// What `sample` said right before and right after the measured stage.
-    pub(crate) before: S,
-    pub(crate) after: S,
+    /// Right before and right after; `None`: a signal ended the load and a server with it.
+    pub(crate) cost: Option<(Sample, Sample)>,
+    /// The signal that ended it before its time.
+    pub(crate) signal: Option<i32>,
 }
 
-/// Runs a load: connects, warms up, then measures. `requests` makes the source of each client;
-/// `sample` is called right around the measured stage; `progress` once a second with the requests
-/// answered in the stage so far and in that second.
-pub(crate) fn run<R: Requests, S>(
+impl Outcome {
+    /// Requests answered well.
+    pub(crate) fn ops(&self) -> u64 {
+        self.kinds.iter().map(Histogram::len).sum()
+    }
+}
+
+/// How far a load is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress<'a> {
+    pub(crate) is_warmup: bool,
+    pub(crate) done: u64,
+    pub(crate) last: &'a Second,
+}
+
+/// Runs a load with a worker for each thread: connects, warms up, then measures. `progress` is called
+/// once a second.
+pub(crate) fn run<W: Worker>(
     plan: &Plan,
-    mut requests: impl FnMut(usize) -> R,
-    mut sample: impl FnMut() -> Result<S>,
-    progress: impl Fn(u64, u64) + Sync,
-) -> Result<Outcome<S>> {
-    assert!(plan.threads > 0 && plan.connections >= plan.threads, "threads without connections");
+    kinds: usize,
+    workers: Vec<W>,
+    watched: &Watched,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<Outcome> {
+    assert!(plan.threads > 0 && workers.len() == plan.threads, "a worker for each thread");
     let shared = Arc::new(Shared::default());
+    let collector = Mutex::new(Collector::new(kinds, plan.threads));
+    let collect = || collector.lock().unwrap_or_else(PoisonError::into_inner);
+    let measuring = AtomicBool::new(false);
     // The threads and this one meet four times: connected · warm · sampled · finished.
     let barrier = Barrier::new(plan.threads + 1);
     let (finished, unfinished) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
-        for thread in 0..plan.threads {
-            // Connection number c belongs to thread c % threads, client number k to connection
-            // k % connections.
-            let endpoints: Vec<&str> = (thread..plan.connections)
-                .step_by(plan.threads)
-                .map(|connection| {
-                    &plan.target.endpoints[connection % plan.target.endpoints.len()][..]
-                })
-                .collect();
-            let clients: Vec<(usize, R)> = (0..plan.clients)
-                .map(|client| (client, client % plan.connections))
-                .filter(|(_, connection)| connection % plan.threads == thread)
-                .map(|(client, connection)| (connection / plan.threads, requests(client)))
-                .collect();
+        for (thread, worker) in workers.into_iter().enumerate() {
+            let recorder = collect().recorder(thread);
             let (shared, barrier) = (Arc::clone(&shared), &barrier);
             let builder = std::thread::Builder::new().name(format!("load-{thread}"));
-            let work = move || drive(plan, &endpoints, clients, &shared, barrier);
+            let work = move || drive(plan, worker, &shared, &recorder, barrier);
             threads.push(builder.spawn_scoped(scope, work)?);
         }
-        let (shown, progress) = (&shared, &progress);
-        let _shower = scope.spawn(move || show(shown, &unfinished, progress));
+        let (collector, measuring) = (&collector, &measuring);
+        let shower = scope.spawn(move || {
+            let show = |second: &Second, done| {
+                let is_warmup = !measuring.load(Ordering::Relaxed);
+                progress(Progress { is_warmup, done, last: second });
+            };
+            follow(collector, watched, &unfinished, &show);
+        });
 
         barrier.wait();
         barrier.wait();
         shared.begun.store(0, Ordering::Relaxed);
         shared.done.store(0, Ordering::Relaxed);
-        let before = sample();
+        let before = watched.before();
+        if plan.is_measured
+            && let Err(error) = interrupt::listen(Arc::clone(&shared))
+        {
+            shared.fail(error);
+        }
+        measuring.store(true, Ordering::Relaxed);
         let started = Instant::now();
+        collect().restart(started, watched.footprint());
         barrier.wait();
         barrier.wait();
         let elapsed = started.elapsed();
-        let after = sample();
+        let after = watched.after();
         drop(finished);
-
-        let mut recorder = Recorder::new();
         for thread in threads {
-            recorder.add(&thread.join().map_err(|_| anyhow!("a load thread panicked"))?);
+            thread.join().map_err(|_| anyhow!("a load thread panicked"))?;
         }
-        match shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => Err(error),
-            None => Ok(Outcome { recorder, elapsed, before: before?, after: after? }),
+        shower.join().map_err(|_| anyhow!("showing progress panicked"))?;
+
+        if let Some(error) = shared.failure().take() {
+            return Err(error);
         }
+        let signal = Some(shared.signal.load(Ordering::Relaxed)).filter(|signal| *signal != 0);
+        let cost = match (before, after) {
+            (Ok(before), Ok(after)) => Some((before, after)),
+            (_, Err(_)) if signal.is_some() => None,
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
+        let mut collector = collect();
+        let _last = collector.collect(started + elapsed, watched.footprint());
+        Ok(Outcome {
+            kinds: std::mem::take(&mut collector.kinds),
+            refusals: std::mem::take(&mut collector.refusals),
+            seconds: std::mem::take(&mut collector.seconds),
+            elapsed,
+            cost,
+            signal,
+        })
     })
 }
 
-/// Reports progress once a second until the other end of the channel is dropped.
-fn show(shared: &Shared, unfinished: &mpsc::Receiver<()>, progress: &(impl Fn(u64, u64) + Sync)) {
-    let mut last = 0;
-    while let Err(mpsc::RecvTimeoutError::Timeout) = unfinished.recv_timeout(Duration::from_secs(1))
-    {
-        let done = shared.done.load(Ordering::Relaxed);
-        // A new stage counts from 0 again.
-        progress(done, done.checked_sub(last).unwrap_or(done));
-        last = done;
+/// Collects once a second until the other end of the channel is dropped.
+fn follow(
+    collector: &Mutex<Collector>,
+    watched: &Watched,
+    unfinished: &mpsc::Receiver<()>,
+    show: &dyn Fn(&Second, u64),
+) {
+    let lock = || collector.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let rest = lock().next().saturating_duration_since(Instant::now());
+        let Err(mpsc::RecvTimeoutError::Timeout) = unfinished.recv_timeout(rest) else { return };
+        let mut collector = lock();
+        let now = Instant::now();
+        // Measuring may have begun anew meanwhile.
+        if now < collector.next() {
+            continue;
+        }
+        let Some(second) = collector.collect(now, watched.footprint()) else { continue };
+        let done = collector.done();
+        drop(collector);
+        show(&second, done);
     }
 }
 
-/// The life of one thread: what it recorded of the measured stage. It meets the others however
-/// badly it fares, or they would wait for it.
-fn drive<R: Requests>(
+/// The life of one thread. It meets the others however badly it fares, or they would wait for it.
+fn drive<W: Worker>(
     plan: &Plan,
-    endpoints: &[&str],
-    clients: Vec<(usize, R)>,
+    mut worker: W,
     shared: &Arc<Shared>,
+    recorder: &recorder::Shared,
     barrier: &Barrier,
-) -> Recorder {
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("a load thread's runtime");
     let connected = runtime.and_then(|runtime| {
-        let connections = runtime.block_on(dial(endpoints, plan.target.tls.as_ref()))?;
-        Ok((runtime, connections))
+        runtime.block_on(async {
+            tokio::time::timeout(DIAL_TIMEOUT, worker.connect(plan))
+                .await
+                .unwrap_or_else(|_| bail!("not all connections stood within {DIAL_TIMEOUT:?}"))
+        })?;
+        Ok(runtime)
     });
-    let (runtime, connections) = match connected {
+    let runtime = match connected {
         Ok(connected) => connected,
         Err(error) => {
             shared.fail(error);
             for _meeting in 0..4 {
                 barrier.wait();
             }
-            return Recorder::new();
+            return;
         }
     };
-    let clients: Vec<(Caller, R)> = clients
-        .into_iter()
-        .map(|(connection, requests)| (connections[connection].caller(&R::method()), requests))
-        .collect();
-
-    barrier.wait();
-    let warmup = Amount::Lasting(plan.warmup);
-    let (clients, _) = runtime.block_on(stage(clients, shared, warmup, plan.rate));
-    barrier.wait();
-    barrier.wait();
-    let (_, recorder) = runtime.block_on(stage(clients, shared, plan.amount, plan.rate));
-    barrier.wait();
-    recorder
-}
-
-async fn dial(endpoints: &[&str], tls: Option<&Tls>) -> Result<Vec<Connection>> {
-    let dialled = async {
-        let mut connections = Vec::new();
-        for endpoint in endpoints {
-            connections.push(Connection::dial_with(endpoint, tls).await?);
-        }
-        Ok(connections)
-    };
-    tokio::time::timeout(DIAL_TIMEOUT, dialled)
-        .await
-        .unwrap_or_else(|_| bail!("not all connections stood within {DIAL_TIMEOUT:?}"))
-}
-
-/// One stage of load on one thread: returns when every client has had its last answer.
-async fn stage<R: Requests>(
-    clients: Vec<(Caller, R)>,
-    shared: &Arc<Shared>,
-    amount: Amount,
-    rate: Option<f64>,
-) -> (Vec<(Caller, R)>, Recorder) {
-    let recorder = Arc::new(Mutex::new(Recorder::new()));
-    let started = Instant::now();
-    let pace = Pace {
-        started,
-        until: match amount {
-            Amount::Lasting(duration) => Some(started + duration),
-            Amount::Total(_) => None,
-        },
-        total: match amount {
-            Amount::Total(total) => total,
-            Amount::Lasting(_) => u64::MAX,
-        },
-        rate,
-    };
-    let mut tasks = JoinSet::new();
-    for (caller, requests) in clients {
-        let task = client(caller, requests, Arc::clone(shared), pace, Arc::clone(&recorder));
-        drop(tasks.spawn(task));
-    }
-    let mut clients = Vec::with_capacity(tasks.len());
-    let all = async {
-        while let Some(client) = tasks.join_next().await {
-            match client {
-                Ok(client) => clients.push(client),
-                Err(error) => shared.fail(error.into()),
+    let mut stage = |amount| {
+        let pace = Pace::new(Instant::now(), amount, plan.rate);
+        runtime.block_on(async {
+            tokio::select! {
+                () = worker.stage(pace, shared, recorder) => {}
+                () = given_up(shared) => {}
             }
-        }
+        });
     };
-    tokio::select! {
-        () = all => {}
-        () = stalled(shared) => {}
-    }
-    drop(tasks);
-    let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
-    (clients, std::mem::replace(&mut *recorder, Recorder::new()))
+    barrier.wait();
+    stage(Amount::Lasting(plan.warmup));
+    barrier.wait();
+    barrier.wait();
+    stage(plan.amount);
+    barrier.wait();
 }
 
-/// Returns when nothing has been answered for so long that nothing will be, or when another thread
-/// has given up.
-async fn stalled(shared: &Shared) {
+/// Connects to each of these.
+pub(crate) async fn dial(endpoints: &[String], tls: Option<&Tls>) -> Result<Vec<Connection>> {
+    let mut connections = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        connections.push(Connection::dial_with(endpoint, tls).await?);
+    }
+    Ok(connections)
+}
+
+/// Returns when nothing has been answered for so long that nothing will be, or some time after the
+/// load was stopped.
+async fn given_up(shared: &Shared) {
     let (mut last, mut since) = (0, Instant::now());
     loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
+        if shared.stopped() {
+            return tokio::time::sleep(LAST_ANSWERS_TIMEOUT).await;
+        }
         let seen = shared.done.load(Ordering::Relaxed) + shared.refused.load(Ordering::Relaxed);
         if seen != last {
             (last, since) = (seen, Instant::now());
-        }
-        if shared.stopped() {
-            return;
         }
         if since.elapsed() >= ANSWER_TIMEOUT {
             return shared.fail(anyhow!("no answer to any request for {ANSWER_TIMEOUT:?}"));
@@ -319,16 +343,24 @@ async fn stalled(shared: &Shared) {
 
 /// When requests fall due and when there are no more.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    started: Instant,
-    until: Option<Instant>,
+pub(crate) struct Pace {
+    pub(crate) started: Instant,
+    pub(crate) until: Option<Instant>,
     total: u64,
     rate: Option<f64>,
 }
 
 impl Pace {
+    fn new(started: Instant, amount: Amount, rate: Option<f64>) -> Self {
+        let (until, total) = match amount {
+            Amount::Lasting(duration) => (Some(started + duration), u64::MAX),
+            Amount::Total(total) => (None, total),
+        };
+        Pace { started, until, total, rate }
+    }
+
     /// When request number `index` falls due; `None`: there is no such request.
-    fn due(&self, index: u64, now: Instant) -> Option<Instant> {
+    pub(crate) fn due(&self, index: u64, now: Instant) -> Option<Instant> {
         if index >= self.total {
             return None;
         }
@@ -342,51 +374,8 @@ impl Pace {
 }
 
 /// From when the latency of a request counts that fell due at `due` and was sent at `sent`.
-fn counts_from(due: Instant, sent: Instant) -> Instant {
+pub(crate) fn counts_from(due: Instant, sent: Instant) -> Instant {
     sent.min(due + TIMER_SLACK)
-}
-
-async fn client<R: Requests>(
-    mut caller: Caller,
-    mut requests: R,
-    shared: Arc<Shared>,
-    pace: Pace,
-    recorder: Arc<Mutex<Recorder>>,
-) -> (Caller, R) {
-    let mut now = Instant::now();
-    while !shared.stopped() {
-        let index = shared.begun.fetch_add(1, Ordering::Relaxed);
-        let Some(due) = pace.due(index, now) else { break };
-        if due > now {
-            tokio::time::sleep_until(due.into()).await;
-        }
-        let request = requests.next(index);
-        let sent = Instant::now();
-        let answer = caller.call(request).await;
-        now = Instant::now();
-        let refusal = match answer {
-            Ok(answer) => match R::check(&answer) {
-                Ok(()) => {
-                    shared.done.fetch_add(1, Ordering::Relaxed);
-                    let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
-                    recorder.record(now - counts_from(due, sent));
-                    continue;
-                }
-                Err(reason) => reason.to_owned(),
-            },
-            Err(client::Error::Answered { message, .. }) => message,
-            Err(error) => {
-                shared.fail(error.into());
-                break;
-            }
-        };
-        if shared.refused.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS_MAX {
-            shared.fail(anyhow!("{REFUSALS_MAX} requests refused, the last with: {refusal}"));
-        }
-        let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        *recorder.refusals.entry(refusal).or_default() += 1;
-    }
-    (caller, requests)
 }
 
 #[cfg(test)]
@@ -396,8 +385,7 @@ mod tests {
     #[test]
     fn requests_of_a_rate_fall_due_whoever_is_free() {
         let started = Instant::now();
-        let until = Some(started + Duration::from_secs(1));
-        let pace = Pace { started, until, total: u64::MAX, rate: Some(1000.0) };
+        let pace = Pace::new(started, Amount::Lasting(Duration::from_secs(1)), Some(1000.0));
         let late = started + Duration::from_millis(900);
         assert_eq!(pace.due(100, late), Some(started + Duration::from_millis(100)));
         assert_eq!(pace.due(1000, late), None);
@@ -408,7 +396,7 @@ mod tests {
     #[test]
     fn a_closed_loop_ends_at_its_total() {
         let now = Instant::now();
-        let pace = Pace { started: now, until: None, total: 5, rate: None };
+        let pace = Pace::new(now, Amount::Total(5), None);
         assert_eq!((pace.due(4, now), pace.due(5, now)), (Some(now), None));
     }
 

@@ -1,31 +1,57 @@
 //! `metactl bench`: load on any etcd v3 endpoint, and what it costs.
 //!
-//! Written to be much cheaper than the servers it measures: see `load` for how. Server CPU and
-//! memory come from `/proc` when the servers run on this machine.
+//! Written to be much cheaper than the servers it measures: see `load` and `requests` for how.
+//! Server CPU, memory and written bytes come from `/proc` when the servers run on this machine, syncs
+//! from their metrics pages. It writes keys under a prefix of its own and leases, and deletes nothing.
 
+mod chart;
+mod cost;
+mod flags;
+mod html;
+mod interrupt;
+mod keepalive;
+mod keys;
+mod kinds;
 mod load;
+mod preflight;
+mod progress;
+mod recorder;
 mod report;
 mod requests;
+mod unary;
 mod watchers;
+mod zipf;
 
 use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use bytes::Bytes;
-use clap::{Args, Subcommand, ValueEnum};
-use client::raw::Method;
+use bytes::BytesMut;
+use clap::{Args, Subcommand};
 
 use crate::cli::Target;
-use load::{Amount, Plan, Requests};
-use report::{Report, Watched};
-use requests::{KEY_BYTES_MAX, KEY_BYTES_MIN, Random, VALUE_BYTES_MAX};
+use cost::Watched;
+use flags::{Base, CONNECTIONS_MAX, Consistency, Keys, Load, Ratio, Values};
+use html::Place;
+pub(crate) use interrupt::Interrupted;
+use kinds::{Grants, Mixed, Puts, Ranges, Swaps};
+use load::{Amount, Outcome, Plan, Worker};
+use progress::Shower;
+use report::Report;
+use requests::Span;
+use unary::{Requests, clients};
 use watchers::Audience;
 
-/// Most connections and clients one run takes.
-const CONNECTIONS_MAX: usize = 10_000;
-/// Most threads.
-const THREADS_MAX: usize = 64;
+/// Most keys that all clients together may be reading at a time.
+const KEYS_UNDER_WAY_MAX: u64 = 2_000_000;
+/// Most keys of a compare-and-swap load: their revisions are kept in memory.
+const SWAPPED_KEYS_MAX: u64 = 1 << 24;
+/// Most leases of a keep-alive load.
+const LEASES_MAX: u64 = 10_000_000;
+/// Shortest and longest time to live of a lease.
+const TTL_S_MIN: u64 = 3;
+const TTL_S_MAX: u64 = 1_000_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
@@ -41,16 +67,46 @@ enum Kind {
         load: Load,
         #[command(flatten)]
         keys: Keys,
-        /// Bytes of a value; all values differ and do not compress
-        #[arg(long, default_value_t = 256)]
-        value_bytes: usize,
+        #[command(flatten)]
+        values: Values,
     },
-    /// Read one key at a time (fill the key space with `put` before)
+    /// Read one key at a time, or several (fill the key space with `put` before)
     Range {
         #[command(flatten)]
         load: Load,
         #[command(flatten)]
         keys: Keys,
+        /// l: linearizable, through the leader; s: serializable, from the member asked
+        #[arg(long, default_value = "l")]
+        consistency: Consistency,
+        /// Keys that one request reads, from the chosen one on
+        #[arg(long, value_name = "N")]
+        keys_per_range: Option<u64>,
+        /// Read by prefix: the whole key space, or with --keys-per-range (a power of ten) the keys
+        /// that differ in their last digits only
+        #[arg(long)]
+        prefix: bool,
+    },
+    /// Write keys if nobody wrote them since they were last looked at (compare-and-swap)
+    Txn {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        keys: Keys,
+        #[command(flatten)]
+        values: Values,
+    },
+    /// Read and write keys in turns (fill the key space with `put` before)
+    Mixed {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        keys: Keys,
+        #[command(flatten)]
+        values: Values,
+        /// So many reads to so many writes
+        #[arg(long, default_value = "9:1", value_name = "READS:WRITES")]
+        ratio: Ratio,
         /// l: linearizable, through the leader; s: serializable, from the member asked
         #[arg(long, default_value = "l")]
         consistency: Consistency,
@@ -61,9 +117,8 @@ enum Kind {
         load: Load,
         #[command(flatten)]
         keys: Keys,
-        /// Bytes of a value, at least 8
-        #[arg(long, default_value_t = 256)]
-        value_bytes: usize,
+        #[command(flatten)]
+        values: Values,
         /// Watchers of the whole key space, each on a stream of its own
         #[arg(long, default_value_t = 100)]
         watchers: usize,
@@ -71,303 +126,386 @@ enum Kind {
         #[arg(long, default_value_t = 10)]
         watch_connections: usize,
     },
+    /// Grant leases, or keep them alive
+    #[command(subcommand)]
+    Lease(Lease),
 }
 
-#[derive(Debug, Args)]
-struct Load {
-    /// HTTP/2 connections, spread over the endpoints
-    #[arg(long, default_value_t = 10)]
-    connections: usize,
-    /// Requests under way at a time, spread over the connections
-    #[arg(long, default_value_t = 100)]
-    clients: usize,
-    /// Threads of this program (default: half the cores)
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Stop after so many requests
-    #[arg(long, conflicts_with = "duration")]
-    total: Option<u64>,
-    /// Stop after so many seconds (default 10)
-    #[arg(long, value_name = "SECONDS")]
-    duration: Option<f64>,
-    /// Seconds of the same load before measuring begins (default 1, with --total 0)
-    #[arg(long, value_name = "SECONDS")]
-    warmup: Option<f64>,
-    /// Send so many requests a second whatever becomes of them (open loop), instead of each client
-    /// sending its next when its last is answered
-    #[arg(long, value_name = "PER_SECOND")]
-    rate: Option<f64>,
-    /// Server processes to measure (default: those that listen at the endpoints, if on this machine)
-    #[arg(long, value_delimiter = ',')]
-    pid: Vec<u32>,
+#[derive(Debug, Subcommand)]
+enum Lease {
+    /// Grant leases, which run out by themselves
+    Grant {
+        #[command(flatten)]
+        load: Load,
+        /// Time to live of a lease, in seconds
+        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        ttl: u64,
+    },
+    /// Grant leases, then renew each at a third of its time to live, over one stream a connection
+    Keepalive {
+        #[command(flatten)]
+        base: Base,
+        /// How many leases
+        #[arg(long, default_value_t = 10_000)]
+        leases: u64,
+        /// Time to live of a lease, in seconds
+        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        ttl: u64,
+    },
 }
 
-#[derive(Debug, Args)]
-struct Keys {
-    /// Bytes of a key
-    #[arg(long, default_value_t = 16)]
-    key_bytes: usize,
-    /// How many different keys there are
-    #[arg(long, default_value_t = 1_000_000)]
-    key_space: u64,
-    /// In which order they are taken
-    #[arg(long, default_value = "sequential")]
-    keys: Order,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Order {
-    Sequential,
-    Uniform,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Consistency {
-    #[value(name = "l")]
-    Linearizable,
-    #[value(name = "s")]
-    Serializable,
-}
-
-impl Load {
-    fn plan(&self, target: &Target) -> Result<Plan> {
-        let within = |name: &str, value: usize, max: usize| match value {
-            0 => bail!("--{name} must be at least 1"),
-            value if value > max => bail!("--{name} {value}: at most {max}"),
-            value => Ok(value),
-        };
-        let seconds = |name: &str, value: f64| {
-            Duration::try_from_secs_f64(value)
-                .map_err(|_| anyhow::anyhow!("--{name} {value}: not a number of seconds"))
-        };
-        let clients = within("clients", self.clients, CONNECTIONS_MAX)?;
-        // A connection without a client would be idle.
-        let connections = within("connections", self.connections, CONNECTIONS_MAX)?.min(clients);
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = within("threads", self.threads.unwrap_or(cores.div_ceil(2)), THREADS_MAX)?;
-        if let Some(rate) = self.rate
-            && !(rate > 0.0 && rate.is_finite())
-        {
-            bail!("--rate {rate}: must be above 0");
-        }
-        let amount = match (self.total, self.duration) {
-            (Some(0), _) => bail!("--total must be at least 1"),
-            (Some(total), _) => Amount::Total(total),
-            (None, duration) => {
-                let duration = seconds("duration", duration.unwrap_or(10.0))?;
-                if duration.is_zero() {
-                    bail!("--duration must be above 0");
-                }
-                Amount::Lasting(duration)
-            }
-        };
-        let warmup = self.warmup.unwrap_or(if self.total.is_some() { 0.0 } else { 1.0 });
-        Ok(Plan {
-            target: target.clone(),
-            connections,
-            clients,
-            threads: threads.min(connections),
-            warmup: seconds("warmup", warmup)?,
-            amount,
-            rate: self.rate,
-        })
-    }
-}
-
-impl Keys {
-    fn check(&self) -> Result<()> {
-        if !(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&self.key_bytes) {
-            bail!("--key-bytes {}: from {KEY_BYTES_MIN} to {KEY_BYTES_MAX}", self.key_bytes);
-        }
-        if self.key_space == 0 {
-            bail!("--key-space must be at least 1");
-        }
-        if !requests::key_space_fits(self.key_space, self.key_bytes) {
-            bail!("--key-space {}: more keys than --key-bytes tell apart", self.key_space);
-        }
-        Ok(())
-    }
-
-    fn choose(&self, client: usize, seed: u64) -> Choice {
-        Choice {
-            random: Random::new(seed ^ (client as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            bytes: self.key_bytes,
-            space: self.key_space,
-            order: self.keys,
-        }
-    }
-}
-
-/// Chooses the keys of one client.
-#[derive(Clone, Debug)]
-struct Choice {
-    random: Random,
-    bytes: usize,
-    space: u64,
-    order: Order,
-}
-
-impl Choice {
-    fn next(&mut self, index: u64) -> u64 {
-        match self.order {
-            Order::Sequential => index % self.space,
-            Order::Uniform => self.random.below(self.space),
-        }
-    }
-}
-
-struct Puts {
-    keys: Choice,
-    value_bytes: usize,
-    /// Values begin with the time since then, in nanoseconds.
-    stamped_since: Option<Instant>,
-}
-
-impl Requests for Puts {
-    fn method() -> Method {
-        Method::new("/etcdserverpb.KV/Put")
-    }
-
-    fn next(&mut self, index: u64) -> Bytes {
-        let key = self.keys.next(index);
-        let stamp = self.stamped_since.map(nanoseconds_since);
-        requests::put(&mut self.keys.random, key, self.keys.bytes, self.value_bytes, stamp)
-    }
-}
-
-fn nanoseconds_since(then: Instant) -> u64 {
-    u64::try_from(then.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
-struct Ranges {
-    keys: Choice,
-    serializable: bool,
-}
-
-impl Requests for Ranges {
-    fn method() -> Method {
-        Method::new("/etcdserverpb.KV/Range")
-    }
-
-    fn next(&mut self, index: u64) -> Bytes {
-        let key = self.keys.next(index);
-        requests::range(key, self.keys.bytes, self.serializable)
-    }
-
-    // Reading nothing would look fast.
-    fn check(answer: &Bytes) -> std::result::Result<(), &'static str> {
-        requests::has_kvs(answer)
-            .then_some(())
-            .ok_or("the key does not exist (fill the key space with `put` first)")
-    }
+/// One run: what to load, how to show how it goes, and what sets its values apart from those of
+/// other runs.
+struct Run<'a> {
+    target: &'a Target,
+    json: bool,
+    seed: u64,
 }
 
 impl Bench {
     pub(crate) fn run(&self, target: &Target, json: bool, out: &mut dyn Write) -> Result<()> {
-        let report = self.kind.run(target)?;
+        // Values must differ from one run to the next, or a second run writes what is there.
+        let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
+        let place = self.kind.base().html.as_deref().map(Place::check).transpose()?;
+        let (report, signal) = self.kind.run(&Run { target, json, seed })?;
         if json {
             serde_json::to_writer(&mut *out, &report)?;
             writeln!(out)?;
         } else {
             report.write(out)?;
         }
-        Ok(())
+        if let Some(place) = place {
+            place.write(&report)?;
+        }
+        match signal {
+            Some(signal) => Err(Interrupted { signal }.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Looks at the endpoints, then runs the load.
+    fn load<W: Worker>(
+        &self,
+        plan: &Plan,
+        kinds: usize,
+        watched: &Watched,
+        workers: Vec<W>,
+    ) -> Result<Outcome> {
+        let shower = Shower::new(self.json, plan);
+        let outcome = load::run(plan, kinds, workers, watched, &|progress| shower.show(&progress));
+        shower.end();
+        outcome
+    }
+
+    /// Runs a load of requests and reports.
+    fn requests<R: Requests>(
+        &self,
+        what: &str,
+        load: &Load,
+        plan: &Plan,
+        requests: impl FnMut(usize) -> R,
+    ) -> Result<(Report, Option<i32>)> {
+        let watched = Watched::new(&load.base.pid, self.target)?;
+        preflight::greet(self.target)?;
+        let outcome = self.load(plan, R::KINDS.len(), &watched, clients(plan, requests))?;
+        let signal = outcome.signal;
+        Ok((Report::new(format!("{what}, {}", words(plan)), R::KINDS, &watched, outcome), signal))
     }
 }
 
 impl Kind {
-    fn run(&self, target: &Target) -> Result<Report> {
-        // Values must differ from one run to the next, or a second run writes what is there.
-        let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
+    fn base(&self) -> &Base {
         match self {
-            Kind::Put { load, keys, value_bytes } => {
-                check_value(*value_bytes, 0)?;
+            Kind::Put { load, .. }
+            | Kind::Range { load, .. }
+            | Kind::Txn { load, .. }
+            | Kind::Mixed { load, .. }
+            | Kind::Watch { load, .. }
+            | Kind::Lease(Lease::Grant { load, .. }) => &load.base,
+            Kind::Lease(Lease::Keepalive { base, .. }) => base,
+        }
+    }
+
+    /// The report, and the signal that ended the load before its time.
+    fn run(&self, run: &Run<'_>) -> Result<(Report, Option<i32>)> {
+        match self {
+            Kind::Put { load, keys, values } => {
                 keys.check()?;
-                let plan = load.plan(target)?;
-                let watched = Watched::new(&load.pid, &target.endpoints)?;
-                let puts = |client| Puts {
-                    keys: keys.choose(client, seed),
-                    value_bytes: *value_bytes,
-                    stamped_since: None,
-                };
-                let outcome = load::run(&plan, puts, || watched.sample(), show)?;
-                let name = format!("put of {value_bytes} B, {}", words(&plan, keys));
-                Ok(Report::new(name, &watched, &outcome))
+                let plan = load.plan(run.target)?;
+                values.check(0, plan.clients)?;
+                let what = format!("put of {} B, {}", values.value_bytes, keys.words());
+                run.requests(&what, load, &plan, puts(keys, values, run.seed, None))
             }
-            Kind::Range { load, keys, consistency } => {
+            Kind::Range { load, keys, consistency, keys_per_range, prefix } => {
                 keys.check()?;
-                let plan = load.plan(target)?;
-                let watched = Watched::new(&load.pid, &target.endpoints)?;
-                let serializable = *consistency == Consistency::Serializable;
-                let ranges = |client| Ranges { keys: keys.choose(client, seed), serializable };
-                let outcome = load::run(&plan, ranges, || watched.sample(), show)?;
-                let kind = if serializable { "serializable" } else { "linearizable" };
-                let name = format!("{kind} range of one key, {}", words(&plan, keys));
-                Ok(Report::new(name, &watched, &outcome))
-            }
-            Kind::Watch { load, keys, value_bytes, watchers, watch_connections } => {
-                check_value(*value_bytes, 8)?;
-                keys.check()?;
-                if !(1..=CONNECTIONS_MAX).contains(watchers) {
-                    bail!("--watchers {watchers}: from 1 to {CONNECTIONS_MAX}");
-                }
-                if !(1..=CONNECTIONS_MAX).contains(watch_connections) {
-                    bail!("--watch-connections {watch_connections}: from 1 to {CONNECTIONS_MAX}");
-                }
-                if load.warmup.is_some_and(|warmup| warmup > 0.0) {
-                    bail!("--warmup: a watch load counts every event from the first");
-                }
-                let plan = Plan { warmup: Duration::ZERO, ..load.plan(target)? };
-                let watched = Watched::new(&load.pid, &target.endpoints)?;
-                let since = Instant::now();
-                let connections = (*watch_connections).min(*watchers);
-                let audience = Audience::gather(target, *watchers, connections, since)?;
-                let puts = |client| Puts {
-                    keys: keys.choose(client, seed),
-                    value_bytes: *value_bytes,
-                    stamped_since: Some(since),
+                let plan = load.plan(run.target)?;
+                let (span, count, choices) = span(keys, *keys_per_range, *prefix, plan.clients)?;
+                let ranges = ranges(keys, *consistency, (span, count, choices), run.seed);
+                let of = match count {
+                    1 => "one key".to_owned(),
+                    _ if *prefix => format!("{count} keys by prefix"),
+                    _ => format!("{count} keys"),
                 };
-                let mut outcome = load::run(&plan, puts, || watched.sample(), show)?;
-                // The load is over when the last watcher has heard of the last put.
-                let waiting = Instant::now();
-                let heard = audience.finish(outcome.recorder.latency_us.len())?;
-                outcome.elapsed += waiting.elapsed();
-                outcome.after = watched.sample()?;
-                let name = format!(
-                    "put of {value_bytes} B seen by {watchers} watchers, {}",
-                    words(&plan, keys)
+                let what = format!("{} range of {of}, {}", consistency.name(), keys.words());
+                let (mut report, signal) = run.requests(&what, load, &plan, ranges)?;
+                report.keys_per_s = (count > 1).then_some(report.ops_per_s * count as f64);
+                Ok((report, signal))
+            }
+            Kind::Txn { load, keys, values } => {
+                keys.check()?;
+                if keys.key_space > SWAPPED_KEYS_MAX {
+                    bail!("--key-space {}: at most {SWAPPED_KEYS_MAX} for txn", keys.key_space);
+                }
+                let plan = load.plan(run.target)?;
+                values.check(0, plan.clients)?;
+                let revisions = kinds::no_revisions(keys.key_space);
+                let choose = keys.choose(keys.key_space, run.seed);
+                let swaps = |client| Swaps {
+                    keys: choose(client),
+                    key_bytes: keys.key_bytes,
+                    value_bytes: values.value_bytes,
+                    revisions: Arc::clone(&revisions),
+                    under_way: (0, 0),
+                    buffer: BytesMut::new(),
+                };
+                let what = format!("swap of {} B, {}", values.value_bytes, keys.words());
+                run.requests(&what, load, &plan, swaps)
+            }
+            Kind::Mixed { load, keys, values, ratio, consistency } => {
+                keys.check()?;
+                let plan = load.plan(run.target)?;
+                values.check(0, plan.clients)?;
+                let (mut reads, mut writes) = (
+                    ranges(keys, *consistency, (Span::One, 1, keys.key_space), run.seed),
+                    // Of another seed, or each key would be read right after it was written.
+                    puts(keys, values, !run.seed, None),
                 );
-                let mut report = Report::new(name, &watched, &outcome);
-                report.delivered(&heard, outcome.elapsed);
-                Ok(report)
+                let mixed = |client| Mixed {
+                    reads: reads(client),
+                    writes: writes(client),
+                    read_share: ratio.reads,
+                    write_share: ratio.writes,
+                    is_read: false,
+                };
+                let what = format!(
+                    "{} {} reads to {} writes of {} B, {}",
+                    ratio.reads,
+                    consistency.name(),
+                    ratio.writes,
+                    values.value_bytes,
+                    keys.words()
+                );
+                run.requests(&what, load, &plan, mixed)
+            }
+            Kind::Watch { load, keys, values, watchers, watch_connections } => {
+                watch(run, load, keys, values, *watchers, *watch_connections)
+            }
+            Kind::Lease(Lease::Grant { load, ttl }) => {
+                check_ttl(*ttl)?;
+                let plan = load.plan(run.target)?;
+                let grants = |_| Grants { ttl_s: *ttl, ids: None, buffer: BytesMut::new() };
+                run.requests(&format!("grant of leases of {ttl} s"), load, &plan, grants)
+            }
+            Kind::Lease(Lease::Keepalive { base, leases, ttl }) => {
+                keep_alive(run, base, *leases, *ttl)
             }
         }
     }
 }
 
-fn check_value(bytes: usize, min: usize) -> Result<()> {
-    if !(min..=VALUE_BYTES_MAX).contains(&bytes) {
-        bail!("--value-bytes {bytes}: from {min} to {VALUE_BYTES_MAX}");
+fn puts(
+    keys: &Keys,
+    values: &Values,
+    seed: u64,
+    stamped_since: Option<Instant>,
+) -> impl FnMut(usize) -> Puts + use<> {
+    let choose = keys.choose(keys.key_space, seed);
+    let (key_bytes, value_bytes) = (keys.key_bytes, values.value_bytes);
+    move |client| Puts {
+        keys: choose(client),
+        key_bytes,
+        value_bytes,
+        stamped_since,
+        buffer: BytesMut::new(),
+    }
+}
+
+/// `choices`: how many keys or groups of keys there are to begin at.
+fn ranges(
+    keys: &Keys,
+    consistency: Consistency,
+    (span, keys_per_range, choices): (Span, u64, u64),
+    seed: u64,
+) -> impl FnMut(usize) -> Ranges + use<> {
+    let choose = keys.choose(choices, seed);
+    let key_bytes = keys.key_bytes;
+    move |client| Ranges {
+        keys: choose(client),
+        key_bytes,
+        span,
+        keys_per_range,
+        serializable: consistency == Consistency::Serializable,
+        buffer: BytesMut::new(),
+    }
+}
+
+/// What a range reads: how its request is written, how many keys are expected, and how many
+/// different ranges there are.
+fn span(
+    keys: &Keys,
+    keys_per_range: Option<u64>,
+    prefix: bool,
+    clients: usize,
+) -> Result<(Span, u64, u64)> {
+    let count = keys_per_range.unwrap_or(if prefix { keys.key_space } else { 1 });
+    if count == 0 || count > keys.key_space {
+        bail!("--keys-per-range {count}: from 1 to the --key-space of {}", keys.key_space);
+    }
+    if count.saturating_mul(clients as u64) > KEYS_UNDER_WAY_MAX && count > 1 {
+        bail!(
+            "{count} keys a range with --clients {clients}: more than {KEYS_UNDER_WAY_MAX} keys \
+             would be under way"
+        );
+    }
+    match (prefix, keys_per_range) {
+        (false, None | Some(1)) => Ok((Span::One, 1, keys.key_space)),
+        (false, Some(_)) => Ok((Span::Following(count), count, keys.key_space - count + 1)),
+        (true, None) => Ok((Span::Digits(keys.key_bytes - keys::PREFIX.len()), count, 1)),
+        (true, Some(_)) => {
+            let digits = count.ilog10();
+            if 10_u64.pow(digits) != count {
+                bail!("--keys-per-range {count}: with --prefix a power of ten");
+            }
+            Ok((Span::Digits(digits as usize), count, keys.key_space / count))
+        }
+    }
+}
+
+fn watch(
+    run: &Run<'_>,
+    load: &Load,
+    keys: &Keys,
+    values: &Values,
+    watchers: usize,
+    watch_connections: usize,
+) -> Result<(Report, Option<i32>)> {
+    keys.check()?;
+    if !(1..=CONNECTIONS_MAX).contains(&watchers) {
+        bail!("--watchers {watchers}: from 1 to {CONNECTIONS_MAX}");
+    }
+    if !(1..=CONNECTIONS_MAX).contains(&watch_connections) {
+        bail!("--watch-connections {watch_connections}: from 1 to {CONNECTIONS_MAX}");
+    }
+    if load.base.warmup.is_some_and(|warmup| warmup > 0.0) {
+        bail!("--warmup: a watch load counts every event from the first");
+    }
+    let plan = Plan { warmup: Duration::ZERO, ..load.plan(run.target)? };
+    // A value begins with the time at which it was sent.
+    values.check(8, plan.clients)?;
+    let watched = Watched::new(&load.base.pid, run.target)?;
+    preflight::greet(run.target)?;
+    let since = Instant::now();
+    let connections = watch_connections.min(watchers);
+    let audience = Audience::gather(run.target, watchers, connections, since)?;
+    let workers = clients(&plan, puts(keys, values, run.seed, Some(since)));
+    let mut outcome = run.load(&plan, Puts::KINDS.len(), &watched, workers)?;
+    // The load is over when the last watcher has heard of the last put.
+    let waiting = Instant::now();
+    let heard = match outcome.signal {
+        None => audience.finish(outcome.ops())?,
+        Some(_) => audience.leave(),
+    };
+    outcome.elapsed += waiting.elapsed();
+    if let Some((_, after)) = &mut outcome.cost {
+        *after = watched.after()?;
+    }
+    let what = format!(
+        "put of {} B seen by {watchers} watchers, {}, {}",
+        values.value_bytes,
+        keys.words(),
+        words(&plan)
+    );
+    let (elapsed, signal) = (outcome.elapsed, outcome.signal);
+    let mut report = Report::new(what, Puts::KINDS, &watched, outcome);
+    report.delivered(&heard, elapsed);
+    Ok((report, signal))
+}
+
+fn keep_alive(
+    run: &Run<'_>,
+    base: &Base,
+    leases: u64,
+    ttl_s: u64,
+) -> Result<(Report, Option<i32>)> {
+    check_ttl(ttl_s)?;
+    if !(1..=LEASES_MAX).contains(&leases) {
+        bail!("--leases {leases}: from 1 to {LEASES_MAX}");
+    }
+    let mut plan = base.plan(run.target)?;
+    plan.connections = plan.connections.min(leases as usize);
+    plan.threads = plan.threads.min(plan.connections);
+    let watched = Watched::new(&base.pid, run.target)?;
+    preflight::greet(run.target)?;
+
+    let ttl = Duration::from_secs(ttl_s);
+    let (granting, ids) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+    let grants = Plan {
+        clients: plan.connections * CLIENTS_PER_GRANTING_CONNECTION,
+        warmup: Duration::ZERO,
+        amount: Amount::Total(leases),
+        is_measured: false,
+        ..plan.clone()
+    };
+    let workers = clients(&grants, |_| Grants {
+        ttl_s,
+        ids: Some(Arc::clone(&ids)),
+        buffer: BytesMut::new(),
+    });
+    let granted = run.load(&grants, Grants::KINDS.len(), &watched, workers)?;
+    if let Some((said, count)) = granted.refusals.first_key_value() {
+        bail!("{count} leases were not granted: {said}");
+    }
+    let ids = std::mem::take(&mut *ids.lock().unwrap_or_else(PoisonError::into_inner));
+    // The first are renewed after a third of their time at the latest.
+    let took = granting.elapsed();
+    if took + ttl / keepalive::RENEWALS_PER_TTL >= ttl {
+        bail!(
+            "--ttl {ttl_s}: too short, granting {leases} leases took {:.1} s",
+            took.as_secs_f64()
+        );
+    }
+
+    let workers = keepalive::keep_alives(&plan, &ids, ttl);
+    let outcome = run.load(&plan, 1, &watched, workers)?;
+    let signal = outcome.signal;
+    let what = format!(
+        "keep-alive of {leases} leases of {ttl_s} s, {} streams, {} threads, {:.1}/s due",
+        plan.connections,
+        plan.threads,
+        leases as f64 / (ttl / keepalive::RENEWALS_PER_TTL).as_secs_f64()
+    );
+    Ok((Report::new(what, &["keep-alive"], &watched, outcome), signal))
+}
+
+/// Requests under way on each connection while leases are granted for a keep-alive load.
+const CLIENTS_PER_GRANTING_CONNECTION: usize = 10;
+
+fn check_ttl(ttl_s: u64) -> Result<()> {
+    if !(TTL_S_MIN..=TTL_S_MAX).contains(&ttl_s) {
+        bail!("--ttl {ttl_s}: from {TTL_S_MIN} to {TTL_S_MAX} seconds");
     }
     Ok(())
 }
 
-fn words(plan: &Plan, keys: &Keys) -> String {
-    let order = match keys.keys {
-        Order::Sequential => "sequential",
-        Order::Uniform => "uniform",
-    };
+fn words(plan: &Plan) -> String {
     let pace = match plan.rate {
         None => "closed loop".to_owned(),
         Some(rate) => format!("open loop at {rate}/s"),
     };
     format!(
-        "{} connections, {} clients, {} threads, {order} over {} keys of {} B, {pace}",
-        plan.connections, plan.clients, plan.threads, keys.key_space, keys.key_bytes
+        "{} connections, {} clients, {} threads, {pace}",
+        plan.connections, plan.clients, plan.threads
     )
-}
-
-/// Progress goes to standard error, so that reports can be piped.
-fn show(done: u64, last_second: u64) {
-    drop(writeln!(std::io::stderr(), "  {done} done, {last_second}/s"));
 }

@@ -3,67 +3,26 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::cost::{Sample, Watched};
 use super::load::Outcome;
-use crate::procfs::{self, Usage};
+use super::recorder::{Second, histogram};
+use crate::procfs::Usage;
 
-/// The processes whose cost is measured.
-#[derive(Clone, Debug)]
-pub(crate) struct Watched {
-    servers: Vec<(u32, String)>,
-}
-
-/// The cost of all watched processes and of this one at a moment.
-#[derive(Clone, Debug)]
-pub(crate) struct Sample {
-    servers: Vec<Usage>,
-    own: Usage,
-}
-
-impl Watched {
-    /// The given processes, else those of this machine that listen at the endpoints.
-    pub(crate) fn new(pids: &[u32], endpoints: &[String]) -> Result<Self> {
-        let pids: Vec<u32> = if pids.is_empty() {
-            use std::net::ToSocketAddrs;
-            let addresses: Vec<_> = endpoints
-                .iter()
-                .map(|endpoint| endpoint.split_once("://").map_or(&endpoint[..], |(_, rest)| rest))
-                .map(|endpoint| endpoint.trim_end_matches('/'))
-                .filter_map(|endpoint| endpoint.to_socket_addrs().ok())
-                .flatten()
-                .collect();
-            procfs::listeners(&addresses).into_iter().collect()
-        } else {
-            pids.to_vec()
-        };
-        for pid in &pids {
-            if Usage::of(*pid).is_err() {
-                bail!("--pid {pid}: no such process");
-            }
-        }
-        Ok(Watched { servers: pids.into_iter().map(|pid| (pid, procfs::name(pid))).collect() })
-    }
-
-    /// Now.
-    pub(crate) fn sample(&self) -> Result<Sample> {
-        let of = |pid: u32| Usage::of(pid).with_context(|| format!("process {pid} is gone"));
-        let servers: Result<Vec<Usage>> = self.servers.iter().map(|(pid, _)| of(*pid)).collect();
-        Ok(Sample { servers: servers?, own: of(std::process::id())? })
-    }
-}
+/// Points of a latency curve each time the rest halves.
+const CURVE_POINTS_PER_HALVING: u32 = 4;
 
 /// Milliseconds at which so much of the requests had been answered.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Latency {
-    mean_ms: f64,
-    p50_ms: f64,
-    p90_ms: f64,
-    p99_ms: f64,
-    p999_ms: f64,
-    max_ms: f64,
+    pub(crate) mean_ms: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p90_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) p999_ms: f64,
+    pub(crate) max_ms: f64,
 }
 
 impl Latency {
@@ -80,15 +39,55 @@ impl Latency {
     }
 }
 
+/// Requests of one kind.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Kind {
+    pub(crate) name: String,
+    pub(crate) ops: u64,
+    pub(crate) ops_per_s: f64,
+    pub(crate) latency: Latency,
+    /// Parts of all requests, each with the milliseconds after which so many had been answered.
+    pub(crate) curve: Vec<(f64, f64)>,
+}
+
+impl Kind {
+    fn of(name: &str, us: &Histogram<u64>, elapsed: Duration) -> Self {
+        let curve = us
+            .iter_quantiles(CURVE_POINTS_PER_HALVING)
+            .map(|step| (step.quantile_iterated_to(), step.value_iterated_to() as f64 / 1e3))
+            .collect();
+        Kind {
+            name: name.to_owned(),
+            ops: us.len(),
+            ops_per_s: rate(us.len(), elapsed),
+            latency: Latency::of(us),
+            curve,
+        }
+    }
+}
+
 /// One server process on this machine.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Server {
-    pid: u32,
-    name: String,
-    cpu_us_per_op: f64,
-    rss_anon_bytes: u64,
-    rss_file_bytes: u64,
-    rss_peak_bytes: u64,
+    pub(crate) pid: u32,
+    pub(crate) name: String,
+    pub(crate) cpu_us_per_op: f64,
+    pub(crate) rss_anon_bytes: u64,
+    pub(crate) rss_file_bytes: u64,
+    pub(crate) rss_peak_bytes: u64,
+    /// Written to disks; only if this user may know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) written_bytes: Option<u64>,
+}
+
+/// How an endpoint's log was synced.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LogSyncs {
+    pub(crate) endpoint: String,
+    pub(crate) count: u64,
+    pub(crate) mean_ms: f64,
+    /// Requests of the whole load for each sync.
+    pub(crate) ops_per_sync: f64,
 }
 
 /// Everything one run has shown.
@@ -96,21 +95,32 @@ pub(crate) struct Server {
 pub(crate) struct Report {
     /// What was run, in words.
     pub(crate) load: String,
+    /// A signal ended it before its time.
+    pub(crate) interrupted: bool,
     pub(crate) elapsed_s: f64,
     pub(crate) ops: u64,
     pub(crate) ops_per_s: f64,
     pub(crate) latency: Latency,
+    /// Keys read, where a request reads several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) keys_per_s: Option<f64>,
+    /// The kinds of requests; one or several.
+    pub(crate) kinds: Vec<Kind>,
     /// What the server refused, by its words.
     pub(crate) refusals: std::collections::BTreeMap<String, u64>,
     /// Empty if no server runs on this machine.
     pub(crate) servers: Vec<Server>,
     /// All servers together.
     pub(crate) server_cpu_us_per_op: f64,
+    /// Of the endpoints whose metrics pages tell.
+    pub(crate) log_syncs: Vec<LogSyncs>,
     /// What this program itself used.
     pub(crate) own_cpu_us_per_op: f64,
     /// Only of a watch load: what reached the watchers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) delivery: Option<Delivery>,
+    /// How it went, second by second.
+    pub(crate) seconds: Vec<Second>,
 }
 
 /// Events as they reached their watchers.
@@ -124,36 +134,38 @@ pub(crate) struct Delivery {
 }
 
 impl Report {
-    pub(crate) fn new(load: String, watched: &Watched, outcome: &Outcome<Sample>) -> Self {
-        let Outcome { recorder, elapsed, before, after } = outcome;
-        let ops = recorder.latency_us.len();
-        let per_op = |after: Usage, before: Usage| {
-            after.cpu_us.saturating_sub(before.cpu_us) as f64 / ops.max(1) as f64
+    /// `kinds`: the names of the outcome's kinds.
+    pub(crate) fn new(load: String, kinds: &[&str], watched: &Watched, outcome: Outcome) -> Self {
+        let (ops, elapsed) = (outcome.ops(), outcome.elapsed);
+        let mut all = histogram();
+        for kind in &outcome.kinds {
+            all.add(kind).expect("equal bounds");
+        }
+        let kinds = kinds.iter().zip(&outcome.kinds);
+        let (servers, log_syncs, own_cpu_us_per_op) = match &outcome.cost {
+            Some((before, after)) => (
+                servers(watched, before, after, ops),
+                log_syncs(watched, before, after, ops),
+                cpu_us_per_op(after.own, before.own, ops),
+            ),
+            None => (Vec::new(), Vec::new(), 0.0),
         };
-        let servers: Vec<Server> = watched
-            .servers
-            .iter()
-            .zip(before.servers.iter().zip(&after.servers))
-            .map(|((pid, name), (before, after))| Server {
-                pid: *pid,
-                name: name.clone(),
-                cpu_us_per_op: per_op(*after, *before),
-                rss_anon_bytes: after.rss_anon_bytes,
-                rss_file_bytes: after.rss_file_bytes,
-                rss_peak_bytes: after.rss_peak_bytes,
-            })
-            .collect();
         Report {
             load,
+            interrupted: outcome.signal.is_some(),
             elapsed_s: elapsed.as_secs_f64(),
             ops,
-            ops_per_s: rate(ops, *elapsed),
-            latency: Latency::of(&recorder.latency_us),
-            refusals: recorder.refusals.clone(),
+            ops_per_s: rate(ops, elapsed),
+            latency: Latency::of(&all),
+            keys_per_s: None,
+            kinds: kinds.map(|(name, us)| Kind::of(name, us, elapsed)).collect(),
+            refusals: outcome.refusals,
             server_cpu_us_per_op: servers.iter().map(|server| server.cpu_us_per_op).sum(),
             servers,
-            own_cpu_us_per_op: per_op(after.own, before.own),
+            log_syncs,
+            own_cpu_us_per_op,
             delivery: None,
+            seconds: outcome.seconds,
         }
     }
 
@@ -172,12 +184,26 @@ impl Report {
     /// For people.
     pub(crate) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
         writeln!(to, "{}", self.load)?;
+        if self.interrupted {
+            writeln!(to, "  interrupted  these are the results until then")?;
+        }
         writeln!(
             to,
             "  done         {} in {:.2} s, {:.0}/s",
             self.ops, self.elapsed_s, self.ops_per_s
         )?;
+        if let Some(keys_per_s) = self.keys_per_s {
+            writeln!(to, "  keys read    {keys_per_s:.0}/s")?;
+        }
         write_latency(to, "latency", &self.latency)?;
+        if self.kinds.len() > 1 {
+            for kind in &self.kinds {
+                writeln!(to, "  {:<12} {}, {:.0}/s", kind.name, kind.ops, kind.ops_per_s)?;
+                if kind.ops > 0 {
+                    write_latency(to, "", &kind.latency)?;
+                }
+            }
+        }
         if let Some(delivery) = &self.delivery {
             writeln!(
                 to,
@@ -195,8 +221,7 @@ impl Report {
             writeln!(to, "  server CPU   {:.1} us per operation", self.server_cpu_us_per_op)?;
         }
         for server in &self.servers {
-            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-            writeln!(
+            write!(
                 to,
                 "    {:<10} pid {}: {:.1} us, resident {:.0} MiB anonymous + {:.0} MiB of files, peak {:.0} MiB",
                 server.name,
@@ -206,9 +231,71 @@ impl Report {
                 mib(server.rss_file_bytes),
                 mib(server.rss_peak_bytes),
             )?;
+            match server.written_bytes {
+                Some(bytes) => writeln!(to, ", {:.0} B written per operation", self.per_op(bytes))?,
+                None => writeln!(to)?,
+            }
+        }
+        for syncs in &self.log_syncs {
+            writeln!(
+                to,
+                "  log syncs    {}: {}, one for {:.1} operations, {:.2} ms each",
+                syncs.endpoint, syncs.count, syncs.ops_per_sync, syncs.mean_ms
+            )?;
         }
         writeln!(to, "  own CPU      {:.1} us per operation", self.own_cpu_us_per_op)
     }
+
+    pub(crate) fn per_op(&self, bytes: u64) -> f64 {
+        bytes as f64 / self.ops.max(1) as f64
+    }
+}
+
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn cpu_us_per_op(after: Usage, before: Usage, ops: u64) -> f64 {
+    after.cpu_us.saturating_sub(before.cpu_us) as f64 / ops.max(1) as f64
+}
+
+fn servers(watched: &Watched, before: &Sample, after: &Sample, ops: u64) -> Vec<Server> {
+    watched
+        .processes
+        .iter()
+        .zip(before.processes.iter().zip(&after.processes))
+        .map(|((pid, name), (before, after))| Server {
+            pid: *pid,
+            name: name.clone(),
+            cpu_us_per_op: cpu_us_per_op(*after, *before, ops),
+            rss_anon_bytes: after.rss_anon_bytes,
+            rss_file_bytes: after.rss_file_bytes,
+            rss_peak_bytes: after.rss_peak_bytes,
+            written_bytes: after
+                .written_bytes
+                .zip(before.written_bytes)
+                .map(|(after, before)| after.saturating_sub(before)),
+        })
+        .collect()
+}
+
+fn log_syncs(watched: &Watched, before: &Sample, after: &Sample, ops: u64) -> Vec<LogSyncs> {
+    watched
+        .endpoints()
+        .iter()
+        .zip(before.syncs.iter().zip(&after.syncs))
+        .filter_map(|(endpoint, (before, after))| {
+            let (before, after) = ((*before)?, (*after)?);
+            let count = after.count.saturating_sub(before.count);
+            let took_s = (after.took_s - before.took_s).max(0.0);
+            Some(LogSyncs {
+                endpoint: endpoint.clone(),
+                count,
+                mean_ms: took_s * 1e3 / count.max(1) as f64,
+                ops_per_sync: ops as f64 / count.max(1) as f64,
+            })
+        })
+        .collect()
 }
 
 fn rate(count: u64, elapsed: Duration) -> f64 {

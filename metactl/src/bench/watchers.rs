@@ -13,8 +13,9 @@ use hdrhistogram::Histogram;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::load::Recorder;
-use super::{nanoseconds_since, requests};
+use super::recorder::{self, Recorder};
+use super::requests;
+use super::{keys, kinds::nanoseconds_since};
 use crate::cli::{Target, with_tls};
 
 /// Longest silence while events are still missing.
@@ -26,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 pub(crate) struct Audience {
     watchers: u64,
     heard: Arc<AtomicU64>,
-    recorder: Arc<Mutex<Recorder>>,
+    recorder: recorder::Shared,
     failed: Arc<Mutex<Option<client::Error>>>,
     /// Dropped to end the thread.
     _stay: oneshot::Sender<()>,
@@ -50,7 +51,7 @@ impl Audience {
         let audience = Audience {
             watchers: watchers as u64,
             heard: Arc::default(),
-            recorder: Arc::new(Mutex::new(Recorder::new())),
+            recorder: Arc::new(Mutex::new(Recorder::new(1))),
             failed: Arc::default(),
             _stay: stay,
         };
@@ -82,7 +83,7 @@ impl Audience {
                 for event in &events {
                     let stamp = event.kv.as_ref().and_then(|kv| requests::stamp(&kv.value));
                     let delay = now.saturating_sub(stamp.unwrap_or(now));
-                    recorder.record(Duration::from_nanos(delay));
+                    recorder.record(0, Duration::from_nanos(delay));
                 }
                 heard.fetch_add(events.len() as u64, Ordering::Relaxed);
             }
@@ -91,7 +92,7 @@ impl Audience {
 
     /// Waits until every watcher has heard of every put; returns from sending to hearing, in
     /// microseconds.
-    pub(crate) fn finish(self, puts: u64) -> Result<Histogram<u64>> {
+    pub(crate) fn finish(&self, puts: u64) -> Result<Histogram<u64>> {
         let all = puts * self.watchers;
         let (mut last, mut since) = (0, Instant::now());
         loop {
@@ -110,8 +111,12 @@ impl Audience {
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::replace(&mut *recorder, Recorder::new()).latency_us)
+        Ok(self.leave())
+    }
+
+    /// What has been heard so far.
+    pub(crate) fn leave(&self) -> Histogram<u64> {
+        recorder::lock(&self.recorder).take()
     }
 }
 
@@ -125,7 +130,7 @@ async fn start(target: &Target, watchers: usize, connections: usize) -> Result<V
         .collect::<client::Result<_>>()?;
     let mut watches = Vec::with_capacity(watchers);
     for watcher in 0..watchers {
-        let of = WatchOf::new(KeyRange::prefix("k"));
+        let of = WatchOf::new(KeyRange::prefix(keys::PREFIX));
         watches.push(clients[watcher % connections].watch(of).await?);
     }
     Ok(watches)

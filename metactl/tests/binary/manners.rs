@@ -39,7 +39,25 @@ fn values_out_of_their_range_are_named_with_it() {
         (&["bench", "put", "--rate", "0"], "--rate 0"),
         (&["bench", "put", "--total", "0"], "--total must be at least 1"),
         (&["bench", "put", "--duration", "-1"], "-1"),
-        (&["bench", "put", "--value-bytes", "2000000"], "--value-bytes 2000000"),
+        (&["bench", "put", "--value-bytes", "100000000"], "--value-bytes 100000000: from 0"),
+        (&["bench", "put", "--value-bytes", "20000000"], "more than 1 GiB would be under way"),
+        (&["bench", "put", "--zipf-exponent", "1"], "--zipf-exponent: only with --keys zipf"),
+        (&["bench", "put", "--keys", "zipf", "--zipf-exponent", "0"], "--zipf-exponent 0: above 0"),
+        (&["bench", "put", "--keys", "zipf", "--zipf-exponent", "nan"], "--zipf-exponent NaN"),
+        (&["bench", "mixed", "--ratio", "0:0"], "READS:WRITES expected, each from 1"),
+        (&["bench", "mixed", "--ratio", "many"], "'many' for '--ratio <READS:WRITES>'"),
+        (&["bench", "range", "--keys-per-range", "0"], "--keys-per-range 0: from 1"),
+        (&["bench", "range", "--keys-per-range", "30", "--prefix"], "with --prefix a power of ten"),
+        (&["bench", "range", "--prefix"], "more than 2000000 keys would be under way"),
+        (&["bench", "txn", "--key-space", "100000000"], "--key-space 100000000: at most"),
+        (&["bench", "lease", "grant", "--ttl", "0"], "--ttl 0: from 3 to"),
+        (&["bench", "lease", "keepalive", "--leases", "0"], "--leases 0: from 1"),
+        (
+            &["bench", "lease", "keepalive", "--connections", "0"],
+            "--connections must be at least 1",
+        ),
+        (&["bench", "put", "--html", "/no/such/place/x"], "--html /no/such/place/x: No such file"),
+        (&["bench", "put", "--duration", "1e300"], "--duration"),
         (&["bench", "watch", "--value-bytes", "7"], "--value-bytes 7: from 8"),
         (&["bench", "watch", "--watchers", "0"], "--watchers 0"),
         (&["dev", "--members", "0"], "--members 0: from 1 to 9"),
@@ -65,11 +83,42 @@ fn an_endpoint_nobody_listens_on_is_named() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().to_string()
     };
-    for command in [&["get", "k"][..], &["put", "k", "v"], &["bench", "put"], &["members"]] {
+    for command in [
+        &["get", "k"][..],
+        &["put", "k", "v"],
+        &["bench", "put"],
+        &["bench", "lease", "keepalive"],
+        &["bench", "watch"],
+        &["members"],
+    ] {
         let arguments = [&["--timeout", "0.2", "--endpoints", &nobody][..], command].concat();
         let said = complaint(&arguments, 1);
         assert!(said.contains(&nobody) && said.contains("cannot be reached"), "{said}");
     }
+}
+
+#[test]
+fn a_load_says_when_one_side_speaks_tls_and_the_other_does_not() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, made.cert.pem()).unwrap();
+    let ca = ca.to_str().unwrap();
+
+    let store = crate::store::start();
+    let plain = store.address.to_string();
+    let said = complaint(&["--endpoints", &plain, "--cacert", ca, "bench", "put"], 1);
+    assert!(said.contains(&plain) && said.contains("it may be a plain endpoint"), "{said}");
+
+    let tls = crate::store::start_tls(&made).to_string();
+    let said = complaint(&["--endpoints", &tls, "bench", "put"], 1);
+    assert!(said.contains(&tls) && said.contains("it speaks TLS (give --cacert"), "{said}");
+
+    // A CA that did not sign the member's certificate.
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(ca, other.cert.pem()).unwrap();
+    let said = complaint(&["--endpoints", &tls, "--cacert", ca, "bench", "put"], 1);
+    assert!(said.contains(&tls) && said.contains("certificate"), "{said}");
 }
 
 #[test]

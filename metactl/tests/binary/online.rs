@@ -2,25 +2,19 @@
 
 use member::state::{Limits, State, StateParts, portable};
 use serde_json::Value;
-use tonic::Status;
 
 use crate::store::{Running, start};
 use crate::{metactl, text};
 
-fn run(running: &Running, arguments: &[&str]) -> std::process::Output {
+pub(crate) fn run(running: &Running, arguments: &[&str]) -> std::process::Output {
     let endpoint = running.address.to_string();
     metactl(&[&["--endpoints", &endpoint][..], arguments].concat())
 }
 
-fn good(running: &Running, arguments: &[&str]) -> String {
+pub(crate) fn good(running: &Running, arguments: &[&str]) -> String {
     let output = run(running, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     text(&output.stdout)
-}
-
-fn report(running: &Running, arguments: &[&str]) -> Value {
-    let arguments = [&["--json", "bench"][..], arguments].concat();
-    serde_json::from_str(&good(running, &arguments)).unwrap()
 }
 
 #[test]
@@ -112,68 +106,6 @@ fn round_trip_times_stand_in_a_matrix_with_a_row_for_each_member() {
     assert_eq!(lines[2], ["a", "unreachable", "-", "1.23 +- 0.45"]);
     assert_eq!(lines[3], ["b", "-", "unknown", "-"]);
     assert_eq!(text(&output.stderr), "metactl: 1 of 3 members could not be asked\n");
-}
-
-#[test]
-fn a_put_load_makes_exactly_the_requests_it_was_told_to() {
-    let store = start();
-    let load = ["put", "--total", "1000", "--key-space", "300", "--connections", "3"];
-    let report = report(&store, &[&load[..], &["--clients", "20", "--threads", "2"]].concat());
-    assert_eq!(
-        (&report["ops"], &report["refusals"]),
-        (&1000.into(), &Value::Object([].into_iter().collect()))
-    );
-    let contents = store.store.contents.lock().unwrap();
-    assert_eq!((contents.puts, contents.keys.len()), (1000, 300));
-    assert!(contents.keys.values().all(|kv| kv.key.len() == 16 && kv.value.len() == 256));
-    let values: std::collections::BTreeSet<_> =
-        contents.keys.values().map(|kv| kv.value.clone()).collect();
-    assert_eq!(values.len(), 300);
-}
-
-#[test]
-fn an_open_loop_sends_what_falls_due_and_no_more() {
-    let store = start();
-    let load = ["put", "--rate", "200", "--duration", "0.5", "--warmup", "0"];
-    assert_eq!(report(&store, &load)["ops"], 100);
-    assert_eq!(store.store.contents.lock().unwrap().puts, 100);
-}
-
-#[test]
-fn refusals_are_counted_by_their_words_and_apart_from_what_was_done() {
-    let store = start();
-    let said = "etcdserver: too many requests";
-    store.store.contents.lock().unwrap().refusal = Some(Status::resource_exhausted(said));
-    let report = report(&store, &["put", "--total", "1000"]);
-    assert_eq!((&report["ops"], &report["refusals"][said]), (&500.into(), &500.into()));
-}
-
-#[test]
-fn a_server_that_refuses_everything_ends_the_load() {
-    let store = start();
-    store.store.contents.lock().unwrap().refusal =
-        Some(Status::resource_exhausted("etcdserver: mvcc: database space exceeded"));
-    let output = run(&store, &["bench", "put", "--total", "100000"]);
-    assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    assert!(said.contains("1000 requests refused, the last with: etcdserver: mvcc"), "{said}");
-}
-
-#[test]
-fn ranges_of_keys_that_are_not_there_are_no_success() {
-    let store = start();
-    let empty = run(&store, &["bench", "range", "--total", "2000"]);
-    assert!(text(&empty.stderr).contains("the key does not exist"), "{:?}", empty.stderr);
-    good(&store, &["bench", "put", "--total", "50", "--key-space", "50"]);
-    let range = ["range", "--total", "300", "--key-space", "50", "--consistency", "s"];
-    assert_eq!(report(&store, &range)["ops"], 300);
-}
-
-#[test]
-fn every_watcher_hears_of_every_put() {
-    let store = start();
-    let report = report(&store, &["watch", "--watchers", "7", "--total", "200"]);
-    assert_eq!((&report["ops"], &report["delivery"]["events"]), (&200.into(), &1400.into()));
 }
 
 #[test]

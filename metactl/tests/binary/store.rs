@@ -1,4 +1,4 @@
-//! A member in memory: enough of KV, Watch, Cluster and Maintenance for the tool to work against.
+//! A member in memory: enough of KV, Watch, Lease, Cluster and Maintenance for the tool to work against.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use client::proto::mvccpb::{Event, KeyValue};
 use futures::Stream;
 use pb::cluster_server::{Cluster, ClusterServer};
 use pb::kv_server::{Kv, KvServer};
+use pb::lease_server::{Lease, LeaseServer};
 use pb::maintenance_server::{Maintenance, MaintenanceServer};
 use pb::watch_server::{Watch, WatchServer};
 use tokio::sync::broadcast;
@@ -32,6 +33,10 @@ pub(crate) struct Contents {
     /// Every second put is refused with this.
     pub(crate) refusal: Option<Status>,
     pub(crate) puts: u64,
+    /// Every second swap finds that somebody else was there before.
+    pub(crate) meddles: bool,
+    /// How often each lease was renewed.
+    pub(crate) leases: BTreeMap<i64, u64>,
     /// What `MemberList` answers.
     pub(crate) members: Vec<pb::Member>,
     /// What `Observe` answers.
@@ -62,6 +67,8 @@ pub(crate) fn start() -> Running {
             revision: 1,
             refusal: None,
             puts: 0,
+            meddles: false,
+            leases: BTreeMap::new(),
             members: Vec::new(),
             peers: Vec::new(),
             snapshot: Vec::new(),
@@ -74,12 +81,40 @@ pub(crate) fn start() -> Running {
         tonic::transport::Server::builder()
             .add_service(KvServer::new(store.clone()))
             .add_service(WatchServer::new(store.clone()))
+            .add_service(LeaseServer::new(store.clone()))
             .add_service(MaintenanceServer::new(store.clone()))
             .add_service(ClusterServer::new(store.clone()))
             .add_service(AdminServer::new(store.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener)),
+            .serve_with_incoming(TcpListenerStream::new(listener).map(|stream| {
+                // As servers do it; a client alone would wait for each answer's last packet.
+                stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            })),
     );
     Running { store, address, _runtime: runtime }
+}
+
+/// Accepts TLS and nothing else, until the tests are over.
+pub(crate) fn start_tls(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> SocketAddr {
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = Arc::new(config);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut tls = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            // Whether it went well is for the other side to say.
+            drop(tls.complete_io(&mut stream));
+        }
+    });
+    address
 }
 
 fn header(revision: i64) -> Option<pb::ResponseHeader> {
@@ -88,6 +123,30 @@ fn header(revision: i64) -> Option<pb::ResponseHeader> {
 
 fn unused<T>() -> Answer<T> {
     Err(Status::unimplemented("not in this store"))
+}
+
+impl Store {
+    /// Writes a key; its revision.
+    fn write(&self, request: pb::PutRequest) -> Result<i64, Status> {
+        let mut contents = self.contents.lock().unwrap();
+        contents.puts += 1;
+        if let Some(refusal) = &contents.refusal
+            && contents.puts.is_multiple_of(2)
+        {
+            return Err(refusal.clone());
+        }
+        contents.revision += 1;
+        let kv = KeyValue {
+            key: request.key.clone(),
+            value: request.value,
+            mod_revision: contents.revision,
+            ..Default::default()
+        };
+        contents.keys.insert(request.key.to_vec(), kv.clone());
+        // Nobody may be watching.
+        drop(self.events.send(kv));
+        Ok(contents.revision)
+    }
 }
 
 #[tonic::async_trait]
@@ -115,25 +174,8 @@ impl Kv for Store {
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
-        let request = request.into_inner();
-        let mut contents = self.contents.lock().unwrap();
-        contents.puts += 1;
-        if let Some(refusal) = &contents.refusal
-            && contents.puts.is_multiple_of(2)
-        {
-            return Err(refusal.clone());
-        }
-        contents.revision += 1;
-        let kv = KeyValue {
-            key: request.key.clone(),
-            value: request.value,
-            mod_revision: contents.revision,
-            ..Default::default()
-        };
-        contents.keys.insert(request.key.to_vec(), kv.clone());
-        // Nobody may be watching.
-        drop(self.events.send(kv));
-        Ok(Response::new(pb::PutResponse { header: header(contents.revision), prev_kv: None }))
+        let revision = self.write(request.into_inner())?;
+        Ok(Response::new(pb::PutResponse { header: header(revision), prev_kv: None }))
     }
 
     async fn delete_range(
@@ -145,8 +187,36 @@ impl Kv for Store {
         Ok(Response::new(pb::DeleteRangeResponse { deleted, ..Default::default() }))
     }
 
-    async fn txn(&self, _: Request<pb::TxnRequest>) -> Answer<pb::TxnResponse> {
-        unused()
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Answer<pb::TxnResponse> {
+        use pb::compare::{CompareTarget, TargetUnion};
+        use pb::request_op::Request as Op;
+        let request = request.into_inner();
+        let (compare, success) = (&request.compare[0], request.success[0].clone());
+        let Some(Op::RequestPut(put)) = success.request else { return unused() };
+        if self.contents.lock().unwrap().meddles
+            && self.contents.lock().unwrap().puts.is_multiple_of(2)
+        {
+            self.write(put.clone())?;
+        }
+        let found = self.contents.lock().unwrap().keys.get(&compare.key[..]).cloned();
+        let revision = found.as_ref().map_or(0, |kv| kv.mod_revision);
+        let is_equal = compare.target() == CompareTarget::Mod
+            && compare.target_union == Some(TargetUnion::ModRevision(revision));
+        if is_equal {
+            let header = header(self.write(put)?);
+            return Ok(Response::new(pb::TxnResponse {
+                header,
+                succeeded: true,
+                ..Default::default()
+            }));
+        }
+        let range = pb::RangeResponse { kvs: found.into_iter().collect(), ..Default::default() };
+        let response = Some(pb::response_op::Response::ResponseRange(range));
+        Ok(Response::new(pb::TxnResponse {
+            header: header(self.contents.lock().unwrap().revision),
+            succeeded: false,
+            responses: vec![pb::ResponseOp { response }],
+        }))
     }
 
     async fn compact(&self, _: Request<pb::CompactionRequest>) -> Answer<pb::CompactionResponse> {
@@ -174,6 +244,58 @@ impl Watch for Store {
             })
         });
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(created)).chain(events))))
+    }
+}
+
+#[tonic::async_trait]
+impl Lease for Store {
+    type LeaseKeepAliveStream = Answers<pb::LeaseKeepAliveResponse>;
+
+    async fn lease_grant(
+        &self,
+        request: Request<pb::LeaseGrantRequest>,
+    ) -> Answer<pb::LeaseGrantResponse> {
+        let mut contents = self.contents.lock().unwrap();
+        let id = i64::MAX - contents.leases.len() as i64;
+        contents.leases.insert(id, 0);
+        let ttl = request.into_inner().ttl;
+        Ok(Response::new(pb::LeaseGrantResponse { id, ttl, ..Default::default() }))
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Answer<Self::LeaseKeepAliveStream> {
+        let contents = Arc::clone(&self.contents);
+        let answers = request.into_inner().map(move |request| {
+            let id = request?.id;
+            // The lease of the highest number has run out.
+            let ttl = if id == i64::MAX { 0 } else { 60 };
+            *contents.lock().unwrap().leases.get_mut(&id).unwrap() += 1;
+            Ok(pb::LeaseKeepAliveResponse { header: header(1), id, ttl })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn lease_revoke(
+        &self,
+        _: Request<pb::LeaseRevokeRequest>,
+    ) -> Answer<pb::LeaseRevokeResponse> {
+        unused()
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        _: Request<pb::LeaseTimeToLiveRequest>,
+    ) -> Answer<pb::LeaseTimeToLiveResponse> {
+        unused()
+    }
+
+    async fn lease_leases(
+        &self,
+        _: Request<pb::LeaseLeasesRequest>,
+    ) -> Answer<pb::LeaseLeasesResponse> {
+        unused()
     }
 }
 
