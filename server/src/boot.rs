@@ -473,7 +473,7 @@ fn start(
         .map_err(|error| BootError::Start(error.to_string()))?;
     let snapshots =
         SnapshotDoor::start(snapshots, Arc::clone(&shared.inbox), fatal).map_err(failed)?;
-    let inbound = NodeInbound::new(Arc::clone(&shared));
+    let inbound = NodeInbound::new(Arc::clone(&shared), fatal.clone());
     let peers = Peers::start(
         PeersConfig {
             cluster_id: identity.cluster_id,

@@ -42,9 +42,22 @@ pub(crate) use inbound::NodeInbound;
 pub(crate) use snapshot_thread::SnapshotDoor;
 pub use steward::{StewardConfig, run as run_steward};
 
+/// What a member says that has learnt that it is none any more.
+const REMOVED: &str =
+    "this member has been removed from the cluster; its data directory is of no further use";
+
+/// Why a member can not go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// One sentence.
+    pub reason: String,
+    /// It lies in the data: to start again does not help.
+    pub of_data: bool,
+}
+
 /// Tells that the member can not go on, and why. The first reason stays.
 #[derive(Clone, Debug)]
-pub struct Fatal(watch::Sender<Option<String>>);
+pub struct Fatal(watch::Sender<Option<Cause>>);
 
 impl Default for Fatal {
     fn default() -> Self {
@@ -55,22 +68,31 @@ impl Default for Fatal {
 impl Fatal {
     /// The member can not go on.
     pub fn raise(&self, reason: String) {
+        self.tell(Cause { reason, of_data: false });
+    }
+
+    /// The member can not go on with the data it has.
+    pub fn raise_of_data(&self, reason: String) {
+        self.tell(Cause { reason, of_data: true });
+    }
+
+    fn tell(&self, cause: Cause) {
         self.0.send_if_modified(|held| {
             let first = held.is_none();
             if first {
-                tracing::error!(reason, "this member stops");
-                *held = Some(reason);
+                tracing::error!(reason = cause.reason, "this member stops");
+                *held = Some(cause);
             }
             first
         });
     }
 
     /// Waits until something is raised.
-    pub async fn raised(&self) -> String {
-        let mut reason = self.0.subscribe();
-        match reason.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => String::from("the member is gone"),
+    pub async fn raised(&self) -> Cause {
+        let mut cause = self.0.subscribe();
+        match cause.wait_for(Option::is_some).await {
+            Ok(cause) => cause.clone().unwrap_or_default(),
+            Err(_) => Cause { reason: String::from("the member is gone"), of_data: false },
         }
     }
 }

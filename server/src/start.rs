@@ -113,9 +113,10 @@ pub fn start(config: &Config) -> Result<(), Ended> {
     let failure = house.spawn({
         let stop = stop.clone();
         async move {
-            let reason = fatal.raised().await;
+            let cause = fatal.raised().await;
             stop.send_replace(true);
-            reason
+            let exit_code = if cause.of_data { EXIT_DATA } else { 1 };
+            Ended { line: cause.reason, exit_code }
         }
     });
     let steward = StewardConfig {
@@ -138,7 +139,7 @@ pub fn start(config: &Config) -> Result<(), Ended> {
     fanout.stop();
     node.stop();
     if failure.is_finished() {
-        return Err(house.block_on(failure).unwrap_or_else(|error| error.to_string()).into());
+        return Err(house.block_on(failure).unwrap_or_else(|error| error.to_string().into()));
     }
     match broken.get() {
         Some(reason) => Err(reason.clone().into()),

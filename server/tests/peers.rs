@@ -23,6 +23,8 @@ use server::peers::{
 };
 
 const CLUSTER: u64 = 0xc1;
+/// Was a member once.
+const REMOVED: u64 = 5;
 /// Nothing here takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(5);
@@ -120,6 +122,10 @@ impl Inbound for Node {
             peer_urls: vec!["http://127.0.0.1:1".to_owned()],
             ..Member::default()
         }]
+    }
+
+    fn is_removed(&self, member: u64) -> bool {
+        member == REMOVED
     }
 
     fn versions(&self) -> Versions {
@@ -578,6 +584,7 @@ fn strangers_are_refused_and_told_why() {
     right.knows(&[(3, "http://127.0.0.1:1".to_owned())]);
     for (start, looks_for, refusal, why) in [
         (Start::member(1), 2, Refusal::NotMember, "member 1 is not in cluster c1"),
+        (Start::member(REMOVED), 2, Refusal::Removed, "member 5 has been removed from cluster c1"),
         (
             Start { cluster_id: 0xc2, ..Start::member(3) },
             2,

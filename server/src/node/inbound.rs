@@ -11,8 +11,9 @@ use proto::peer::{
 };
 use tonic::Status;
 
+use super::{Fatal, REMOVED};
 use crate::door::RequestError;
-use crate::peers::{Inbound, Versions};
+use crate::peers::{Inbound, Refusal, Versions};
 use crate::propose::{Handle, Shared};
 use crate::version;
 
@@ -21,11 +22,12 @@ use crate::version;
 pub(crate) struct NodeInbound {
     shared: Arc<Shared>,
     handle: Arc<OnceLock<Handle>>,
+    fatal: Fatal,
 }
 
 impl NodeInbound {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        NodeInbound { shared, handle: Arc::default() }
+    pub(crate) fn new(shared: Arc<Shared>, fatal: Fatal) -> Self {
+        NodeInbound { shared, handle: Arc::default(), fatal }
     }
 
     /// From now on questions for the leader can be answered.
@@ -112,6 +114,16 @@ impl Inbound for NodeInbound {
 
     fn members(&self) -> Vec<Member> {
         self.shared.view.load().members()
+    }
+
+    fn is_removed(&self, member: u64) -> bool {
+        self.shared.view.load().is_member_removed(member)
+    }
+
+    fn refused(&self, _by: u64, refusal: Refusal) {
+        if refusal == Refusal::Removed {
+            self.fatal.raise_of_data(REMOVED.to_owned());
+        }
     }
 
     fn versions(&self) -> Versions {

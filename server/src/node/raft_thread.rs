@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply, consensus};
 
-use super::Fatal;
+use super::{Fatal, REMOVED};
 use crate::door::{NodeStatus, PeerStatus};
 use crate::metrics::Metrics;
 use crate::peers::{LinkState, Peers};
@@ -89,10 +89,7 @@ impl RaftThread {
             }
             self.publish_status(changed);
             if removed {
-                self.fatal.raise(String::from(
-                    "this member has been removed from the cluster; its data directory is of no \
-                     further use",
-                ));
+                self.fatal.raise_of_data(REMOVED.to_owned());
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Who may speak to this member.
 //!
 //! Every stream begins with a greeting. A member of another cluster, a greeting meant for somebody
-//! else (an address was given away) and a stranger (never added, or removed) are refused with a
-//! sentence that says which, and so is a member with another's certificate; a refusal is logged once a minute, however often the stranger knocks.
+//! else (an address was given away), a stranger and a former member are refused with a sentence that
+//! says which, and so is a member with another's certificate; a refusal is logged once a minute, however
+//! often the stranger knocks. A former member learns so what the log can not tell it any more.
 //! A peer has at most one stream of each kind: a new one, made after a restart or a reconnect, ends
 //! the old one.
 
@@ -31,8 +32,10 @@ pub enum Refusal {
     OtherCluster,
     /// The greeting was meant for another member: an address leads to the wrong place.
     OtherMember,
-    /// The one who called was never added to the cluster, or has been removed.
+    /// The one who called is not in the cluster, as far as is known here: never added, or not yet.
     NotMember,
+    /// The one who called has been removed from the cluster, for good.
+    Removed,
     /// The one who called has shown the certificate of somebody else.
     OtherCertificate,
 }
@@ -44,6 +47,7 @@ impl Refusal {
             Code::FailedPrecondition => Some(Refusal::OtherCluster),
             Code::NotFound => Some(Refusal::OtherMember),
             Code::PermissionDenied => Some(Refusal::NotMember),
+            Code::Aborted => Some(Refusal::Removed),
             Code::Unauthenticated => Some(Refusal::OtherCertificate),
             _ => None,
         }
@@ -54,6 +58,7 @@ impl Refusal {
             Refusal::OtherCluster => Code::FailedPrecondition,
             Refusal::OtherMember => Code::NotFound,
             Refusal::NotMember => Code::PermissionDenied,
+            Refusal::Removed => Code::Aborted,
             Refusal::OtherCertificate => Code::Unauthenticated,
         }
     }
@@ -108,12 +113,14 @@ impl Admission {
         Admission { cluster_id, member_id, streams: Mutex::default(), logged: Throttle::default() }
     }
 
-    /// Checks a greeting. `links` are the members there are, without this one. With a `certificate`
-    /// the caller must be the member it says to be: it has to be good for a host of its URLs.
+    /// Checks a greeting. `links` are the members there are, without this one; `is_removed` says who
+    /// was one. With a `certificate` the caller must be the member it says to be: it has to be good for
+    /// a host of its URLs.
     pub(super) fn check(
         &self,
         hello: &Hello,
         links: &BTreeMap<u64, Arc<Link>>,
+        is_removed: impl Fn(u64) -> bool,
         certificate: Option<&CertificateDer<'_>>,
     ) -> Result<Arc<Link>, Status> {
         let refused = |refusal: Refusal, why: String| {
@@ -152,9 +159,16 @@ impl Admission {
                 link.greeted(hello);
                 Ok(Arc::clone(link))
             }
+            None if is_removed(hello.from) => {
+                let why = format!(
+                    "member {:x} has been removed from cluster {:x}",
+                    hello.from, self.cluster_id
+                );
+                refused(Refusal::Removed, why)
+            }
             None => {
                 let why = format!(
-                    "member {:x} is not in cluster {:x}: never added, or removed",
+                    "member {:x} is not in cluster {:x}, or not yet known to be",
                     hello.from, self.cluster_id
                 );
                 refused(Refusal::NotMember, why)
@@ -230,10 +244,11 @@ mod tests {
     fn strangers_and_other_clusters_are_told_why_they_are_refused() {
         let admission = Admission::new(7, 1);
         let refusal = |hello: Hello| {
-            let status = admission.check(&hello, &links(), None).expect_err("refused");
+            let status =
+                admission.check(&hello, &links(), |id| id == 5, None).expect_err("refused");
             (Refusal::of(&status), status.message().to_owned())
         };
-        assert!(admission.check(&hello(), &links(), None).is_ok());
+        assert!(admission.check(&hello(), &links(), |_| false, None).is_ok());
         assert_eq!(
             refusal(Hello { cluster_id: 8, ..hello() }),
             (Some(Refusal::OtherCluster), "member 2 is of cluster 8, this is cluster 7".to_owned())
@@ -249,15 +264,19 @@ mod tests {
             refusal(Hello { from: 4, ..hello() }),
             (
                 Some(Refusal::NotMember),
-                "member 4 is not in cluster 7: never added, or removed".to_owned()
+                "member 4 is not in cluster 7, or not yet known to be".to_owned()
             )
+        );
+        assert_eq!(
+            refusal(Hello { from: 5, ..hello() }),
+            (Some(Refusal::Removed), "member 5 has been removed from cluster 7".to_owned())
         );
     }
 
     #[tokio::test]
     async fn a_new_stream_ends_the_older_one_of_its_kind_only() {
         let admission = Arc::new(Admission::new(7, 1));
-        let link = admission.check(&hello(), &links(), None).expect("a member");
+        let link = admission.check(&hello(), &links(), |_| false, None).expect("a member");
         let mut first = admission.enter(Arc::clone(&link), Lane::Bulk);
         let mut control = admission.enter(Arc::clone(&link), Lane::Control);
         let mut second = admission.enter(link, Lane::Bulk);

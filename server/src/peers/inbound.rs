@@ -30,7 +30,7 @@ use tower::service_fn;
 
 use super::admission::{Admitted, Topic};
 use super::codec::{FrameCodec, Received};
-use super::link::Lane;
+use super::link::{Lane, Link};
 use super::outbound::{APPEND, CONTROL, LEADER, SNAPSHOT};
 use super::wire::Caller;
 use super::{Chunks, Core, Inbound, pages, snapshot, wire};
@@ -190,10 +190,17 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
     fn admit(&self, hello: Option<Hello>, lane: Lane, caller: &Caller) -> Result<Admitted, Status> {
         let hello =
             hello.ok_or_else(|| Status::invalid_argument("a stream must begin with a greeting"))?;
-        let certificate = caller.certificate.as_ref();
-        let link = self.core.admission.check(&hello, &self.core.links(), certificate)?;
-        caller.is_known.store(true, Ordering::Relaxed);
+        let link = self.check(&hello, caller)?;
         Ok(self.core.admission.enter(link, lane))
+    }
+
+    fn check(&self, hello: &Hello, caller: &Caller) -> Result<Arc<Link>, Status> {
+        let is_removed = |id| self.inbound.is_removed(id);
+        let certificate = caller.certificate.as_ref();
+        let links = self.core.links();
+        let link = self.core.admission.check(hello, &links, is_removed, certificate)?;
+        caller.is_known.store(true, Ordering::Relaxed);
+        Ok(link)
     }
 
     async fn append(
@@ -338,9 +345,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
             .hello
             .take()
             .ok_or_else(|| Status::invalid_argument("a question must carry a greeting"))?;
-        let certificate = caller.certificate.as_ref();
-        let link = self.core.admission.check(&hello, &self.core.links(), certificate)?;
-        caller.is_known.store(true, Ordering::Relaxed);
+        let link = self.check(&hello, &caller)?;
         link.heard(bytes);
         Ok(tonic::Response::new(self.inbound.leader_call(link.id, request).await))
     }

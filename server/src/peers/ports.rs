@@ -43,11 +43,14 @@ pub trait Inbound: Clone + Send + Sync + 'static {
     /// The member table, for `/members`.
     fn members(&self) -> Vec<Member>;
 
+    /// Whether this was a member's id once. It never comes back.
+    fn is_removed(&self, member: u64) -> bool;
+
     /// The versions, for `/version`.
     fn versions(&self) -> Versions;
 
     /// A peer will not speak to this member. It has been logged; a member that hears
-    /// [`Refusal::NotMember`] may have been removed while it was away.
+    /// [`Refusal::Removed`] was removed while it was away, and nobody will send it the log that says so.
     fn refused(&self, by: u64, refusal: Refusal) {
         let _ = (by, refusal);
     }

@@ -213,3 +213,21 @@ async fn a_damaged_backend_costs_a_rebuild_and_nothing_else() {
     cluster.members[0].ready().await;
     assert_eq!(keys(&cluster).await, 300);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_removed_while_it_was_away_ends_with_the_code_for_data() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.accepts_writes().await;
+    let client = cluster.client();
+    let table = client.members().await.expect("a table").members;
+    let away = &mut cluster.members[0];
+    let peer_url = format!("http://{}", away.peer_endpoint());
+    let id = table.iter().find(|row| row.peer_ur_ls.contains(&peer_url)).expect("its row").id;
+    away.kill();
+    cluster.accepts_writes().await;
+    client.member_remove(id).await.expect("removed");
+    // Its own log does not say so, and nobody will send it the entry that does.
+    let (code, said) = cluster.members[0].refuses().await;
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("has been removed from the cluster"), "{said}");
+}
