@@ -13,6 +13,10 @@ use super::report::{Kind, Latency, Report, mib};
 /// Points of a line over time; longer loads show that many stretches.
 const POINTS_MAX: usize = 300;
 
+/// Latencies further apart than by this factor are shown in powers of ten.
+const SPREAD_MAX: f64 = 30.0;
+const MS: &str = " ms";
+
 const STYLE: &str = "\
 :root{color-scheme:light dark;--page:#fcfcfb;--ink:#1c1d1f;--soft:#63666b;--rule:#e3e3df;--card:#fff;\
 --c0:#2463c4;--c1:#c2570c;--c2:#2c7d4f}\
@@ -204,7 +208,7 @@ fn write_over_time(to: &mut String, stretches: &[Stretch]) {
         ("Requests a second", "", vec![line("answered", |each| Some(each.ops_per_s))]),
         (
             "Latency, ms",
-            " ms",
+            MS,
             vec![
                 line("p50", |each| Some(each.p50_ms)),
                 line("p99 of the second", |each| Some(each.p99_ms)),
@@ -214,15 +218,29 @@ fn write_over_time(to: &mut String, stretches: &[Stretch]) {
         ("Server memory resident, MiB", " MiB", vec![line("servers", |each| each.rss_mib)]),
     ];
     for (heading, unit, lines) in charts {
-        let values = lines.iter().flat_map(|line| &line.points).map(|(_, value)| *value);
-        let Some(most) = values.reduce(f64::max) else { continue };
-        let y = Axis::linear(most, true);
+        if lines.iter().all(|line| line.points.is_empty()) {
+            continue;
+        }
+        let most = positive(&lines).fold(0.0, f64::max);
+        // A stall of a second would press everything else to the ground.
+        let least = positive(&lines).fold(f64::INFINITY, f64::min);
+        let y = if unit == MS && most > SPREAD_MAX * least {
+            Axis::log(least, most)
+        } else {
+            Axis::linear(most, true)
+        };
         let words = |line: &Line<'_>, at_s: f64, value: f64| {
             let value = if unit.is_empty() { grouped(value) } else { format!("{value:.2}") };
             format!("{}: {value}{unit} at {at_s:.0} s", line.name)
         };
         to.push_str(&chart(heading, "seconds", (&x, &y), &lines, &words));
     }
+}
+
+/// The values of lines that are above 0.
+fn positive(lines: &[Line<'_>]) -> impl Iterator<Item = f64> {
+    let values = lines.iter().flat_map(|line| &line.points).map(|(_, value)| *value);
+    values.filter(|value| *value > 0.0)
 }
 
 /// Some seconds as one point: peaks stay peaks.
@@ -327,13 +345,15 @@ fn write_servers(to: &mut String, report: &Report) -> std::fmt::Result {
              <th>requests a sync</th><th>mean ms</th></tr>",
         );
         for syncs in &report.log_syncs {
+            let figure =
+                |figure: Option<f64>| figure.map_or("-".to_owned(), |it| format!("{it:.2}"));
             write!(
                 to,
-                "<tr><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.2}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escape(&syncs.endpoint),
                 grouped(syncs.count as f64),
-                syncs.ops_per_sync,
-                syncs.mean_ms
+                figure(syncs.ops_per_sync),
+                figure(syncs.mean_ms)
             )?;
         }
         to.push_str("</table></div>\n");

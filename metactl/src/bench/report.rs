@@ -85,9 +85,10 @@ pub(crate) struct Server {
 pub(crate) struct LogSyncs {
     pub(crate) endpoint: String,
     pub(crate) count: u64,
-    pub(crate) mean_ms: f64,
+    /// `None`: there were none.
+    pub(crate) mean_ms: Option<f64>,
     /// Requests of the whole load for each sync.
-    pub(crate) ops_per_sync: f64,
+    pub(crate) ops_per_sync: Option<f64>,
 }
 
 /// Everything one run has shown.
@@ -237,11 +238,11 @@ impl Report {
             }
         }
         for syncs in &self.log_syncs {
-            writeln!(
-                to,
-                "  log syncs    {}: {}, one for {:.1} operations, {:.2} ms each",
-                syncs.endpoint, syncs.count, syncs.ops_per_sync, syncs.mean_ms
-            )?;
+            write!(to, "  log syncs    {}: {}", syncs.endpoint, syncs.count)?;
+            match syncs.ops_per_sync.zip(syncs.mean_ms) {
+                Some((ops, ms)) => writeln!(to, ", one for {ops:.1} operations, {ms:.2} ms each")?,
+                None => writeln!(to)?,
+            }
         }
         writeln!(to, "  own CPU      {:.1} us per operation", self.own_cpu_us_per_op)
     }
@@ -288,11 +289,12 @@ fn log_syncs(watched: &Watched, before: &Sample, after: &Sample, ops: u64) -> Ve
             let (before, after) = ((*before)?, (*after)?);
             let count = after.count.saturating_sub(before.count);
             let took_s = (after.took_s - before.took_s).max(0.0);
+            let per_sync = |sum: f64| (count > 0).then(|| sum / count as f64);
             Some(LogSyncs {
                 endpoint: endpoint.clone(),
                 count,
-                mean_ms: took_s * 1e3 / count.max(1) as f64,
-                ops_per_sync: ops as f64 / count.max(1) as f64,
+                mean_ms: per_sync(took_s * 1e3),
+                ops_per_sync: per_sync(ops as f64),
             })
         })
         .collect()
