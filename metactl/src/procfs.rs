@@ -1,5 +1,5 @@
 //! What the kernel knows of a process: CPU time, resident memory, bytes written, and who listens on a
-//! port.
+//! port; and what the disks of this machine have taken.
 //!
 //! Read from `/proc`, for measuring servers on this machine. CPU time comes in clock ticks of 10 ms,
 //! so a figure per operation means something only over seconds.
@@ -12,6 +12,9 @@ use std::net::{IpAddr, SocketAddr};
 /// Ticks a second in `/proc/PID/stat`; Linux reports 100 to programs on every architecture.
 const TICKS_PER_SECOND: u64 = 100;
 
+/// Of the sectors that disks are counted in, whatever their own are.
+const SECTOR_BYTES: u64 = 512;
+
 /// One process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -23,7 +26,9 @@ pub(crate) struct Usage {
     pub(crate) rss_file_bytes: u64,
     /// Most it ever had resident.
     pub(crate) rss_peak_bytes: u64,
-    /// Bytes it has made the kernel write to disks; `None`: it is another user's.
+    /// Bytes of pages it has dirtied that then had to be written; `None`: it is another user's. A
+    /// page may be a large folio of a megabyte of which a few bytes changed, so small writes that are
+    /// each synced look larger than they are.
     pub(crate) written_bytes: Option<u64>,
 }
 
@@ -61,9 +66,25 @@ fn cpu_us(stat: &str) -> Option<u64> {
     Some((user + system) * (1_000_000 / TICKS_PER_SECOND))
 }
 
-/// Out of `/proc/PID/io`. Pages that many small writes dirty before they are synced count once.
+/// Out of `/proc/PID/io`.
 fn written_bytes(io: &str) -> Option<u64> {
     io.lines().find_map(|line| line.strip_prefix("write_bytes:")?.trim().parse().ok())
+}
+
+/// Bytes all disks of this machine have been given since it was started, by whomever. Partitions and
+/// devices made of others are not counted again. `None`: there are none, or none that tell.
+pub(crate) fn disks_written_bytes() -> Option<u64> {
+    let devices = fs::read_dir("/sys/block").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let disks = devices.filter(|device| device.join("device").exists());
+    disks
+        .map(|disk| sectors_written(&fs::read_to_string(disk.join("stat")).ok()?))
+        .reduce(|sum, disk| Some(sum? + disk?))?
+        .map(|sectors| sectors * SECTOR_BYTES)
+}
+
+/// Out of a disk's `stat`.
+fn sectors_written(stat: &str) -> Option<u64> {
+    stat.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
 fn kib(status: &str, field: &str) -> Option<u64> {
@@ -135,6 +156,8 @@ mod tests {
         let io = "rchar: 9\nwchar: 8\nread_bytes: 7\nwrite_bytes: 4096\ncancelled_write_bytes: 1\n";
         assert_eq!(written_bytes(io), Some(4096));
         assert_eq!(written_bytes(""), None);
+        let stat = "  3480  25  205130  1043  9012  7345  803264  3821  0  2212  4864  0 0 0 0";
+        assert_eq!(sectors_written(stat), Some(803_264));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Watched {
 pub(crate) struct Sample {
     pub(crate) processes: Vec<Usage>,
     pub(crate) own: Usage,
+    /// What all disks of this machine have been given.
+    pub(crate) disks_written_bytes: Option<u64>,
     /// Of each endpoint; `None`: its metrics page could not be had or does not say.
     pub(crate) syncs: Vec<Option<Syncs>>,
 }
@@ -78,21 +80,26 @@ impl Watched {
     /// Before the load. The pages are asked for first, so that writing them is not counted.
     pub(crate) fn before(&self) -> Result<Sample> {
         let syncs = self.syncs();
-        let (processes, own) = self.usages()?;
-        Ok(Sample { processes, own, syncs })
+        Ok(Sample { syncs, ..self.machine()? })
     }
 
     /// After the load.
     pub(crate) fn after(&self) -> Result<Sample> {
-        let (processes, own) = self.usages()?;
-        Ok(Sample { processes, own, syncs: self.syncs() })
+        let machine = self.machine()?;
+        Ok(Sample { syncs: self.syncs(), ..machine })
     }
 
-    fn usages(&self) -> Result<(Vec<Usage>, Usage)> {
+    /// What the kernel of this machine says.
+    fn machine(&self) -> Result<Sample> {
         let of = |pid: u32| Usage::of(pid).with_context(|| format!("process {pid} is gone"));
         let processes: Result<Vec<Usage>> =
             self.processes.iter().map(|(pid, _)| of(*pid)).collect();
-        Ok((processes?, of(std::process::id())?))
+        Ok(Sample {
+            processes: processes?,
+            own: of(std::process::id())?,
+            disks_written_bytes: procfs::disks_written_bytes(),
+            syncs: Vec::new(),
+        })
     }
 
     /// `None`: there are no watched processes, or one is gone.

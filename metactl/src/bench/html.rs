@@ -315,7 +315,7 @@ fn write_servers(to: &mut String, report: &Report) -> std::fmt::Result {
         to.push_str(
             "<h2>Servers</h2>\n<div class=\"wide\"><table><tr><th>process</th>\
              <th>CPU µs a request</th><th>anonymous MiB</th><th>of files MiB</th><th>peak MiB</th>\
-             <th>bytes written a request</th></tr>",
+             <th>bytes dirtied a request</th></tr>",
         );
         for server in &report.servers {
             let written = server
@@ -333,9 +333,17 @@ fn write_servers(to: &mut String, report: &Report) -> std::fmt::Result {
                 mib(server.rss_peak_bytes),
             )?;
         }
-        write!(
+        to.push_str("</table></div>\n");
+        if let Some(bytes) = report.disks_written_bytes {
+            let per_op = grouped(report.per_op(bytes));
+            writeln!(
+                to,
+                "<p>The disks of this machine took {per_op} bytes a request from all its programs.</p>"
+            )?;
+        }
+        writeln!(
             to,
-            "</table></div>\n<p>The load generator itself used {:.1} µs of CPU a request.</p>\n",
+            "<p>The load generator itself used {:.1} µs of CPU a request.</p>",
             report.own_cpu_us_per_op
         )?;
     }

@@ -75,7 +75,7 @@ pub(crate) struct Server {
     pub(crate) rss_anon_bytes: u64,
     pub(crate) rss_file_bytes: u64,
     pub(crate) rss_peak_bytes: u64,
-    /// Written to disks; only if this user may know.
+    /// In pages it dirtied; only if this user may know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) written_bytes: Option<u64>,
 }
@@ -113,6 +113,9 @@ pub(crate) struct Report {
     pub(crate) servers: Vec<Server>,
     /// All servers together.
     pub(crate) server_cpu_us_per_op: f64,
+    /// Given to the disks of this machine by all its programs; only with servers here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) disks_written_bytes: Option<u64>,
     /// Of the endpoints whose metrics pages tell.
     pub(crate) log_syncs: Vec<LogSyncs>,
     /// What this program itself used.
@@ -143,6 +146,12 @@ impl Report {
             all.add(kind).expect("equal bounds");
         }
         let kinds = kinds.iter().zip(&outcome.kinds);
+        let disks = |sample: &Sample| sample.disks_written_bytes;
+        let disks_written_bytes = outcome
+            .cost
+            .as_ref()
+            .filter(|_| !watched.processes.is_empty())
+            .and_then(|(before, after)| Some(disks(after)?.saturating_sub(disks(before)?)));
         let (servers, log_syncs, own_cpu_us_per_op) = match &outcome.cost {
             Some((before, after)) => (
                 servers(watched, before, after, ops),
@@ -163,6 +172,7 @@ impl Report {
             refusals: outcome.refusals,
             server_cpu_us_per_op: servers.iter().map(|server| server.cpu_us_per_op).sum(),
             servers,
+            disks_written_bytes,
             log_syncs,
             own_cpu_us_per_op,
             delivery: None,
@@ -233,9 +243,13 @@ impl Report {
                 mib(server.rss_peak_bytes),
             )?;
             match server.written_bytes {
-                Some(bytes) => writeln!(to, ", {:.0} B written per operation", self.per_op(bytes))?,
+                Some(bytes) => writeln!(to, ", {:.0} B dirtied per operation", self.per_op(bytes))?,
                 None => writeln!(to)?,
             }
+        }
+        if let Some(bytes) = self.disks_written_bytes {
+            let per_op = self.per_op(bytes);
+            writeln!(to, "  disks        {per_op:.0} B per operation, from all of this machine")?;
         }
         for syncs in &self.log_syncs {
             write!(to, "  log syncs    {}: {}", syncs.endpoint, syncs.count)?;
