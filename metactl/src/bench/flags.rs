@@ -21,6 +21,9 @@ const UNDER_WAY_BYTES_MAX: u64 = 1 << 30;
 /// Steepest law of Zipf.
 const ZIPF_EXPONENT_MAX: f64 = 10.0;
 const ZIPF_EXPONENT: f64 = 0.99;
+/// Fewest and most requests a second of an open loop.
+const RATE_MIN: f64 = 0.001;
+const RATE_MAX: f64 = 1e7;
 /// Largest part of a ratio.
 const SHARE_MAX: u64 = 1_000_000;
 
@@ -175,9 +178,9 @@ impl Load {
     pub(crate) fn plan(&self, target: &Target) -> Result<Plan> {
         let clients = within("clients", self.clients, CONNECTIONS_MAX)?;
         if let Some(rate) = self.rate
-            && !(rate > 0.0 && rate.is_finite())
+            && !(RATE_MIN..=RATE_MAX).contains(&rate)
         {
-            bail!("--rate {rate}: must be above 0");
+            bail!("--rate {rate}: from {RATE_MIN} to {RATE_MAX}");
         }
         let mut plan = self.base.plan(target)?;
         // A connection without a client would be idle.

@@ -38,10 +38,11 @@ struct Lane {
 }
 
 /// The streams of all threads, one for each connection, with the leases spread over them.
-pub(crate) fn keep_alives(plan: &Plan, leases: &[u64], ttl: Duration) -> Vec<KeepAlives> {
+/// `interval`: between two renewals of a lease.
+pub(crate) fn keep_alives(plan: &Plan, leases: &[u64], interval: Duration) -> Vec<KeepAlives> {
     let lane = |connection: usize| Lane {
         leases: leases.iter().skip(connection).step_by(plan.connections).copied().collect(),
-        interval: ttl / RENEWALS_PER_TTL,
+        interval,
         shift: connection as f64 / plan.connections as f64,
         wire: None,
     };

@@ -54,7 +54,8 @@ pub(crate) struct Plan {
     pub(crate) amount: Amount,
     /// Requests a second, all clients together; `None`: closed loop.
     pub(crate) rate: Option<f64>,
-    /// A signal ends the load, which then has results; otherwise it ends the program.
+    /// It is what the report is about, not a preparation for it: a signal ends it with its results.
+    /// Otherwise a signal ends the program.
     pub(crate) is_measured: bool,
 }
 
@@ -296,12 +297,13 @@ fn drive<W: Worker>(
             return;
         }
     };
+    let patience = ANSWER_TIMEOUT + plan.rate.map_or(Duration::ZERO, Pace::interval);
     let mut stage = |amount| {
         let pace = Pace::new(Instant::now(), amount, plan.rate);
         runtime.block_on(async {
             tokio::select! {
                 () = worker.stage(pace, shared, recorder) => {}
-                () = given_up(shared) => {}
+                () = given_up(shared, patience) => {}
             }
         });
     };
@@ -324,7 +326,7 @@ pub(crate) async fn dial(endpoints: &[String], tls: Option<&Tls>) -> Result<Vec<
 
 /// Returns when nothing has been answered for so long that nothing will be, or some time after the
 /// load was stopped.
-async fn given_up(shared: &Shared) {
+async fn given_up(shared: &Shared, patience: Duration) {
     let (mut last, mut since) = (0, Instant::now());
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -335,8 +337,8 @@ async fn given_up(shared: &Shared) {
         if seen != last {
             (last, since) = (seen, Instant::now());
         }
-        if since.elapsed() >= ANSWER_TIMEOUT {
-            return shared.fail(anyhow!("no answer to any request for {ANSWER_TIMEOUT:?}"));
+        if since.elapsed() >= patience {
+            return shared.fail(anyhow!("no answer to any request for {patience:.0?}"));
         }
     }
 }
@@ -357,6 +359,11 @@ impl Pace {
             Amount::Total(total) => (None, total),
         };
         Pace { started, until, total, rate }
+    }
+
+    /// Between two requests of a rate.
+    fn interval(rate: f64) -> Duration {
+        Duration::from_secs_f64(1.0 / rate)
     }
 
     /// When request number `index` falls due; `None`: there is no such request.

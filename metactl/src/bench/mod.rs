@@ -477,14 +477,16 @@ fn keep_alive(
         );
     }
 
-    let workers = keepalive::keep_alives(&plan, &ids, ttl);
+    let interval = ttl / keepalive::RENEWALS_PER_TTL;
+    plan.rate = Some(leases as f64 / interval.as_secs_f64());
+    let workers = keepalive::keep_alives(&plan, &ids, interval);
     let outcome = run.load(&plan, 1, &watched, workers)?;
     let signal = outcome.signal;
     let what = format!(
         "keep-alive of {leases} leases of {ttl_s} s, {} streams, {} threads, {:.1}/s due",
         plan.connections,
         plan.threads,
-        leases as f64 / (ttl / keepalive::RENEWALS_PER_TTL).as_secs_f64()
+        plan.rate.unwrap_or_default()
     );
     Ok((Report::new(what, &["keep-alive"], &watched, outcome), signal))
 }

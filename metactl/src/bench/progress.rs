@@ -15,6 +15,7 @@ const CLEAR: &str = "\r\x1b[K";
 pub(crate) struct Shower {
     style: Style,
     amount: Amount,
+    is_measured: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +35,11 @@ impl Shower {
             (false, true) => Style::Bar,
             (false, false) => Style::Lines,
         };
-        Shower { style, amount: plan.amount }
+        Shower { style, amount: plan.amount, is_measured: plan.is_measured }
     }
 
     pub(crate) fn show(&self, progress: &Progress<'_>) {
-        let words = words(progress);
+        let words = words(progress, self.is_measured);
         // Nobody may be there to see it.
         drop(match self.style {
             Style::Silent => Ok(()),
@@ -58,9 +59,13 @@ impl Shower {
     }
 }
 
-fn words(progress: &Progress<'_>) -> String {
+fn words(progress: &Progress<'_>, is_measured: bool) -> String {
     let Progress { is_warmup, done, last } = progress;
-    let begins = if *is_warmup { "warm-up, " } else { "" };
+    let begins = match (is_measured, is_warmup) {
+        (false, _) => "preparing, ",
+        (true, true) => "warm-up, ",
+        (true, false) => "",
+    };
     let mut words = format!(
         "{begins}{:.0} s: {done} done, {:.0}/s, p99 {:.2} ms",
         last.at_s, last.ops_per_s, last.p99_ms
@@ -115,7 +120,7 @@ mod tests {
         assert_eq!(share(Amount::Total(1000), &progress), 0.25);
         assert_eq!(share(Amount::Total(100), &progress), 1.0);
         assert_eq!(bar(0.5), "[############............]  50 %");
-        assert_eq!(words(&progress), "5 s: 250 done, 900/s, p99 2.50 ms");
+        assert_eq!(words(&progress, true), "5 s: 250 done, 900/s, p99 2.50 ms");
     }
 
     #[test]
@@ -123,6 +128,8 @@ mod tests {
         let last = Second { refused: 3, ..second(1.0) };
         let progress = Progress { is_warmup: true, done: 250, last: &last };
         assert_eq!(share(Amount::Total(1000), &progress), 0.0);
-        assert_eq!(words(&progress), "warm-up, 1 s: 250 done, 900/s, p99 2.50 ms, 3 refused");
+        let rest = "1 s: 250 done, 900/s, p99 2.50 ms, 3 refused";
+        assert_eq!(words(&progress, true), format!("warm-up, {rest}"));
+        assert_eq!(words(&progress, false), format!("preparing, {rest}"));
     }
 }
