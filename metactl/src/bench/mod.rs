@@ -8,6 +8,7 @@ mod chart;
 mod cost;
 mod flags;
 mod html;
+mod idle;
 mod interrupt;
 mod keepalive;
 mod keys;
@@ -34,6 +35,7 @@ use crate::cli::Target;
 use cost::Watched;
 use flags::{Base, CONNECTIONS_MAX, Consistency, Keys, Load, Ratio, Values};
 use html::Place;
+use idle::IdleWatchers;
 pub(crate) use interrupt::Interrupted;
 use kinds::{Grants, Mixed, Puts, Ranges, Swaps};
 use load::{Amount, Outcome, Plan, Worker};
@@ -47,6 +49,8 @@ use watchers::Audience;
 const KEYS_UNDER_WAY_MAX: u64 = 2_000_000;
 /// Most keys of a compare-and-swap load: their revisions are kept in memory.
 const SWAPPED_KEYS_MAX: u64 = 1 << 24;
+/// Most watchers that hear of nothing.
+const IDLE_WATCHERS_MAX: usize = 1_000_000;
 /// Most leases of a keep-alive load.
 const LEASES_MAX: u64 = 10_000_000;
 /// Shortest and longest time to live of a lease.
@@ -125,6 +129,9 @@ enum Kind {
         /// Connections the watchers share
         #[arg(long, default_value_t = 10)]
         watch_connections: usize,
+        /// Watchers besides, each of a key that nobody writes, many on a stream
+        #[arg(long, default_value_t = 0)]
+        idle_watchers: usize,
     },
     /// Grant leases, or keep them alive
     #[command(subcommand)]
@@ -299,8 +306,8 @@ impl Kind {
                 );
                 run.requests(&what, load, &plan, mixed)
             }
-            Kind::Watch { load, keys, values, watchers, watch_connections } => {
-                watch(run, load, keys, values, *watchers, *watch_connections)
+            Kind::Watch { load, keys, values, watchers, watch_connections, idle_watchers } => {
+                watch(run, load, keys, values, (*watchers, *idle_watchers, *watch_connections))
             }
             Kind::Lease(Lease::Grant { load, ttl }) => {
                 check_ttl(*ttl)?;
@@ -388,12 +395,14 @@ fn watch(
     load: &Load,
     keys: &Keys,
     values: &Values,
-    watchers: usize,
-    watch_connections: usize,
+    (watchers, idle_watchers, watch_connections): (usize, usize, usize),
 ) -> Result<(Report, Option<i32>)> {
     keys.check()?;
     if !(1..=CONNECTIONS_MAX).contains(&watchers) {
         bail!("--watchers {watchers}: from 1 to {CONNECTIONS_MAX}");
+    }
+    if idle_watchers > IDLE_WATCHERS_MAX {
+        bail!("--idle-watchers {idle_watchers}: at most {IDLE_WATCHERS_MAX}");
     }
     if !(1..=CONNECTIONS_MAX).contains(&watch_connections) {
         bail!("--watch-connections {watch_connections}: from 1 to {CONNECTIONS_MAX}");
@@ -406,6 +415,10 @@ fn watch(
     values.check(8, plan.clients)?;
     let watched = Watched::new(&load.base.pid, run.target)?;
     preflight::greet(run.target)?;
+    let _idle = match idle_watchers {
+        0 => None,
+        _ => Some(IdleWatchers::gather(run.target, idle_watchers, watch_connections)?),
+    };
     let since = Instant::now();
     let connections = watch_connections.min(watchers);
     let audience = Audience::gather(run.target, watchers, connections, since)?;
@@ -422,8 +435,12 @@ fn watch(
         *after = watched.after()?;
     }
     let what = format!(
-        "put of {} B seen by {watchers} watchers, {}, {}",
+        "put of {} B seen by {watchers} watchers{}, {}, {}",
         values.value_bytes,
+        match idle_watchers {
+            0 => String::new(),
+            _ => format!(" beside {idle_watchers} idle ones"),
+        },
         keys.words(),
         words(&plan)
     );

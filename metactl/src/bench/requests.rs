@@ -191,6 +191,23 @@ pub(crate) fn put_keep_alive(to: &mut BytesMut, lease: u64) {
     put_varint(to, lease);
 }
 
+/// Bytes of the number in the key of an idle watcher.
+const IDLE_DIGITS: usize = 10;
+/// Comes before it, where keys that are written have a digit.
+const IDLE: &[u8] = b"idle-";
+
+/// Appends a framed `WatchRequest` for a key that nobody writes.
+pub(crate) fn put_watch(to: &mut BytesMut, number: u64) {
+    const KEY_BYTES: usize = PREFIX.len() + IDLE.len() + IDLE_DIGITS;
+    let create = field_bytes(KEY_BYTES);
+    open_frame(to, field_bytes(create));
+    open_field(to, bytes(1), create);
+    open_field(to, bytes(1), KEY_BYTES);
+    to.put_slice(PREFIX);
+    to.put_slice(IDLE);
+    put_digits(to, number, IDLE_DIGITS);
+}
+
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content<'a> {
@@ -279,6 +296,27 @@ pub(crate) fn swapped(answer: &[u8]) -> Swapped {
 /// The id and seconds to live in an encoded `LeaseGrantResponse` or `LeaseKeepAliveResponse`.
 pub(crate) fn lease(answer: &[u8]) -> (u64, i64) {
     (number(answer, 2), number(answer, 3).cast_signed())
+}
+
+/// What an encoded `WatchResponse` is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    Created,
+    /// In the server's words.
+    Canceled(String),
+    Other,
+}
+
+pub(crate) fn watched(answer: &[u8]) -> Watched {
+    match (number(answer, 4), number(answer, 3)) {
+        // A watcher that is refused is created and canceled in one.
+        (1, _) => {
+            let reason = message(answer, 6).unwrap_or_default();
+            Watched::Canceled(String::from_utf8_lossy(reason).into_owned())
+        }
+        (_, 1) => Watched::Created,
+        _ => Watched::Other,
+    }
 }
 
 /// The stamp a value begins with.
@@ -404,6 +442,24 @@ mod tests {
             let answer = pb::LeaseKeepAliveResponse { header: Some(HEADER), id, ttl: -1 };
             assert_eq!(lease(&answer.encode_to_vec()), (id as u64, -1));
         }
+    }
+
+    #[test]
+    fn idle_watchers_watch_what_is_never_written() {
+        let mut to = BytesMut::new();
+        put_watch(&mut to, 77);
+        let request: pb::WatchRequest = unframed(&to.split().freeze());
+        let Some(pb::watch_request::RequestUnion::CreateRequest(create)) = request.request_union
+        else {
+            panic!("not a creation")
+        };
+        assert_eq!((&create.key[..], create.range_end.len()), (&b"bench/idle-0000000077"[..], 0));
+        let mut answer = pb::WatchResponse { header: Some(HEADER), ..Default::default() };
+        assert_eq!(watched(&answer.encode_to_vec()), Watched::Other);
+        answer.created = true;
+        assert_eq!(watched(&answer.encode_to_vec()), Watched::Created);
+        (answer.canceled, answer.cancel_reason) = (true, "no".into());
+        assert_eq!(watched(&answer.encode_to_vec()), Watched::Canceled("no".into()));
     }
 
     #[test]

@@ -83,6 +83,15 @@ fn every_watcher_hears_of_every_put() {
 }
 
 #[test]
+fn idle_watchers_are_taken_on_before_the_load() {
+    let store = start();
+    let watchers = ["--watchers", "2", "--idle-watchers", "2500", "--watch-connections", "2"];
+    let report = report(&store, &[&["watch", "--total", "10"][..], &watchers].concat());
+    assert_eq!(report["delivery"]["events"], 20);
+    assert_eq!(store.store.contents.lock().unwrap().idle_watchers, 2500);
+}
+
+#[test]
 fn a_load_writes_under_its_own_prefix_and_leaves_the_rest_alone() {
     let store = start();
     good(&store, &["put", "mine", "1"]);

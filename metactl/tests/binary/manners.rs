@@ -60,6 +60,7 @@ fn values_out_of_their_range_are_named_with_it() {
         (&["bench", "put", "--duration", "1e300"], "--duration"),
         (&["bench", "watch", "--value-bytes", "7"], "--value-bytes 7: from 8"),
         (&["bench", "watch", "--watchers", "0"], "--watchers 0"),
+        (&["bench", "watch", "--idle-watchers", "9999999"], "--idle-watchers 9999999: at most"),
         (&["dev", "--members", "0"], "--members 0: from 1 to 9"),
         (&["dev", "--metastore", "/no/such/server"], "/no/such/server: no such program"),
         (&["--timeout", "0", "status"], "--timeout 0"),

@@ -37,6 +37,8 @@ pub(crate) struct Contents {
     pub(crate) meddles: bool,
     /// How often each lease was renewed.
     pub(crate) leases: BTreeMap<i64, u64>,
+    /// Watchers of `bench/idle-` keys.
+    pub(crate) idle_watchers: usize,
     /// What `MemberList` answers.
     pub(crate) members: Vec<pb::Member>,
     /// What `Observe` answers.
@@ -69,6 +71,7 @@ pub(crate) fn start() -> Running {
             puts: 0,
             meddles: false,
             leases: BTreeMap::new(),
+            idle_watchers: 0,
             members: Vec::new(),
             peers: Vec::new(),
             snapshot: Vec::new(),
@@ -228,7 +231,29 @@ impl Kv for Store {
 impl Watch for Store {
     type WatchStream = Answers<pb::WatchResponse>;
 
-    async fn watch(&self, _: Request<Streaming<pb::WatchRequest>>) -> Answer<Self::WatchStream> {
+    async fn watch(
+        &self,
+        request: Request<Streaming<pb::WatchRequest>>,
+    ) -> Answer<Self::WatchStream> {
+        use pb::watch_request::RequestUnion;
+        let mut requests = request.into_inner();
+        let Some(RequestUnion::CreateRequest(first)) =
+            requests.message().await?.and_then(|request| request.request_union)
+        else {
+            return unused();
+        };
+        if first.key.starts_with(b"bench/idle-") {
+            let contents = Arc::clone(&self.contents);
+            let first =
+                pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(first)) };
+            let requests = tokio_stream::once(Ok(first)).chain(requests);
+            let answers = requests.map(move |request| {
+                request?;
+                contents.lock().unwrap().idle_watchers += 1;
+                Ok(pb::WatchResponse { created: true, ..Default::default() })
+            });
+            return Ok(Response::new(Box::pin(answers)));
+        }
         let (events, revision) = {
             let contents = self.contents.lock().unwrap();
             (self.events.subscribe(), contents.revision)
