@@ -314,17 +314,12 @@ fn write_servers(to: &mut String, report: &Report) -> std::fmt::Result {
     if !report.servers.is_empty() {
         to.push_str(
             "<h2>Servers</h2>\n<div class=\"wide\"><table><tr><th>process</th>\
-             <th>CPU µs a request</th><th>anonymous MiB</th><th>of files MiB</th><th>peak MiB</th>\
-             <th>bytes dirtied a request</th></tr>",
+             <th>CPU µs a request</th><th>anonymous MiB</th><th>of files MiB</th><th>peak MiB</th></tr>",
         );
         for server in &report.servers {
-            let written = server
-                .written_bytes
-                .map_or("unknown".to_owned(), |bytes| grouped(report.per_op(bytes)));
             write!(
                 to,
-                "<tr><td>{} {}</td><td>{:.1}</td><td>{:.0}</td><td>{:.0}</td><td>{:.0}</td>\
-                 <td>{written}</td></tr>",
+                "<tr><td>{} {}</td><td>{:.1}</td><td>{:.0}</td><td>{:.0}</td><td>{:.0}</td></tr>",
                 escape(&server.name),
                 server.pid,
                 server.cpu_us_per_op,

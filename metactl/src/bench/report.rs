@@ -232,7 +232,7 @@ impl Report {
             writeln!(to, "  server CPU   {:.1} us per operation", self.server_cpu_us_per_op)?;
         }
         for server in &self.servers {
-            write!(
+            writeln!(
                 to,
                 "    {:<10} pid {}: {:.1} us, resident {:.0} MiB anonymous + {:.0} MiB of files, peak {:.0} MiB",
                 server.name,
@@ -242,10 +242,6 @@ impl Report {
                 mib(server.rss_file_bytes),
                 mib(server.rss_peak_bytes),
             )?;
-            match server.written_bytes {
-                Some(bytes) => writeln!(to, ", {:.0} B dirtied per operation", self.per_op(bytes))?,
-                None => writeln!(to)?,
-            }
         }
         if let Some(bytes) = self.disks_written_bytes {
             let per_op = self.per_op(bytes);
