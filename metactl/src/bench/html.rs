@@ -101,7 +101,7 @@ fn write_page(to: &mut String, report: &Report) -> std::fmt::Result {
         escape(&report.load)
     )?;
     if report.interrupted {
-        to.push_str("<p class=\"note\">Interrupted: these are the results until then.</p>\n");
+        to.push_str("<p class=\"note\">Interrupted: results until then, without the requests under way.</p>\n");
     }
     write_tiles(to, report)?;
     write_charts(to, report);
@@ -210,8 +210,9 @@ fn write_over_time(to: &mut String, stretches: &[Stretch]) {
             "Latency, ms",
             MS,
             vec![
-                line("p50", |each| Some(each.p50_ms)),
-                line("p99 of the second", |each| Some(each.p99_ms)),
+                // Where nothing was answered there is no latency.
+                line("p50", |each| Some(each.p50_ms).filter(|ms| *ms > 0.0)),
+                line("p99 of the second", |each| Some(each.p99_ms).filter(|ms| *ms > 0.0)),
             ],
         ),
         ("Server CPU, cores", " cores", vec![line("servers", |each| each.cores)]),
@@ -262,7 +263,8 @@ impl Stretch {
         Stretch {
             at_s: seconds.last().map_or(0.0, |second| second.at_s),
             ops_per_s: mean(|second| second.ops_per_s),
-            p50_ms: mean(|second| second.p50_ms),
+            p50_ms: seconds.iter().map(|second| second.p50_ms * second.ops as f64).sum::<f64>()
+                / seconds.iter().map(|second| second.ops).sum::<u64>().max(1) as f64,
             p99_ms: seconds.iter().map(|second| second.p99_ms).fold(0.0, f64::max),
             cores: sum.map(|sum| sum / count),
             rss_mib: rss.map(mib),

@@ -214,8 +214,8 @@ pub(crate) fn run<W: Worker>(
         barrier.wait();
         barrier.wait();
         let elapsed = started.elapsed();
-        let after = watched.after();
         drop(finished);
+        let after = watched.after();
         for thread in threads {
             thread.join().map_err(|_| anyhow!("a load thread panicked"))?;
         }

@@ -196,7 +196,7 @@ impl Report {
     pub(crate) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
         writeln!(to, "{}", self.load)?;
         if self.interrupted {
-            writeln!(to, "  interrupted  these are the results until then")?;
+            writeln!(to, "  interrupted  results until then, without the requests under way")?;
         }
         writeln!(
             to,
