@@ -24,11 +24,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use state::View;
 use state::backend::{
-    Backend, BackendBatch, BackendError, Loaded, Writeback, WritebackLimits, load,
+    Backend, BackendBatch, BackendError, Layout, Loaded, Loading, Pair, Writeback, WritebackLimits,
 };
 use state::parts::Changes;
+use state::{Limits, State, View};
 use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
@@ -49,6 +49,8 @@ const PAGE_PAIRS: u64 = 8;
 const REOPEN_TRIES: u32 = 100;
 /// Between two of these tries.
 const REOPEN_PAUSE: Duration = Duration::from_millis(10);
+/// Pairs read and not yet unpacked while a state is loaded: some MiB.
+const PAIRS_WAITING_MAX: usize = 256;
 /// Changes that may wait for the thread. Beyond, the generation is given up and rebuilt.
 const WAITING_BYTES_MAX: usize = 256 << 20;
 /// How long opening a generation may take: sled has been seen to hang on damaged files.
@@ -114,7 +116,7 @@ impl SledBackend {
         drop(db);
         drop(self.db.take());
         let path = self.path.clone();
-        let opened = apart(move || {
+        let opened = Apart::begin(move || {
             let mut tries = 1;
             loop {
                 match open_sled(&path) {
@@ -126,8 +128,81 @@ impl SledBackend {
                 }
             }
         });
-        self.db.replace(Some(opened.map_err(BackendError::Engine)?.map_err(engine)?));
+        let opened = opened.and_then(Apart::wait).map_err(BackendError::Engine)?;
+        self.db.replace(Some(opened.map_err(engine)?));
         self.note_opened()
+    }
+}
+
+impl SledBackend {
+    /// [`Backend::scan`], the pairs not copied.
+    fn scan_pairs(
+        &self,
+        prefix: &[u8],
+        visit: &mut dyn FnMut(sled::IVec, sled::IVec) -> ControlFlow<()>,
+    ) -> Result<(), BackendError> {
+        let mut from = Bound::Included(prefix.to_vec());
+        loop {
+            let mut left_off = None;
+            for pair in self.db()?.range((from, Bound::Unbounded)) {
+                let (key, value) = pair.map_err(engine)?;
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                self.paged_in((key.len() + value.len()) as u64);
+                if self.is_full() {
+                    left_off = Some(key.to_vec());
+                }
+                if visit(key, value).is_break() {
+                    left_off = None;
+                    break;
+                }
+                if left_off.is_some() {
+                    break;
+                }
+            }
+            if left_off.is_some() || self.paged_in_bytes.get() > PAGED_IN_BYTES_IDLE {
+                self.reopen()?;
+            }
+            let Some(key) = left_off else { return Ok(()) };
+            from = Bound::Excluded(key);
+        }
+    }
+
+    /// Reads the whole key space and makes the state of it: pairs come from sled in one thread, are
+    /// checked and unpacked in another. `position` is told first where the state stands.
+    fn load_state(
+        &self,
+        limits: Limits,
+        position: &Sender<u64>,
+    ) -> Result<Option<(State, Layout)>, String> {
+        let said = |error: BackendError| error.to_string();
+        let Some(mut loading) = Loading::begin(self).map_err(said)? else { return Ok(None) };
+        // Nobody waits any more only if the boot has failed.
+        let _ = position.send(loading.applied().index);
+        let (pairs, received) =
+            std::sync::mpsc::sync_channel::<(sled::IVec, sled::IVec)>(PAIRS_WAITING_MAX);
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name(String::from("backend-load"));
+            let built = thread.spawn_scoped(scope, move || {
+                for (key, value) in received {
+                    Pair::read(&key, &value).and_then(|pair| loading.add(pair)).map_err(said)?;
+                }
+                let Loaded { parts, layout } = loading.finish().map_err(said)?;
+                let state = State::from_parts(parts, limits).map_err(|error| error.to_string())?;
+                Ok((state, layout))
+            });
+            let built = built.map_err(|error| error.to_string())?;
+            let scanned = self.scan_pairs(b"", &mut |key, value| match pairs.send((key, value)) {
+                Ok(()) => ControlFlow::Continue(()),
+                // The other thread has found something wrong.
+                Err(_) => ControlFlow::Break(()),
+            });
+            drop(pairs);
+            let built = built.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            scanned.map_err(said)?;
+            built.map(Some)
+        })
     }
 }
 
@@ -140,20 +215,32 @@ fn open_sled(path: &Path) -> sled::Result<sled::Db> {
         .open()
 }
 
-/// Does `work` in a thread of its own: a panic or a hang of sled must not be the caller's.
-fn apart<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + std::panic::UnwindSafe + 'static,
-) -> Result<T, String> {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::Builder::new()
-        .name(String::from("backend-open"))
-        .spawn(move || {
-            let done = catch_unwind(work);
-            drop(sender.send(done.map_err(|panic| panic_text(panic.as_ref()))));
-        })
-        .map_err(|error| error.to_string())?;
-    let done = receiver.recv_timeout(OPEN_TIMEOUT);
-    done.unwrap_or_else(|_| Err(format!("no answer in {OPEN_TIMEOUT:?}")))
+/// Work done in a thread of its own: a panic or a hang of sled must not be the caller's.
+struct Apart<T> {
+    answer: Receiver<Result<T, String>>,
+    deadline: Instant,
+}
+
+impl<T: Send + 'static> Apart<T> {
+    fn begin(
+        work: impl FnOnce() -> T + Send + std::panic::UnwindSafe + 'static,
+    ) -> Result<Self, String> {
+        let (sender, answer) = std::sync::mpsc::channel();
+        std::thread::Builder::new()
+            .name(String::from("backend-open"))
+            .spawn(move || {
+                let done = catch_unwind(work);
+                drop(sender.send(done.map_err(|panic| panic_text(panic.as_ref()))));
+            })
+            .map_err(|error| error.to_string())?;
+        Ok(Apart { answer, deadline: Instant::now() + OPEN_TIMEOUT })
+    }
+
+    fn wait(self) -> Result<T, String> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let done = self.answer.recv_timeout(left);
+        done.unwrap_or_else(|_| Err(format!("no answer in {OPEN_TIMEOUT:?}")))
+    }
 }
 
 fn engine(error: impl std::fmt::Display) -> BackendError {
@@ -193,29 +280,7 @@ impl Backend for SledBackend {
         prefix: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), BackendError> {
-        let mut from = Bound::Included(prefix.to_vec());
-        loop {
-            let mut left_off = None;
-            for pair in self.db()?.range((from, Bound::Unbounded)) {
-                let (key, value) = pair.map_err(engine)?;
-                if !key.starts_with(prefix) {
-                    break;
-                }
-                self.paged_in((key.len() + value.len()) as u64);
-                if visit(&key, &value).is_break() {
-                    break;
-                }
-                if self.is_full() {
-                    left_off = Some(key.to_vec());
-                    break;
-                }
-            }
-            if left_off.is_some() || self.paged_in_bytes.get() > PAGED_IN_BYTES_IDLE {
-                self.reopen()?;
-            }
-            let Some(key) = left_off else { return Ok(()) };
-            from = Bound::Excluded(key);
-        }
+        self.scan_pairs(prefix, &mut |key, value| visit(&key, &value))
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {
@@ -239,11 +304,42 @@ pub(crate) struct Generations {
     dir: PathBuf,
 }
 
+type Read = Result<(SledBackend, Option<(State, Layout)>), String>;
+
+/// A generation that is being read.
+pub(crate) struct ReadingState {
+    position: Receiver<u64>,
+    reading: Option<(u64, Result<Apart<Read>, String>)>,
+}
+
+impl ReadingState {
+    /// Waits until it is known where in the log the state stands, if it can be read; 0 where there
+    /// is none.
+    pub(crate) fn position(&self) -> u64 {
+        // The sender goes with the thread, in whatever way that ends.
+        self.position.recv_timeout(OPEN_TIMEOUT).unwrap_or(0)
+    }
+
+    /// Waits for the end. Any doubt about the generation: `None`, and it will be replaced.
+    pub(crate) fn finish(self) -> Option<(Opened, Option<State>)> {
+        let (generation, reading) = self.reading?;
+        let reason = match reading.and_then(Apart::wait) {
+            Ok(Ok((backend, loaded))) => {
+                let (state, layout) = loaded.unzip();
+                return Some((Opened { generation, backend, layout }, state));
+            }
+            Ok(Err(reason)) | Err(reason) => reason,
+        };
+        tracing::warn!(generation, reason, "the backend can not be used and is built anew");
+        None
+    }
+}
+
 /// A generation that could be opened, and what was in it.
 pub(crate) struct Opened {
     generation: u64,
     backend: SledBackend,
-    layout: Option<state::backend::Layout>,
+    layout: Option<Layout>,
 }
 
 impl std::fmt::Debug for Opened {
@@ -267,28 +363,19 @@ impl Generations {
         fs::read_to_string(self.dir.join(CURRENT)).ok()?.trim().parse().ok()
     }
 
-    /// Reads the generation in use. Any doubt about it: `None`, and it will be replaced.
-    pub(crate) fn open_current(&self) -> Option<(Opened, Option<state::StateParts>)> {
-        let generation = self.current()?;
-        let path = self.path(generation);
-        let read = apart(move || {
-            let backend = SledBackend::open(&path)?;
-            let loaded = load(&backend)?;
-            Ok::<_, BackendError>((backend, loaded))
+    /// Begins to read the generation in use, in threads of its own.
+    pub(crate) fn read_current(&self, limits: Limits) -> ReadingState {
+        let (sender, position) = std::sync::mpsc::channel();
+        let reading = self.current().map(|generation| {
+            let path = self.path(generation);
+            let reading = Apart::begin(move || {
+                let backend = SledBackend::open(&path).map_err(|error| error.to_string())?;
+                let loaded = backend.load_state(limits, &sender)?;
+                Ok((backend, loaded))
+            });
+            (generation, reading)
         });
-        let reason = match read {
-            Ok(Ok((backend, loaded))) => {
-                let (parts, layout) = match loaded {
-                    Some(Loaded { parts, layout }) => (Some(parts), Some(layout)),
-                    None => (None, None),
-                };
-                return Some((Opened { generation, backend, layout }, parts));
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(reason) => reason,
-        };
-        tracing::warn!(generation, reason, "the backend can not be used and is built anew");
-        None
+        ReadingState { position, reading }
     }
 
     /// A generation after all there ever were, empty.

@@ -359,12 +359,16 @@ fn recover(
     let failed = |error| BootError::Recover { data_dir: shown(config), error };
     let generations = Generations::new(data_dir.member_dir().join("state"))
         .map_err(|error| BootError::Start(format!("{}: {error}", shown(config))))?;
-    let (opened, parts) = match generations.open_current() {
-        Some((opened, parts)) => (Some(opened), parts),
+    // The log is read while the state is: neither needs the other.
+    let reading = generations.read_current(recovery.limits);
+    let log = member::read_log(data_dir.disk(), None, recovery, reading.position());
+    let (opened, state) = match reading.finish() {
+        Some((opened, state)) => (Some(opened), state),
         None => (None, None),
     };
-    let mut booted =
-        member::recover(data_dir.disk(), data_dir.disk(), None, recovery, parts).map_err(failed)?;
+    let mut booted = log
+        .and_then(|log| member::recover_from(data_dir.disk(), log, recovery, state))
+        .map_err(failed)?;
     if config.force_new_cluster {
         booted = member::force_new_cluster(booted, recovery).map_err(failed)?;
         tracing::warn!("forced a new cluster of this member alone");

@@ -9,8 +9,8 @@ use proto::log::{ConfState, Entry, HardState, Member as MemberRow, SnapshotMeta}
 use state::{Limits, State, StateParts};
 use thiserror::Error;
 use wal::{
-    Disk, Identity, Kept, Log, LogBatch, LogError, LogOptions, Manifest, Recovered, SnapshotMark,
-    SnapshotStore, TermStart,
+    Disk, Identity, Kept, Log, LogBatch, LogError, LogOptions, Manifest, Reading, Recovered,
+    SnapshotMark, SnapshotStore, TermStart,
 };
 
 use crate::apply::{ApplyTask, ApplyWorker, SnapshotJob};
@@ -159,6 +159,27 @@ pub fn join<D: Disk>(
     Ok(())
 }
 
+/// A log that has been read and found whole, before anything is decided. Nothing has been written.
+pub struct LogRead<D: Disk> {
+    reading: Reading<D>,
+    expected: Option<Identity>,
+    /// All entries after this index are in memory.
+    above: u64,
+}
+
+/// Reads the log and checks all of it, for a state that is believed to stand at `applied`. Where that
+/// state is built needs nothing of the log, so a shell may do both at the same time.
+pub fn read_log<D: Disk>(
+    disk: D,
+    expected: Option<Identity>,
+    recovery: &Recovery,
+    applied: u64,
+) -> Result<LogRead<D>, BootError> {
+    let kept = recovery.kept(applied);
+    let reading = Log::read_kept(disk, expected, recovery.log.clone(), kept)?;
+    Ok(LogRead { reading, expected, above: applied })
+}
+
 /// Finds out from the disk what this member knew. `from_backend` is the state as the backend holds
 /// it, if it could be read; it is used only where it fits the log.
 pub fn recover<D: Disk>(
@@ -168,10 +189,22 @@ pub fn recover<D: Disk>(
     recovery: &Recovery,
     from_backend: Option<StateParts>,
 ) -> Result<Booted<D>, BootError> {
-    // Read only, until it is known that the member can begin: a refusal leaves everything as it was.
     let applied = from_backend.as_ref().map_or(0, |parts| parts.applied.index);
-    let read = |disk, kept| Log::read_kept(disk, expected, recovery.log.clone(), kept);
-    let mut reading = read(log_disk, recovery.kept(applied))?;
+    let log = read_log(log_disk, expected, recovery, applied)?;
+    let from_backend = from_backend.map(|parts| State::from_parts(parts, recovery.limits));
+    let from_backend = from_backend.transpose().map_err(SnapshotError::from)?;
+    recover_from(snapshot_disk, log, recovery, from_backend)
+}
+
+/// As [`recover`], of a log that has been read and a state that has been built.
+pub fn recover_from<D: Disk>(
+    snapshot_disk: D,
+    log: LogRead<D>,
+    recovery: &Recovery,
+    from_backend: Option<State>,
+) -> Result<Booted<D>, BootError> {
+    // Read only, until it is known that the member can begin: a refusal leaves everything as it was.
+    let LogRead { mut reading, expected, above } = log;
     let mut disk = snapshot_disk;
     let (store, manifests) = SnapshotStore::open(&mut disk).map_err(SnapshotError::from)?;
     let mut damaged: Vec<String> = store
@@ -199,24 +232,27 @@ pub fn recover<D: Disk>(
             Err(error) => damaged.push(error.to_string()),
         }
     }
-    if let Some(parts) = &from_backend
-        && parts.applied.index > window.last_index
+    if let Some((applied, _)) = from_backend.as_ref().map(State::applied)
+        && applied > window.last_index
         && !recovery.log.allow_damaged_tail
     {
         // Nothing is applied that this log did not hold durably.
-        return Err(BootError::LogShort {
-            last_index: window.last_index,
-            applied: parts.applied.index,
-        });
+        return Err(BootError::LogShort { last_index: window.last_index, applied });
     }
-    let mut base: Option<(StateParts, bool)> = from_backend
-        .filter(|parts| window.contains(parts.applied.index, parts.applied.term))
-        .map(|parts| (parts, true));
+    let mut base: Option<(State, bool)> = from_backend
+        .filter(|state| {
+            let (index, term) = state.applied();
+            window.contains(index, term)
+        })
+        .map(|state| (state, true));
     let mut usable = Vec::new();
     for meta in metas {
         if base.is_none() {
             match snapshots.load(&meta) {
-                Ok(parts) => base = Some((parts, false)),
+                Ok(parts) => {
+                    let state = State::from_parts(parts, recovery.limits);
+                    base = Some((state.map_err(SnapshotError::from)?, false));
+                }
                 Err(error) => {
                     damaged.push(error.to_string());
                     continue;
@@ -226,9 +262,7 @@ pub fn recover<D: Disk>(
         usable.push(meta);
     }
     let (state, from_backend) = match base {
-        Some((parts, from_backend)) => {
-            (State::from_parts(parts, recovery.limits).map_err(SnapshotError::from)?, from_backend)
-        }
+        Some(base) => base,
         None if window.base_index == 0 => (State::new(recovery.limits), false),
         None => {
             return Err(BootError::NoBase {
@@ -237,9 +271,10 @@ pub fn recover<D: Disk>(
             });
         }
     };
-    if state.applied().0 < applied {
+    if state.applied().0 < above {
         // The backend did not fit after all: what follows an older state is wanted, too.
-        reading = read(reading.into_disk(), recovery.kept(state.applied().0))?;
+        let disk = reading.into_disk();
+        reading = read_log(disk, expected, recovery, state.applied().0)?.reading;
     }
     let (log, recovered) = reading.open()?;
     let held = SnapshotsHeld {

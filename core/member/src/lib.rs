@@ -42,8 +42,8 @@ pub use apply::{
     Applied, ApplyReport, ApplyTask, ApplyWorker, Completed, Completion, Restored, SnapshotJob,
 };
 pub use boot::{
-    BASE_INDEX, BASE_TERM, BootError, Booted, Recovery, bootstrap, conf_state_of,
-    force_new_cluster, join, recover,
+    BASE_INDEX, BASE_TERM, BootError, Booted, LogRead, Recovery, bootstrap, conf_state_of,
+    force_new_cluster, join, read_log, recover, recover_from,
 };
 pub use door::{Effects, Forward, Input, LeaseTtl, MemberConfig, Proposal, Reply};
 pub use lease_clock::LeaseClock;

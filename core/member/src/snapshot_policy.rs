@@ -20,7 +20,7 @@ pub struct SnapshotPolicy {
 
 impl Default for SnapshotPolicy {
     fn default() -> Self {
-        SnapshotPolicy { log_bytes_min: 256 << 20, entries: None }
+        SnapshotPolicy { log_bytes_min: 64 << 20, entries: None }
     }
 }
 

@@ -186,16 +186,31 @@ pub(crate) fn read_range<D: Disk>(
     offset: u64,
     len: u64,
 ) -> Result<Vec<u8>, DiskError> {
-    let len = usize::try_from(len).expect("a file to be read fits the address space");
-    let mut buf = vec![0; len];
+    let mut buf = vec![0; in_memory(len)];
+    let filled = read_into(disk, file, offset, &mut buf)?;
+    buf.truncate(filled);
+    Ok(buf)
+}
+
+/// A length of something that is read as a whole.
+pub(crate) fn in_memory(len: u64) -> usize {
+    usize::try_from(len).expect("a file to be read fits the address space")
+}
+
+/// Fills `buf` from `offset` as far as the file goes; returns how far.
+pub(crate) fn read_into<D: Disk>(
+    disk: &mut D,
+    file: &D::File,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<usize, DiskError> {
     let mut filled = 0;
-    while filled < len {
+    while filled < buf.len() {
         let got = disk.read_at(file, offset + filled as u64, &mut buf[filled..])?;
         if got == 0 {
             break;
         }
         filled += got;
     }
-    buf.truncate(filled);
-    Ok(buf)
+    Ok(filled)
 }

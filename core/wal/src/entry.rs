@@ -105,6 +105,10 @@ pub(crate) struct LogState {
     kept: Kept,
     /// How many of `entries` are at or below `kept.above`, and their bytes.
     below: (u64, u64),
+    /// No entry up to this index will be left at the end: they are let go at once.
+    floor: u64,
+    /// How many of `entries`, the last ones, share memory with what they were read from.
+    borrowed: usize,
 }
 
 /// From this index on, entries are of this term, up to where the next one starts.
@@ -126,7 +130,15 @@ impl LogState {
             next_index,
             kept,
             below: (0, 0),
+            floor: 0,
+            borrowed: 0,
         }
+    }
+
+    /// The log is known to go on to this index at least: of what `kept` asks for, nothing lies so far
+    /// before the end that it need be kept for a while. What is applied is never replaced.
+    pub(crate) fn will_reach(&mut self, index: u64) {
+        self.floor = index.min(self.kept.above).saturating_sub(self.kept.entries_max);
     }
 
     /// The index of the first entry, kept or not, or of the next one if there is none.
@@ -165,14 +177,32 @@ impl LogState {
         if self.terms.last().is_none_or(|last| last.term != entry.term) {
             self.terms.push(TermStart { index: entry.index, term: entry.term });
         }
+        if entry.index <= self.floor {
+            return;
+        }
         if entry.index <= self.kept.above {
             self.below.0 += 1;
             self.below.1 += payload_bytes(&entry);
         }
         self.entries.push_back(entry);
+        self.borrowed += 1;
         while self.below.0 > self.kept.entries_max || self.below.1 > self.kept.bytes_max {
             let gone = self.entries.pop_front().expect("what is counted is there");
             self.uncount(&gone);
+        }
+        self.borrowed = self.borrowed.min(self.entries.len());
+    }
+
+    /// Gives the entries that are left memory of their own, so that the segment they were read from
+    /// can go. Most entries of a long log are let go without ever having been copied.
+    pub(crate) fn own(&mut self) {
+        let owned = self.entries.len() - std::mem::take(&mut self.borrowed);
+        for entry in self.entries.range_mut(owned..) {
+            // One copy for both parts.
+            let payload = Bytes::from([&entry.context[..], &entry.data].concat());
+            let context_bytes = entry.context.len();
+            entry.context = payload.slice(..context_bytes);
+            entry.data = payload.slice(context_bytes..);
         }
     }
 
@@ -182,6 +212,7 @@ impl LogState {
         }
         while self.entries.back().is_some_and(|last| last.index >= index) {
             let gone = self.entries.pop_back().expect("looked at just above");
+            self.borrowed = self.borrowed.saturating_sub(1);
             self.uncount(&gone);
         }
     }
@@ -256,5 +287,60 @@ mod tests {
         assert_eq!(indexes(&state), [12, 13]);
         state.fold(batch((14..=19).map(|index| (index, 4))), false).unwrap();
         assert_eq!(indexes(&state), (15..=19).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_will_not_be_left_is_let_go_at_once() {
+        let kept = Kept { above: 18, entries_max: 5, bytes_max: u64::MAX };
+        let read = |reaches: &[u64]| {
+            let mut state = LogState::new(1, kept);
+            reaches.iter().for_each(|index| state.will_reach(*index));
+            state.fold(batch((1..=20).map(|index| (index, 1 + index / 10))), false).unwrap();
+            (state.entries, state.terms, state.next_index)
+        };
+        for reach in [0, 4, 10, 17, 18, 19, 20] {
+            assert_eq!(read(&[reach]), read(&[]), "known to reach {reach}");
+        }
+        let mut state = LogState::new(1, kept);
+        state.will_reach(20);
+        state.fold(batch((1..=13).map(|index| (index, 1))), false).unwrap();
+        assert_eq!((indexes(&state), state.next_index), (vec![], 14));
+        // Not of a log that holds what was promised; no gap all the same.
+        state.fold(batch((9..=15).map(|index| (index, 2))), false).unwrap();
+        assert_eq!(indexes(&state), [14, 15]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_segment_has_memory_of_its_own() {
+        let mut state = LogState::new(1, Kept { above: 20, entries_max: 6, bytes_max: u64::MAX });
+        let segment = |terms: u64| {
+            let memory = Bytes::from(vec![7; 200]);
+            let entries = (0..20).map(|at| Entry {
+                index: 1 + at,
+                term: terms,
+                context: memory.slice(at as usize * 10..at as usize * 10 + 3),
+                data: memory.slice(at as usize * 10 + 3..at as usize * 10 + 10),
+                ..Entry::default()
+            });
+            (memory.clone(), LogBatch { entries: entries.collect(), ..LogBatch::default() })
+        };
+        let shares = |memory: &Bytes, entry: &Entry| {
+            memory.as_ptr_range().contains(&entry.data.as_ptr())
+                || memory.as_ptr_range().contains(&entry.context.as_ptr())
+        };
+        let (first, batch) = segment(1);
+        state.fold(batch, false).unwrap();
+        assert!(state.entries.iter().all(|entry| shares(&first, entry)));
+        state.own();
+        assert_eq!(indexes(&state), (15..=20).collect::<Vec<_>>());
+        let (second, mut batch) = segment(2);
+        batch.entries.drain(..17);
+        state.fold(batch, false).unwrap();
+        assert_eq!(indexes(&state), (15..=20).collect::<Vec<_>>());
+        state.own();
+        for entry in &state.entries {
+            assert!(!shares(&first, entry) && !shares(&second, entry));
+            assert_eq!((&entry.context[..], &entry.data[..]), (&[7; 3][..], &[7; 7][..]));
+        }
     }
 }

@@ -352,19 +352,20 @@ pub(crate) fn decode_batch_header(
     })
 }
 
-/// Reads the batch at `offset` of the segment `bytes` and checks every checksum in it.
+/// Reads the batch at `offset` of the segment and checks every checksum in it. The entries' payloads
+/// are parts of `segment`: whoever keeps one keeps all of it, or copies.
 pub(crate) fn decode_batch(
-    bytes: &[u8],
+    segment: &Bytes,
     salt: u64,
     offset: usize,
 ) -> Result<DecodedBatch, BadBatch> {
-    let header = decode_batch_header(bytes, salt, offset)?;
+    let header = decode_batch_header(segment, salt, offset)?;
     let bad = |at: usize, reason| BadBatch { offset: at as u64, reason };
     let end = offset + header.batch_bytes as usize;
-    if end > bytes.len() {
+    if end > segment.len() {
         return Err(bad(offset, "the segment ends inside a batch"));
     }
-    let bytes = &bytes[..end];
+    let bytes = &segment[..end];
     let mut batch = LogBatch::default();
     let mut at = offset + BATCH_HEADER_BYTES;
     let mut records_crc = 0;
@@ -393,10 +394,9 @@ pub(crate) fn decode_batch(
         let (term, index) = (get_u64(record, 16), get_u64(record, 24));
         match record[8] {
             RECORD_ENTRY => {
-                // One copy for both parts, so an entry never keeps a whole segment in memory.
-                let payload = Bytes::copy_from_slice(&payload[..payload_bytes]);
-                let context = payload.slice(..context_bytes);
-                let data = payload.slice(context_bytes..);
+                let data_start = payload_start + context_bytes;
+                let context = segment.slice(payload_start..data_start);
+                let data = segment.slice(data_start..data_start + data_bytes);
                 batch.entries.push(Entry { term, index, kind: record[9], context, data });
             }
             RECORD_HARD_STATE if payload_bytes == HARD_STATE_BYTES => {

@@ -6,7 +6,7 @@ use crate::entry::{HardState, Identity, SnapshotMark};
 use crate::error::LogError;
 use crate::format::SegmentHeader;
 use crate::recover::Torn;
-use crate::segment::{HeaderRead, Scan, SegmentName, list_segments, read_header, scan_segment};
+use crate::segment::{HeaderRead, Scan, ScanMemory, SegmentName, list_segments, read_header};
 
 /// One segment as it is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,8 @@ fn report<D: Disk>(
     next: Option<&HeaderRead>,
 ) -> Result<SegmentReport, LogError> {
     let next = next.map(|next| &next.header);
-    let scan = scan_segment(disk, name, &read.header, next.map(|next| next.prev_end))?;
+    let scan =
+        ScanMemory::default().scan(disk, name, &read.header, next.map(|next| next.prev_end))?;
     let batches = scan.batches.iter().map(|decoded| BatchReport {
         offset: decoded.offset,
         bytes: decoded.end - decoded.offset,

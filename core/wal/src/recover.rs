@@ -22,8 +22,8 @@ use crate::error::LogError;
 use crate::format::{BatchEncoder, DATA_START, DecodedBatch, SegmentHeader};
 use crate::log::{Log, LogOptions, Restart, Sealed, salt};
 use crate::segment::{
-    HeaderRead, Prepared, Scan, SegmentName, SyncSteps, WAL_DIR, list_segments, opening_bytes,
-    read_headers, scan_segment, start_segment,
+    HeaderRead, Prepared, Scan, ScanMemory, SegmentName, SyncSteps, WAL_DIR, list_segments,
+    opening_bytes, read_headers, start_segment,
 };
 
 /// What the log held. All of it is durable.
@@ -120,8 +120,9 @@ impl<D: Disk> Log<D> {
             // Names too may live in the cache alone. A segment that follows must not outlive them.
             disk.sync_dir(WAL_DIR)?;
         }
-        let mut history = History::read_sealed(&mut disk, &names, &headers, kept)?;
-        let tail = Tail::read(&mut disk, &names, &headers, &mut history, &options)?;
+        let mut memory = ScanMemory::default();
+        let mut history = History::read_sealed(&mut disk, &names, &headers, kept, &mut memory)?;
+        let tail = Tail::read(&mut disk, &names, &headers, &mut history, &options, &mut memory)?;
 
         let last = names[names.len() - 1];
         let last_header = &headers[headers.len() - 1].header;
@@ -149,6 +150,7 @@ impl<D: Disk> Log<D> {
             let folded = history.state.fold(batch, false);
             folded.map_err(|reason| history.corrupt(last, tail.durable_end, 0, reason))?;
         }
+        history.state.own();
         let state = history.state;
         let first_index = state.first_index();
         let recovered = Recovered {
@@ -249,17 +251,20 @@ impl History {
         names: &[SegmentName],
         headers: &[HeaderRead],
         kept: Kept,
+        memory: &mut ScanMemory,
     ) -> Result<Self, LogError> {
-        let state = LogState::new(headers[0].header.first_index, kept);
+        let mut state = LogState::new(headers[0].header.first_index, kept);
+        state.will_reach(headers[headers.len() - 1].header.first_index.saturating_sub(1));
         let mut history = Self { state, sealed: VecDeque::with_capacity(names.len()) };
         for (position, pair) in headers.windows(2).enumerate() {
             let (name, header, next) = (names[position], &pair[0].header, &pair[1].header);
-            let scan = scan_segment(disk, name, header, Some(next.prev_end))?;
+            let scan = memory.scan(disk, name, header, Some(next.prev_end))?;
             let synced_index = next.first_index.saturating_sub(1);
             let end = scan.end;
             let crc = scan.crc_at(end);
             let (bad, file_bytes) = (scan.bad, scan.file_bytes);
             history.take(name, scan.batches)?;
+            memory.reuse(scan.memory);
             if file_bytes < next.prev_end {
                 return Err(history.cut_short(name, file_bytes, next.prev_end));
             }
@@ -288,6 +293,7 @@ impl History {
                 .fold(decoded.batch, decoded.header.restates)
                 .map_err(|reason| self.corrupt(name, decoded.offset, 0, reason))?;
         }
+        self.state.own();
         self.sealed.push_back(Sealed { name, index_max });
         Ok(())
     }
@@ -328,9 +334,10 @@ impl Tail {
         headers: &[HeaderRead],
         history: &mut History,
         options: &LogOptions,
+        memory: &mut ScanMemory,
     ) -> Result<Self, LogError> {
         let (name, header) = (names[names.len() - 1], &headers[headers.len() - 1].header);
-        let scan = scan_segment(disk, name, header, None)?;
+        let scan = memory.scan(disk, name, header, None)?;
         let promised = scan.watermark.offset;
         let lost = Torn {
             path: name.path(),

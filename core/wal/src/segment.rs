@@ -6,7 +6,9 @@
 //! its header says. It never grows: a batch that does not fit goes into the next segment. A last
 //! segment that is shorter was therefore cut by somebody, and is no torn tail.
 
-use crate::disk::{Disk, DiskError, ensure_dir, ensure_gone, read_range};
+use bytes::{Bytes, BytesMut};
+
+use crate::disk::{Disk, DiskError, ensure_dir, ensure_gone, in_memory, read_into, read_range};
 use crate::entry::{Identity, LogBatch};
 use crate::error::LogError;
 use crate::format::{
@@ -285,9 +287,11 @@ pub(crate) fn read_headers<D: Disk>(
     Ok(headers)
 }
 
-/// What a segment holds.
+/// What a segment holds. The batches share the memory the segment was read into.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
+    /// What was read.
+    pub(crate) memory: Bytes,
     pub(crate) batches: Vec<DecodedBatch>,
     /// End of the last good batch; everything from here on is zeros, torn or rotten.
     pub(crate) end: u64,
@@ -310,21 +314,43 @@ impl Scan {
     }
 }
 
-/// Reads the segment from its first batch to `end`, or to the end of the file.
-pub(crate) fn scan_segment<D: Disk>(
-    disk: &mut D,
-    name: SegmentName,
-    header: &SegmentHeader,
-    end: Option<u64>,
-) -> Result<Scan, LogError> {
-    let file = disk.open(&name.path())?;
-    let len = disk.len(&file)?;
-    let bytes = read_range(disk, &file, 0, end.map_or(len, |end| end.min(len)))?;
-    Ok(Scan { file_bytes: len, ..scan_bytes(&bytes, header) })
+/// The memory segments are read into, one after the other: fresh memory for each would cost more than
+/// reading it.
+#[derive(Debug, Default)]
+pub(crate) struct ScanMemory(BytesMut);
+
+impl ScanMemory {
+    /// Reads the segment from its first batch to `end`, or to the end of the file.
+    pub(crate) fn scan<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        name: SegmentName,
+        header: &SegmentHeader,
+        end: Option<u64>,
+    ) -> Result<Scan, LogError> {
+        let file = disk.open(&name.path())?;
+        let len = disk.len(&file)?;
+        let wanted = in_memory(end.map_or(len, |end| end.min(len)));
+        let mut memory = std::mem::take(&mut self.0);
+        match memory.is_empty() {
+            true => memory = BytesMut::zeroed(wanted),
+            false => memory.resize(wanted, 0),
+        }
+        let filled = read_into(disk, &file, 0, &mut memory)?;
+        memory.truncate(filled);
+        let bytes = memory.freeze();
+        Ok(Scan { file_bytes: len, ..scan_bytes(&bytes, header) })
+    }
+
+    /// Takes the memory of a scan back, unless something of it is still held.
+    pub(crate) fn reuse(&mut self, memory: Bytes) {
+        self.0 = memory.try_into_mut().unwrap_or_default();
+    }
 }
 
-fn scan_bytes(bytes: &[u8], header: &SegmentHeader) -> Scan {
+fn scan_bytes(bytes: &Bytes, header: &SegmentHeader) -> Scan {
     let mut scan = Scan {
+        memory: bytes.clone(),
         end: DATA_START,
         watermark: Watermark { offset: header.opening_end, index: 0 },
         ..Scan::default()
@@ -345,7 +371,7 @@ fn scan_bytes(bytes: &[u8], header: &SegmentHeader) -> Scan {
         }
     }
     let rest = bytes.get(at..).unwrap_or_default();
-    let Some(last) = rest.iter().rposition(|byte| *byte != 0) else {
+    let Some(last) = last_nonzero(rest) else {
         scan.bad = None;
         return scan;
     };
@@ -357,4 +383,37 @@ fn scan_bytes(bytes: &[u8], header: &SegmentHeader) -> Scan {
         }
     }
     scan
+}
+
+/// Where the last byte is that is not zero. A segment not yet full is mostly zeros.
+fn last_nonzero(bytes: &[u8]) -> Option<usize> {
+    const ZEROS: [u8; HEADER_BLOCK_BYTES] = [0; HEADER_BLOCK_BYTES];
+    let mut end = bytes.len();
+    for block in bytes.rchunks(ZEROS.len()) {
+        if block != &ZEROS[..block.len()] {
+            break;
+        }
+        end -= block.len();
+    }
+    bytes[..end].iter().rposition(|byte| *byte != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_byte_that_is_not_zero_is_found_wherever_it_is() {
+        for len in [0, 1, 4_095, 4_096, 4_097, 20_000] {
+            let mut bytes = vec![0; len];
+            assert_eq!(last_nonzero(&bytes), None);
+            for at in (0..len).step_by(997).chain(len.checked_sub(1)) {
+                bytes[at] = 1;
+                assert_eq!(last_nonzero(&bytes), Some(at));
+                bytes[at / 2] = 1;
+                assert_eq!(last_nonzero(&bytes), Some(at));
+                (bytes[at], bytes[at / 2]) = (0, 0);
+            }
+        }
+    }
 }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::{
-    APPLIED_KEY, BLOCK_PREFIX, Backend, BackendError, Census, DEAD_PREFIX, Mark, TABLE_PREFIX,
-    block_first, dead_of, pair_digest, printable, row_of,
+    APPLIED_KEY, Backend, BackendError, Census, DEAD_PREFIX, Mark, TABLE_PREFIX, block_first,
+    dead_of, pair_digest, printable, row_of,
 };
 use crate::block;
-use crate::parts::StateParts;
+use crate::parts::{Applied, Row, StateParts};
 use crate::record::{Record, Revision};
 
 /// What is known of a block without reading it.
@@ -52,86 +52,136 @@ pub struct Loaded {
 /// [`BackendError`] at the slightest doubt: the generation is to be dropped and built anew from the
 /// newest snapshot and the log.
 pub fn load(backend: &dyn Backend) -> Result<Option<Loaded>, BackendError> {
-    let Some(mark) = backend.get(APPLIED_KEY)? else {
-        let mut found = None;
-        backend.scan(b"", &mut |key, _| {
-            found = Some(printable(key));
-            ControlFlow::Break(())
-        })?;
-        return found.map_or(Ok(None), |key| Err(BackendError::Unmarked(key)));
-    };
-    let mark = Mark::decode(&mark)?;
-    let mut reading = Reading {
-        parts: StateParts { applied: mark.applied, ..StateParts::default() },
-        layout: Layout { mark, ..Layout::default() },
-        census: Census::default(),
-        dead: BTreeSet::new(),
-    };
+    let Some(mut loading) = Loading::begin(backend)? else { return Ok(None) };
     let mut failed = None;
-    backend.scan(b"", &mut |key, value| match reading.take(key, value) {
+    backend.scan(b"", &mut |key, value| match Pair::read(key, value)
+        .and_then(|pair| loading.add(pair))
+    {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
             failed = Some(error);
             ControlFlow::Break(())
         }
     })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    if reading.census != mark.census {
-        return Err(BackendError::Digest { counted: mark.census, found: reading.census });
-    }
-    let Reading { mut parts, mut layout, dead, .. } = reading;
-    parts.records.retain(|record| !dead.contains(&record.revision()));
-    if mark.swept_revision < mark.applied.compact_revision {
-        layout.unlisted = shadowed(&parts.records, mark.applied.compact_revision);
-        let unlisted: BTreeSet<Revision> = layout.unlisted.iter().copied().collect();
-        parts.records.retain(|record| !unlisted.contains(&record.revision()));
-    }
-    // The key space is in order of table names, a state's parts in order of tables.
-    parts.rows.sort();
-    Ok(Some(Loaded { parts, layout }))
+    failed.map_or_else(|| loading.finish().map(Some), Err)
 }
 
-struct Reading {
+/// One pair of a key space, read and found whole by itself. That is most of the work of loading, and
+/// may be done for many pairs at a time; [`Loading::add`] then judges them in order.
+#[derive(Debug)]
+pub struct Pair {
+    key: Vec<u8>,
+    digest: u64,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Mark,
+    Row(Row),
+    Dead { block: Revision, dead: Vec<Revision> },
+    Block { first: Revision, records: Vec<Record> },
+}
+
+impl Pair {
+    /// Reads a pair and checks it, as far as it can be judged without the others.
+    ///
+    /// # Errors
+    /// [`BackendError`], as [`load`].
+    pub fn read(key: &[u8], value: &[u8]) -> Result<Self, BackendError> {
+        let damaged = || BackendError::Row(printable(key));
+        let content = if key == APPLIED_KEY {
+            Content::Mark
+        } else if key.starts_with(TABLE_PREFIX) {
+            Content::Row(row_of(key, value).ok_or_else(damaged)?)
+        } else if key.starts_with(DEAD_PREFIX) {
+            let (block, dead) = dead_of(key, value).ok_or_else(damaged)?;
+            Content::Dead { block, dead }
+        } else {
+            let first = block_first(key);
+            let first = first.ok_or_else(|| BackendError::UnknownKey(printable(key)))?;
+            let records = block::decode(value)
+                .map_err(|error| BackendError::Block { revision: first, error })?;
+            Content::Block { first, records }
+        };
+        Ok(Self { key: key.to_vec(), digest: pair_digest(key, value), content })
+    }
+}
+
+/// A key space on its way to become a state, pair by pair.
+#[derive(Debug)]
+pub struct Loading {
     parts: StateParts,
     layout: Layout,
     census: Census,
     dead: BTreeSet<Revision>,
 }
 
-impl Reading {
-    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), BackendError> {
-        if key == APPLIED_KEY {
-            return Ok(());
+impl Loading {
+    /// Begins with the mark, which says what must be found. `None` if the key space is empty.
+    ///
+    /// # Errors
+    /// [`BackendError`], as [`load`].
+    pub fn begin(backend: &dyn Backend) -> Result<Option<Self>, BackendError> {
+        let Some(mark) = backend.get(APPLIED_KEY)? else {
+            let mut found = None;
+            backend.scan(b"", &mut |key, _| {
+                found = Some(printable(key));
+                ControlFlow::Break(())
+            })?;
+            return found.map_or(Ok(None), |key| Err(BackendError::Unmarked(key)));
+        };
+        let mark = Mark::decode(&mark)?;
+        Ok(Some(Self {
+            parts: StateParts { applied: mark.applied, ..StateParts::default() },
+            layout: Layout { mark, ..Layout::default() },
+            census: Census::default(),
+            dead: BTreeSet::new(),
+        }))
+    }
+
+    /// Position in the log of the state that is being loaded.
+    #[must_use]
+    pub fn applied(&self) -> &Applied {
+        &self.parts.applied
+    }
+
+    /// Takes the next pair, in order of keys.
+    ///
+    /// # Errors
+    /// [`BackendError`], as [`load`].
+    pub fn add(&mut self, pair: Pair) -> Result<(), BackendError> {
+        let Pair { key, digest, content } = pair;
+        if !matches!(content, Content::Mark) {
+            self.census.digest = self.census.digest.wrapping_add(digest);
         }
-        let digest = pair_digest(key, value);
-        self.census.digest = self.census.digest.wrapping_add(digest);
-        if key.starts_with(TABLE_PREFIX) {
-            let row = row_of(key, value).ok_or_else(|| BackendError::Row(printable(key)))?;
-            self.census.rows += 1;
-            self.parts.rows.push(row);
-            self.layout.rows.insert(key.to_vec(), digest);
-            return Ok(());
+        match content {
+            Content::Mark => {}
+            Content::Row(row) => {
+                self.census.rows += 1;
+                self.parts.rows.push(row);
+                self.layout.rows.insert(key, digest);
+            }
+            Content::Dead { block, dead } => {
+                // Blocks come before, by prefix.
+                let stat = self.layout.blocks.get_mut(&block);
+                let stat = stat.ok_or_else(|| BackendError::Row(printable(&key)))?;
+                let more = u32::try_from(dead.len()).unwrap_or(u32::MAX);
+                stat.dead = stat.dead.saturating_add(more).min(stat.records);
+                self.dead.extend(dead);
+                self.census.dead_lists += 1;
+            }
+            Content::Block { first, records } => self.add_block(first, digest, records)?,
         }
-        if key.starts_with(DEAD_PREFIX) {
-            let damaged = || BackendError::Row(printable(key));
-            let (first, dead) = dead_of(key, value).ok_or_else(damaged)?;
-            // Blocks come before, by prefix.
-            let stat = self.layout.blocks.get_mut(&first).ok_or_else(damaged)?;
-            let more = u32::try_from(dead.len()).unwrap_or(u32::MAX);
-            stat.dead = stat.dead.saturating_add(more).min(stat.records);
-            self.dead.extend(dead);
-            self.census.dead_lists += 1;
-            return Ok(());
-        }
-        let first = key
-            .starts_with(BLOCK_PREFIX)
-            .then(|| block_first(key))
-            .flatten()
-            .ok_or_else(|| BackendError::UnknownKey(printable(key)))?;
-        let records =
-            block::decode(value).map_err(|error| BackendError::Block { revision: first, error })?;
+        Ok(())
+    }
+
+    fn add_block(
+        &mut self,
+        first: Revision,
+        digest: u64,
+        records: Vec<Record>,
+    ) -> Result<(), BackendError> {
         let applied = self.parts.applied.revision;
         let before = self.parts.records.last().map_or(Revision::default(), |it| it.revision());
         let begins = records.first().map(|it| it.revision());
@@ -149,6 +199,29 @@ impl Reading {
         self.layout.blocks.insert(first, stat);
         self.parts.records.extend(records);
         Ok(())
+    }
+
+    /// The state, once every pair has been added.
+    ///
+    /// # Errors
+    /// [`BackendError::Digest`] if what was added is not what the mark counted.
+    pub fn finish(self) -> Result<Loaded, BackendError> {
+        let Self { mut parts, mut layout, census, dead } = self;
+        let mark = layout.mark;
+        if census != mark.census {
+            return Err(BackendError::Digest { counted: mark.census, found: census });
+        }
+        if !dead.is_empty() {
+            parts.records.retain(|record| !dead.contains(&record.revision()));
+        }
+        if mark.swept_revision < mark.applied.compact_revision {
+            layout.unlisted = shadowed(&parts.records, mark.applied.compact_revision);
+            let unlisted: BTreeSet<Revision> = layout.unlisted.iter().copied().collect();
+            parts.records.retain(|record| !unlisted.contains(&record.revision()));
+        }
+        // The key space is in order of table names, a state's parts in order of tables.
+        parts.rows.sort();
+        Ok(Loaded { parts, layout })
     }
 }
 

@@ -9,13 +9,15 @@
 //! * a key's live record is newer than all its records in `history`;
 //! * every record whose revision is above `compact_revision` is there.
 //!
-//! [`read`] answers questions about past and present, [`compact`] forgets, [`log`] replays changes.
+//! [`read`] answers questions about past and present, [`compact`] forgets, [`log`] replays changes,
+//! `restore` makes a store of its records at once.
 
 pub mod compact;
 pub mod log;
 pub mod order;
 pub mod range;
 pub mod read;
+mod restore;
 pub mod tree;
 
 use order::{ByKey, ByKeyRevision, ByLease, ByRevision};
@@ -23,6 +25,7 @@ use tree::Tree;
 
 pub use compact::Sweep;
 pub use range::KeyRange;
+pub use restore::RestoreError;
 
 use crate::outcome::Event;
 use crate::record::{Record, Revision};
@@ -126,60 +129,6 @@ impl Store {
         debug_assert!(replaced.is_none(), "revision {} used twice", record.revision());
         superseded
     }
-
-    /// Rebuilds a store from its records in ascending order of revision.
-    pub(crate) fn restore(
-        revision: i64,
-        compact_revision: i64,
-        records: impl IntoIterator<Item = Record>,
-    ) -> Result<Self, RestoreError> {
-        let mut store = Self { revision, compact_revision, ..Self::default() };
-        if revision < FIRST_REVISION || compact_revision > revision {
-            return Err(RestoreError::Revisions { revision, compact_revision });
-        }
-        let mut last = Revision::default();
-        for record in records {
-            let at = record.revision();
-            if at <= last || at.main > revision {
-                return Err(RestoreError::OutOfOrder { at, last, revision });
-            }
-            let superseded = store.append(&record);
-            // A backend may hand back what compaction had taken out before.
-            if at.main <= compact_revision
-                && let Some(superseded) = superseded
-            {
-                store.forget(&superseded);
-            }
-            if at.main < compact_revision && record.is_tombstone() {
-                store.forget(&record);
-            }
-            last = at;
-        }
-        Ok(store)
-    }
-}
-
-/// Why records do not make a store.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum RestoreError {
-    /// The revisions cannot belong to a store.
-    #[error("store revision {revision} with compact revision {compact_revision}")]
-    Revisions {
-        /// The store's revision as given.
-        revision: i64,
-        /// Its compact revision as given.
-        compact_revision: i64,
-    },
-    /// Records must ascend and not pass the store's revision.
-    #[error("record {at} follows record {last} in a store at revision {revision}")]
-    OutOfOrder {
-        /// Revision of the record refused.
-        at: Revision,
-        /// The one before it.
-        last: Revision,
-        /// The store's revision.
-        revision: i64,
-    },
 }
 
 /// Changes that become one revision together.

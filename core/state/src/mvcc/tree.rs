@@ -30,9 +30,11 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+mod build;
 mod heads;
 mod iter;
 
+pub use build::Builder;
 use heads::Heads;
 pub use iter::Iter;
 

@@ -209,6 +209,31 @@ fn ascending_inserts_fill_leaves_completely() {
 }
 
 #[test]
+fn a_tree_built_at_once_is_a_full_one_that_can_be_changed() {
+    let widths = [0, 1, 31, 32, 33, 1_023, 1_024, 1_025, 32_768, 32_769, 40_000];
+    for width in widths {
+        let model: BTreeMap<u16, i64> = (0..width).map(|key| (key, i64::from(key) % 3)).collect();
+        let mut builder = Builder::<Pairs>::default();
+        model.iter().for_each(|(key, value)| builder.push((*key, *value)));
+        let mut tree = builder.finish();
+        depth(&tree);
+        assert_eq!(tree.len(), model.len());
+        assert_eq!(tree.sum(), Total(model.values().sum()));
+        assert!(tree.iter().copied().eq(model.iter().map(|(key, value)| (*key, *value))));
+        let leaves = tree.root.as_ref().map_or(0, nodes);
+        assert_eq!(leaves, usize::from(width).div_ceil(NODE_WIDTH));
+        for key in (0..width).step_by(7) {
+            assert_eq!(tree.rank(key), usize::from(key));
+            assert_eq!(tree.remove(key).map(|it| it.0), Some(key));
+            assert_eq!(tree.insert((key, 5)), None);
+        }
+        assert_eq!(tree.insert((u16::MAX, 1)), None);
+        depth(&tree);
+        assert_eq!(tree.len(), model.len() + 1);
+    }
+}
+
+#[test]
 fn a_tree_shrinks_with_what_it_holds() {
     let mut tree = Tree::<Pairs>::default();
     (0..20_000).for_each(|key| assert!(tree.insert((key, 1)).is_none()));
