@@ -99,7 +99,7 @@ pub(super) fn label(value: f64) -> String {
     };
     match value.abs() {
         large if large >= 1e6 => format!("{}M", digits(value / 1e6)),
-        large if large >= 1e4 => format!("{}k", digits(value / 1e3)),
+        large if large >= 1e3 => format!("{}k", digits(value / 1e3)),
         _ => digits(value),
     }
 }
