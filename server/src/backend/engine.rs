@@ -274,7 +274,10 @@ impl Backend for SledBackend {
 
 #[cfg(test)]
 mod tests {
-    use state::backend::{Mark, Write};
+    use proto::etcdserverpb::PutRequest;
+    use proto::log::{Command, command::Op};
+    use state::StateParts;
+    use state::backend::{Mark, Write, Writeback, WritebackLimits};
 
     use super::*;
 
@@ -306,5 +309,67 @@ mod tests {
         scanned.unwrap();
         assert_eq!(found, keys);
         assert_eq!(backend.paged_in_bytes.get(), 0, "nothing stays behind a scan");
+    }
+
+    /// A backend with the state of so many puts, 64 to a block.
+    fn filled(path: &Path, puts: u64) -> (SledBackend, StateParts) {
+        let mut backend = SledBackend::open(path).unwrap();
+        let mut state = State::new(Limits::default());
+        let put = |n: u64| PutRequest {
+            key: format!("{:04}", n * 7 % puts).into(),
+            value: vec![7; 300].into(),
+            ..PutRequest::default()
+        };
+        for n in 0..puts {
+            let command = Command { id: None, op: Some(Op::Put(put(n))) };
+            state.apply(n + 1, 1, &command).result.unwrap();
+        }
+        let view = state.publish();
+        let (rows, records) = (view.rows(), view.records().cloned());
+        let limits = WritebackLimits::default();
+        Writeback::rebuild(limits, &mut backend, view.applied(), rows, records).unwrap();
+        (backend, view.parts())
+    }
+
+    #[test]
+    fn a_state_read_in_threads_is_the_one_that_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (backend, parts) = filled(&dir.path().join("sled-1"), 1_000);
+        let (sender, position) = std::sync::mpsc::channel();
+        let (mut state, layout) = backend.load_state(Limits::default(), &sender).unwrap().unwrap();
+        assert_eq!(state.publish().parts(), parts);
+        assert_eq!(position.try_recv(), Ok(parts.applied.index));
+        assert_eq!(layout, state::backend::load(&backend).unwrap().unwrap().layout);
+    }
+
+    #[test]
+    fn an_empty_backend_has_no_state_and_one_in_doubt_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, position) = std::sync::mpsc::channel();
+        let empty = SledBackend::open(&dir.path().join("sled-1")).unwrap();
+        assert!(empty.load_state(Limits::default(), &sender).unwrap().is_none());
+        assert!(position.try_recv().is_err());
+
+        let (backend, _) = filled(&dir.path().join("sled-2"), 50_000);
+        let mut blocks = Vec::new();
+        let noted = backend.scan(b"b/", &mut |key, _| {
+            blocks.push(key.to_vec());
+            ControlFlow::Continue(())
+        });
+        noted.unwrap();
+        // Early, so that the one that reads has far to go when the one that judges is done.
+        let block = &blocks[3];
+        let whole = backend.db().unwrap().get(block).unwrap().unwrap();
+        let mut rotten = whole.to_vec();
+        rotten[100] ^= 1;
+        for damage in [Some(rotten), None] {
+            match damage {
+                Some(rotten) => backend.db().unwrap().insert(block, rotten).unwrap(),
+                None => backend.db().unwrap().remove(block).unwrap(),
+            };
+            let refused = backend.load_state(Limits::default(), &sender).unwrap_err();
+            let named = ["block checksum", "its applied position counts"];
+            assert!(named.iter().any(|reason| refused.contains(reason)), "{refused}");
+        }
     }
 }
