@@ -229,8 +229,8 @@ impl ApiDoor {
         }
     }
 
-    /// Every write goes through here: refused once the lease is lost, else counted.
-    fn begin_write(
+    /// Every write to the API server goes through here: refused once the lease is lost, else counted.
+    pub(crate) fn begin_write(
         &self,
         kind: &str,
         verb: &str,
@@ -247,7 +247,7 @@ impl ApiDoor {
     }
 
     /// Counts a write. Kinds are those that this crate knows, verbs those of this file.
-    pub(crate) fn count(&self, kind: &str, verb: &str) {
+    fn count(&self, kind: &str, verb: &str) {
         self.metrics.api_writes.with_label_values(&[kind, verb]).inc();
     }
 }

@@ -251,10 +251,9 @@ impl<M: Members> Keeper<M> {
             if before.contains(&(event.reason.to_owned(), event.note.clone())) {
                 continue;
             }
-            if self.api.may_write(|| "tell".to_owned()).is_err() {
+            if self.api.begin_write("Event", "create", || "tell".to_owned()).is_err() {
                 return;
             }
-            self.api.count("Event", "create");
             let sent = KubeEvent {
                 type_: if event.warning { EventType::Warning } else { EventType::Normal },
                 reason: event.reason.to_owned(),

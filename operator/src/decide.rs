@@ -138,7 +138,7 @@ fn alarms(facts: &Facts<'_>, troubles: &mut Vec<Trouble>) {
         .filter_map(|row| facts.answer_of(row.id))
         .max_by_key(|answer| (answer.applied_index, answer.member_id));
     for alarm in latest.into_iter().flat_map(|answer| &answer.alarms) {
-        let who = facts.row(alarm.member_id).and_then(|row| row.ordinal);
+        let who = facts.ordinal(alarm.member_id);
         let who = who.map_or_else(|| format!("{:x}", alarm.member_id), |n| facts.pod_name(n));
         let (reason, what) = match &alarm.kind[..] {
             "NOSPACE" => (
