@@ -28,11 +28,9 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Membership changes waiting for the one in progress.
 const WAITING_CHANGES_MAX: usize = 16;
 /// Lease questions waiting for a new leader to catch up with its own term.
-const WAITING_LEASES_MAX: usize = 10_000;
+const WAITING_LEASES_MAX: usize = 100_000;
 /// How many outputs of the replica one step takes at most; a ready replica is stepped again at once.
 const OUTPUTS_PER_STEP_MAX: usize = 16;
-/// Leases revoked in one step: a mass expiry is paced, not a burst.
-const EXPIRED_PER_STEP_MAX: usize = 256;
 /// Committed entries handed to apply and not reported back, in bytes, before more are held back.
 const APPLY_OUTSTANDING_BYTES_MAX: u64 = 64 << 20;
 
@@ -108,9 +106,7 @@ impl Member {
         let id = config.consensus.id;
         let members = state.members();
         let mut leases = LeaseClock::new(now_us);
-        for lease in state.leases() {
-            leases.granted(lease.id, lease.remaining_ttl, now_us);
-        }
+        leases.replace(state.leases().map(|lease| (lease.id, lease.remaining_ttl)), now_us);
         let mut replica = Replica::new(config.consensus.clone(), boot, now_us)?;
         if let Some(meta) = &snapshots_held.newest {
             replica.snapshot_available(meta.clone());
@@ -201,9 +197,9 @@ impl Member {
     fn next_deadline_us(&self, now_us: u64) -> u64 {
         let mut at = self.replica.next_deadline_us(now_us);
         if self.is_leader
-            && let Some(expiry) = self.leases.next_expiry_us()
+            && let Some(turn) = self.leases.next_turn_us()
         {
-            at = at.min(expiry.max(now_us + 1));
+            at = at.min(turn.max(now_us + 1));
         }
         at
     }
@@ -463,7 +459,7 @@ impl Member {
         if !self.is_leader || self.applied_term < self.term {
             return;
         }
-        for id in self.leases.take_expired(now_us, EXPIRED_PER_STEP_MAX) {
+        for id in self.leases.take_expired(now_us) {
             self.own_sequence += 1;
             let command = Command {
                 id: Some(RequestId { member: self.config.origin, sequence: self.own_sequence }),
@@ -506,10 +502,7 @@ impl Member {
                 .unwrap_or_else(|error| panic!("membership change at {}: {error}", entry.index));
         }
         if let Some(restored) = restored {
-            self.leases.clear();
-            for (id, ttl) in restored.leases {
-                self.leases.granted(id, ttl, now_us);
-            }
+            self.leases.replace(restored.leases, now_us);
             self.snapshots.restored(restored.meta);
         }
         if let Some(members) = members {

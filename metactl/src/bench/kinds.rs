@@ -30,13 +30,18 @@ pub(crate) struct Puts {
 }
 
 impl Puts {
-    fn frame(&mut self, index: u64) -> Bytes {
-        let write = Write {
+    fn write(&mut self, index: u64) -> Write {
+        Write {
             key: self.keys.next(index),
             key_bytes: self.key_bytes,
             value_bytes: self.value_bytes,
             stamp: self.stamped_since.map(nanoseconds_since),
-        };
+            lease: 0,
+        }
+    }
+
+    fn frame(&mut self, index: u64) -> Bytes {
+        let write = self.write(index);
         requests::put(&mut self.buffer, &mut self.keys.random, write)
     }
 }
@@ -158,8 +163,13 @@ impl Requests for Swaps {
         let key = self.keys.next(index);
         let believed = self.revisions[key as usize].load(Ordering::Relaxed);
         self.under_way = (key, believed);
-        let write =
-            Write { key, key_bytes: self.key_bytes, value_bytes: self.value_bytes, stamp: None };
+        let write = Write {
+            key,
+            key_bytes: self.key_bytes,
+            value_bytes: self.value_bytes,
+            stamp: None,
+            lease: 0,
+        };
         // A key nobody has looked at may not be there, which is what 0 stands for.
         let revision = believed.max(0).cast_unsigned();
         Call::of(requests::swap(&mut self.buffer, &mut self.keys.random, write, revision))
@@ -207,11 +217,50 @@ impl Requests for Grants {
     }
 }
 
+/// Leases granted, each followed by a key that lives as long as it.
+pub(crate) struct LeasedPuts {
+    pub(crate) grants: Grants,
+    pub(crate) puts: Puts,
+    /// Granted, and without a key yet.
+    pub(crate) bare: Option<u64>,
+    /// The request under way is the key's.
+    pub(crate) is_put: bool,
+}
+
+impl Requests for LeasedPuts {
+    const METHODS: &'static [Method] = &[GRANT, PUT];
+    const KINDS: &'static [&'static str] = &["lease grant", "leased put"];
+
+    fn next(&mut self, index: u64) -> Call {
+        let lease = self.bare.take();
+        self.is_put = lease.is_some();
+        match lease {
+            None => self.grants.next(index),
+            Some(lease) => {
+                let write = Write { lease, ..self.puts.write(index) };
+                let random = &mut self.puts.keys.random;
+                Call { method: 1, frame: requests::put(&mut self.puts.buffer, random, write) }
+            }
+        }
+    }
+
+    fn answered(&mut self, answer: &Bytes) -> Result<usize, &'static str> {
+        if self.is_put {
+            return Ok(1);
+        }
+        let (lease, _) = requests::lease(answer);
+        self.bare = Some(lease);
+        self.grants.answered(answer)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bench::keys::{Order, Random};
-    use client::proto::etcdserverpb::{ResponseHeader, TxnResponse};
+    use client::proto::etcdserverpb::{
+        LeaseGrantResponse, PutRequest, ResponseHeader, TxnResponse,
+    };
     use prost::Message;
 
     fn swaps(revisions: &Revisions) -> Swaps {
@@ -224,6 +273,31 @@ mod tests {
             under_way: (0, 0),
             buffer: BytesMut::new(),
         }
+    }
+
+    #[test]
+    fn each_lease_gets_a_key_before_the_next_is_granted() {
+        let keys = Choice { random: Random::new(1), keys: 10, order: Order::Sequential };
+        let mut leased = LeasedPuts {
+            grants: Grants { ttl_s: 5, ids: None, buffer: BytesMut::new() },
+            puts: Puts {
+                keys,
+                key_bytes: 16,
+                value_bytes: 8,
+                stamped_since: None,
+                buffer: BytesMut::new(),
+            },
+            bare: None,
+            is_put: false,
+        };
+        assert_eq!(leased.next(0).method, 0);
+        let granted = LeaseGrantResponse { id: 77, ttl: 5, ..Default::default() };
+        assert_eq!(leased.answered(&granted.encode_to_vec().into()), Ok(0));
+        let put = leased.next(1);
+        assert_eq!(put.method, 1);
+        assert_eq!(PutRequest::decode(&put.frame[5..]).map(|put| put.lease), Ok(77));
+        assert_eq!(leased.answered(&Bytes::new()), Ok(1));
+        assert_eq!(leased.next(2).method, 0);
     }
 
     #[test]

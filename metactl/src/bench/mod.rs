@@ -37,7 +37,8 @@ use flags::{Base, CONNECTIONS_MAX, Consistency, Keys, Load, Ratio, Values};
 use html::Place;
 use idle::IdleWatchers;
 pub(crate) use interrupt::Interrupted;
-use kinds::{Grants, Mixed, Puts, Ranges, Swaps};
+use keys::{Choice, Order, Random};
+use kinds::{Grants, LeasedPuts, Mixed, Puts, Ranges, Swaps};
 use load::{Amount, Outcome, Plan, Worker};
 use progress::Shower;
 use report::Report;
@@ -53,6 +54,10 @@ const SWAPPED_KEYS_MAX: u64 = 1 << 24;
 const IDLE_WATCHERS_MAX: usize = 1_000_000;
 /// Most leases of a keep-alive load.
 const LEASES_MAX: u64 = 10_000_000;
+/// Of keys on leases: from how many each is drawn, and what they hold.
+const LEASED_KEYS: u64 = 1_000_000_000_000;
+const LEASED_KEY_BYTES: usize = 20;
+const LEASED_VALUE_BYTES: usize = 64;
 /// Shortest and longest time to live of a lease.
 const TTL_S_MIN: u64 = 3;
 const TTL_S_MAX: u64 = 1_000_000;
@@ -147,6 +152,9 @@ enum Lease {
         /// Time to live of a lease, in seconds
         #[arg(long, default_value_t = 60, value_name = "SECONDS")]
         ttl: u64,
+        /// Write a key on each lease, which goes with it; --total and --rate count both
+        #[arg(long)]
+        with_key: bool,
     },
     /// Grant leases, then renew each at a third of its time to live, over one stream a connection
     Keepalive {
@@ -309,11 +317,21 @@ impl Kind {
             Kind::Watch { load, keys, values, watchers, watch_connections, idle_watchers } => {
                 watch(run, load, keys, values, (*watchers, *idle_watchers, *watch_connections))
             }
-            Kind::Lease(Lease::Grant { load, ttl }) => {
+            Kind::Lease(Lease::Grant { load, ttl, with_key }) => {
                 check_ttl(*ttl)?;
                 let plan = load.plan(run.target)?;
                 let grants = |_| Grants { ttl_s: *ttl, ids: None, buffer: BytesMut::new() };
-                run.requests(&format!("grant of leases of {ttl} s"), load, &plan, grants)
+                let what = format!("grant of leases of {ttl} s");
+                if !with_key {
+                    return run.requests(&what, load, &plan, grants);
+                }
+                let leased = |client| LeasedPuts {
+                    grants: grants(client),
+                    puts: leased_puts(run.seed, client),
+                    bare: None,
+                    is_put: false,
+                };
+                run.requests(&format!("{what} with a key each"), load, &plan, leased)
             }
             Kind::Lease(Lease::Keepalive { base, leases, ttl }) => {
                 keep_alive(run, base, *leases, *ttl)
@@ -354,6 +372,18 @@ fn ranges(
         span,
         keys_per_range,
         serializable: consistency == Consistency::Serializable,
+        buffer: BytesMut::new(),
+    }
+}
+
+/// Keys that lie on leases: nearly all of them different.
+fn leased_puts(seed: u64, client: usize) -> Puts {
+    let random = Random::new(seed ^ (client as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    Puts {
+        keys: Choice { random, keys: LEASED_KEYS, order: Order::Uniform },
+        key_bytes: LEASED_KEY_BYTES,
+        value_bytes: LEASED_VALUE_BYTES,
+        stamped_since: None,
         buffer: BytesMut::new(),
     }
 }

@@ -62,11 +62,14 @@ pub(crate) struct Write {
     pub(crate) value_bytes: usize,
     /// The value begins with this, if given, and goes on with noise.
     pub(crate) stamp: Option<u64>,
+    /// The lease the key lives on; 0: none.
+    pub(crate) lease: u64,
 }
 
 impl Write {
     fn bytes(&self) -> usize {
-        field_bytes(self.key_bytes) + field_bytes(self.value_bytes)
+        let lease = if self.lease == 0 { 0 } else { 1 + varint_bytes(self.lease) };
+        field_bytes(self.key_bytes) + field_bytes(self.value_bytes) + lease
     }
 
     /// The fields of a `PutRequest`.
@@ -84,6 +87,10 @@ impl Write {
             rest -= 8;
         }
         to.put_slice(&random.next().to_le_bytes()[..rest]);
+        if self.lease != 0 {
+            to.put_u8(varint(3));
+            put_varint(to, self.lease);
+        }
     }
 }
 
@@ -346,7 +353,7 @@ mod tests {
     }
 
     fn write(key: u64, key_bytes: usize, value_bytes: usize) -> Write {
-        Write { key, key_bytes, value_bytes, stamp: None }
+        Write { key, key_bytes, value_bytes, stamp: None, lease: 0 }
     }
 
     #[test]
