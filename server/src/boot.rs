@@ -487,12 +487,14 @@ fn start(
             listen_urls: config.listen_peer_urls.clone(),
             timing: PeerTiming::new(Duration::from_millis(config.election_timeout_ms)),
             limits: PeerLimits::default(),
+            compression: config.peer_compression,
             tls: peer_tls,
         },
         inbound.clone(),
         snapshots.clone(),
     )
     .map_err(|error| BootError::Start(error.to_string()))?;
+    metrics.register(peers.collector());
     peers.set_members(addresses(&acquaintances));
     let sinks = sinks(&view).map_err(failed)?;
     let parts = Parts {

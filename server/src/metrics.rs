@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, exponential_buckets,
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, exponential_buckets,
 };
 
 use crate::door::NodeStatus;
@@ -73,28 +73,6 @@ pub struct Metrics {
     pub defrag_inflight: IntGauge,
     /// Times the store on disk was thrown away and built again.
     pub statestore_rebuilds: IntCounter,
-
-    // Moved by the peer connections. Labels are member ids in hexadecimal.
-    /// Connections to peers.
-    pub active_peers: IntGaugeVec,
-    /// Connections lost.
-    pub disconnected_peers: IntCounterVec,
-    /// Bytes sent.
-    pub peer_sent_bytes: IntCounterVec,
-    /// Bytes received.
-    pub peer_received_bytes: IntCounterVec,
-    /// Sends that failed.
-    pub peer_sent_failures: IntCounterVec,
-    /// Receives that failed.
-    pub peer_received_failures: IntCounterVec,
-    /// Round trips of probes.
-    pub peer_rtt_seconds: HistogramVec,
-    /// Snapshots sent.
-    pub snapshot_sends: IntCounterVec,
-    /// Snapshots that could not be sent.
-    pub snapshot_send_failures: IntCounterVec,
-    /// Snapshots received.
-    pub snapshot_receives: IntCounterVec,
 
     // Moved by the api.
     /// Ranges answered.
@@ -219,19 +197,6 @@ impl Maker {
         let opts = buckets.map(|buckets| HistogramOpts::new(name, help).buckets(buckets));
         self.add(opts.and_then(Histogram::with_opts))
     }
-
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        first: f64,
-        count: usize,
-        labels: &[&str],
-    ) -> HistogramVec {
-        let buckets = exponential_buckets(first, 2.0, count);
-        let opts = buckets.map(|buckets| HistogramOpts::new(name, help).buckets(buckets));
-        self.add(opts.and_then(|opts| HistogramVec::new(opts, labels)))
-    }
 }
 
 impl Default for Metrics {
@@ -339,58 +304,6 @@ impl Metrics {
             statestore_rebuilds: m.counter(
                 "metastore_statestore_rebuild_total",
                 "Times the store on disk was built anew from snapshot and log.",
-            ),
-            active_peers: m.gauges(
-                "etcd_network_active_peers",
-                "Connections to peers.",
-                &["Local", "Remote"],
-            ),
-            disconnected_peers: m.counters(
-                "etcd_network_disconnected_peers_total",
-                "Connections to peers that were lost.",
-                &["Local", "Remote"],
-            ),
-            peer_sent_bytes: m.counters(
-                "etcd_network_peer_sent_bytes_total",
-                "Bytes sent to peers.",
-                &["To"],
-            ),
-            peer_received_bytes: m.counters(
-                "etcd_network_peer_received_bytes_total",
-                "Bytes received from peers.",
-                &["From"],
-            ),
-            peer_sent_failures: m.counters(
-                "etcd_network_peer_sent_failures_total",
-                "Sends to peers that failed.",
-                &["To"],
-            ),
-            peer_received_failures: m.counters(
-                "etcd_network_peer_received_failures_total",
-                "Receives from peers that failed.",
-                &["From"],
-            ),
-            peer_rtt_seconds: m.histograms(
-                "etcd_network_peer_round_trip_time_seconds",
-                "Round trips between peers.",
-                0.0001,
-                16,
-                &["To"],
-            ),
-            snapshot_sends: m.counters(
-                "etcd_network_snapshot_send_success",
-                "Snapshots sent to peers.",
-                &["To"],
-            ),
-            snapshot_send_failures: m.counters(
-                "etcd_network_snapshot_send_failures",
-                "Snapshots that could not be sent to peers.",
-                &["To"],
-            ),
-            snapshot_receives: m.counters(
-                "etcd_network_snapshot_receive_success",
-                "Snapshots received from peers.",
-                &["From"],
             ),
             mvcc_ranges: m.counter("etcd_mvcc_range_total", "Ranges answered by this member."),
             client_received_bytes: m.counter(

@@ -4,19 +4,23 @@
 //! against a limit per method before a buffer is made. Then, before anything is decoded, the
 //! repeated fields are counted on the raw bytes: an empty entry is two bytes on the wire and ninety
 //! in memory, so a frame of legal size could still unfold to a gigabyte. What is inside an entry
-//! stays a slice of the frame and costs nothing more.
+//! stays a slice of the frame and costs nothing more. A compressed frame passes the same checks
+//! twice: its length before room is made to unfold it, and then what came out of it.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Buf as _;
+use bytes::{Buf as _, Bytes};
 use prost::Message;
 use proto::peer::{
-    AppendAck, AppendFrame, ControlFrame, LeaderReply, LeaderRequest, SnapshotFrame, SnapshotReply,
+    AppendAck, AppendFrame, ControlFrame, LeaderReply, LeaderRequest, Packed, SnapshotFrame,
+    SnapshotReply, append_frame, snapshot_frame,
 };
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use super::compress::{Agreed, Packer, Unpackable, Unpacker};
 
 /// Entries in one append. An append of the largest size holds this many if they average 64 bytes.
 const ENTRIES_PER_FRAME_MAX: usize = 262_144;
@@ -32,26 +36,52 @@ const CONF_STATE_BYTES_MAX: usize = 16 << 10;
 pub(super) struct Traffic {
     pub(super) messages: AtomicU64,
     pub(super) bytes: AtomicU64,
+    pub(super) plain_bytes: AtomicU64,
 }
 
 impl Traffic {
-    pub(super) fn add(&self, bytes: usize) {
+    pub(super) fn add(&self, length: Length) {
         self.messages.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(length.wire as u64, Ordering::Relaxed);
+        self.plain_bytes.fetch_add(length.plain as u64, Ordering::Relaxed);
     }
 }
 
-/// A message and its length on the wire.
+/// How long a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Length {
+    /// On the wire.
+    pub(super) wire: usize,
+    /// Before compression.
+    pub(super) plain: usize,
+}
+
+/// A message and its length.
 #[derive(Debug)]
 pub(super) struct Received<T> {
     pub(super) message: T,
-    pub(super) bytes: usize,
+    pub(super) length: Length,
 }
 
 /// What travels between peers.
 pub(super) trait Frame: Message + Default + 'static {
     /// Whether the encoded message unfolds to an honest amount of memory.
     fn check(encoded: &[u8]) -> Result<(), Excess>;
+
+    /// The frame that carries another, compressed; `None`: frames of this kind are never compressed.
+    fn pack(_: Packed) -> Option<Self> {
+        None
+    }
+
+    /// What is compressed in it.
+    fn packed(&self) -> Option<&Packed> {
+        None
+    }
+
+    /// Bytes that its content lost by being compressed before.
+    fn saved_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// Why a frame is refused undecoded.
@@ -82,6 +112,17 @@ impl Frame for AppendFrame {
             _ => Ok(()),
         })
     }
+
+    fn pack(packed: Packed) -> Option<Self> {
+        Some(AppendFrame { frame: Some(append_frame::Frame::Packed(packed)) })
+    }
+
+    fn packed(&self) -> Option<&Packed> {
+        match &self.frame {
+            Some(append_frame::Frame::Packed(packed)) => Some(packed),
+            _ => None,
+        }
+    }
 }
 
 impl Frame for SnapshotFrame {
@@ -96,6 +137,16 @@ impl Frame for SnapshotFrame {
             }
             _ => Ok(()),
         })
+    }
+
+    fn saved_bytes(&self) -> usize {
+        match &self.frame {
+            Some(snapshot_frame::Frame::Chunk(chunk)) => {
+                let bytes = usize::try_from(chunk.bytes).unwrap_or(usize::MAX);
+                bytes.saturating_sub(chunk.compressed.len())
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -196,17 +247,29 @@ fn skip<'a>(encoded: &mut &'a [u8], length: u64) -> Result<&'a [u8], Excess> {
     Ok(value)
 }
 
-/// gRPC's codec for frames: counts what is sent, checks and measures what is received.
+/// gRPC's codec for frames: counts and compresses what is sent, checks and measures what is received.
 #[derive(Debug)]
 pub(super) struct FrameCodec<E, D> {
     sent: Option<Arc<Traffic>>,
+    agreed: Option<Agreed>,
+    frame_bytes_max: usize,
     types: PhantomData<fn(E) -> D>,
 }
 
 impl<E, D> FrameCodec<E, D> {
-    /// `sent` counts what is encoded.
-    pub(super) fn new(sent: Option<Arc<Traffic>>) -> Self {
-        FrameCodec { sent, types: PhantomData }
+    /// A received frame unfolds to this much at most.
+    pub(super) fn new(frame_bytes_max: usize) -> Self {
+        FrameCodec { sent: None, agreed: None, frame_bytes_max, types: PhantomData }
+    }
+
+    /// Counts what is encoded.
+    pub(super) fn counting(self, sent: &Arc<Traffic>) -> Self {
+        FrameCodec { sent: Some(Arc::clone(sent)), ..self }
+    }
+
+    /// Compresses as soon as that is agreed on.
+    pub(super) fn packing(self, agreed: &Agreed) -> Self {
+        FrameCodec { agreed: Some(agreed.clone()), ..self }
     }
 }
 
@@ -217,17 +280,40 @@ impl<E: Frame, D: Frame> Codec for FrameCodec<E, D> {
     type Decoder = FrameDecoder<D>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        FrameEncoder { sent: self.sent.clone(), types: PhantomData }
+        FrameEncoder {
+            sent: self.sent.clone(),
+            packer: self.agreed.clone().map(Packer::new),
+            types: PhantomData,
+        }
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        FrameDecoder(PhantomData)
+        FrameDecoder {
+            frame_bytes_max: self.frame_bytes_max,
+            is_first: true,
+            unpacker: Unpacker::default(),
+            types: PhantomData,
+        }
     }
 }
 
 pub(super) struct FrameEncoder<E> {
     sent: Option<Arc<Traffic>>,
+    packer: Option<Packer>,
     types: PhantomData<fn(E)>,
+}
+
+impl<E: Frame> FrameEncoder<E> {
+    /// The frame compressed, if that is agreed on and makes it smaller.
+    fn packed(&mut self, item: &E, bytes: usize) -> Result<Option<E>, Status> {
+        let Some(packer) = &mut self.packer else { return Ok(None) };
+        let Some(compression) = packer.wants(bytes) else { return Ok(None) };
+        packer.plain.reserve_exact(bytes);
+        item.encode(&mut packer.plain).map_err(internal)?;
+        let packed = packer.pack(compression).and_then(E::pack);
+        packer.clear();
+        Ok(packed)
+    }
 }
 
 impl<E: Frame> Encoder for FrameEncoder<E> {
@@ -236,16 +322,42 @@ impl<E: Frame> Encoder for FrameEncoder<E> {
 
     fn encode(&mut self, item: E, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
         let bytes = item.encoded_len();
-        into.reserve(bytes);
-        item.encode(into).map_err(|error| Status::internal(error.to_string()))?;
+        let mut length = Length { wire: bytes, plain: bytes + item.saved_bytes() };
+        let item = match self.packed(&item, bytes)? {
+            Some(packed) => {
+                length.wire = packed.encoded_len();
+                packed
+            }
+            None => item,
+        };
+        into.reserve(length.wire);
+        item.encode(into).map_err(internal)?;
         if let Some(sent) = &self.sent {
-            sent.add(bytes);
+            sent.add(length);
         }
         Ok(())
     }
 }
 
-pub(super) struct FrameDecoder<D>(PhantomData<fn() -> D>);
+#[allow(clippy::needless_pass_by_value, reason = "as map_err hands it over")]
+fn internal(error: prost::EncodeError) -> Status {
+    Status::internal(error.to_string())
+}
+
+pub(super) struct FrameDecoder<D> {
+    frame_bytes_max: usize,
+    /// A stranger's word is not unfolded.
+    is_first: bool,
+    unpacker: Unpacker,
+    types: PhantomData<fn() -> D>,
+}
+
+impl<D: Frame> FrameDecoder<D> {
+    fn checked(encoded: Bytes) -> Result<D, Status> {
+        D::check(&encoded).map_err(refused)?;
+        D::decode(encoded).map_err(refused)
+    }
+}
 
 impl<D: Frame> Decoder for FrameDecoder<D> {
     type Item = Received<D>;
@@ -253,12 +365,27 @@ impl<D: Frame> Decoder for FrameDecoder<D> {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
         let bytes = from.remaining();
-        let encoded = from.copy_to_bytes(bytes);
-        D::check(&encoded).map_err(|excess| Status::invalid_argument(excess.to_string()))?;
-        let message =
-            D::decode(encoded).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        Ok(Some(Received { message, bytes }))
+        let mut length = Length { wire: bytes, plain: bytes };
+        let mut message = Self::checked(from.copy_to_bytes(bytes))?;
+        if let Some(packed) = message.packed() {
+            if self.is_first {
+                return Err(refused(Unpackable::Greeting));
+            }
+            let plain = self.unpacker.unpack(packed, self.frame_bytes_max).map_err(refused)?;
+            length.plain = plain.len();
+            message = Self::checked(plain)?;
+            if message.packed().is_some() {
+                return Err(refused(Unpackable::Nested));
+            }
+        }
+        self.is_first = false;
+        length.plain += message.saved_bytes();
+        Ok(Some(Received { message, length }))
     }
+}
+
+fn refused(why: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(why.to_string())
 }
 
 #[cfg(test)]

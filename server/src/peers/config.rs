@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::Url;
+use crate::config::{PeerCompression, Url};
 use crate::tls::Tls;
 
 /// Who this member is and how it speaks to others.
@@ -24,6 +24,8 @@ pub struct PeersConfig {
     pub timing: PeerTiming,
     /// Sizes and rates.
     pub limits: PeerLimits,
+    /// How what is sent is compressed, for peers that read it.
+    pub compression: PeerCompression,
     /// What is needed to speak TLS, for the URLs that ask for it.
     pub tls: Option<Arc<Tls>>,
 }
@@ -43,7 +45,7 @@ pub struct PeerLimits {
     pub probe_interval_min: Duration,
     /// Snapshots sent at one time.
     pub snapshots_sending_max: usize,
-    /// Rate of one snapshot, compressed; `None`: as fast as it goes.
+    /// Rate of one snapshot, as it is sent; `None`: as fast as it goes.
     pub snapshot_bytes_per_second: Option<u64>,
 }
 

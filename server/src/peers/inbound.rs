@@ -30,6 +30,7 @@ use tower::service_fn;
 
 use super::admission::{Admitted, Topic};
 use super::codec::{FrameCodec, Received};
+use super::compress::Reads;
 use super::link::{Lane, Link};
 use super::outbound::{APPEND, CONTROL, LEADER, SNAPSHOT};
 use super::wire::Caller;
@@ -155,24 +156,24 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         let frame_bytes_max = self.core.config.limits.frame_bytes_max;
         match request.uri().path() {
             APPEND => {
-                let codec = FrameCodec::<AppendAck, AppendFrame>::new(None);
+                let codec = FrameCodec::<AppendAck, AppendFrame>::new(frame_bytes_max);
                 let service = service_fn(move |r| Arc::clone(&self).append(r, Arc::clone(&caller)));
                 grpc(codec, frame_bytes_max).streaming(service, request).await
             }
             CONTROL => {
-                let codec = FrameCodec::<ControlFrame, ControlFrame>::new(None);
+                let codec = FrameCodec::<ControlFrame, ControlFrame>::new(CONTROL_FRAME_BYTES_MAX);
                 let service =
                     service_fn(move |r| Arc::clone(&self).control(r, Arc::clone(&caller)));
                 grpc(codec, CONTROL_FRAME_BYTES_MAX).streaming(service, request).await
             }
             SNAPSHOT => {
-                let codec = FrameCodec::<SnapshotReply, SnapshotFrame>::new(None);
+                let codec = FrameCodec::<SnapshotReply, SnapshotFrame>::new(frame_bytes_max);
                 let service =
                     service_fn(move |r| Arc::clone(&self).snapshot(r, Arc::clone(&caller)));
                 grpc(codec, frame_bytes_max).streaming(service, request).await
             }
             LEADER => {
-                let codec = FrameCodec::<LeaderReply, LeaderRequest>::new(None);
+                let codec = FrameCodec::<LeaderReply, LeaderRequest>::new(LEADER_REQUEST_BYTES_MAX);
                 let service = service_fn(move |r| Arc::clone(&self).leader(r, Arc::clone(&caller)));
                 grpc(codec, LEADER_REQUEST_BYTES_MAX).unary(service, request).await
             }
@@ -226,7 +227,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
                 drop(end.try_send(Err(status)));
             }
         });
-        Ok(tonic::Response::new(ReceiverStream::new(acks)))
+        Ok(accepted(ReceiverStream::new(acks)))
     }
 
     async fn read_appends(
@@ -235,8 +236,8 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         from: u64,
     ) -> Result<(), Status> {
         let link = self.core.link(from)?;
-        while let Some(Received { message, bytes }) = frames.message().await? {
-            link.heard(bytes);
+        while let Some(Received { message, length }) = frames.message().await? {
+            link.heard(length);
             let taken = match message.frame {
                 Some(append_frame::Frame::Raft(message)) => {
                     self.core.check_message(&message, from, Lane::Bulk)?;
@@ -248,8 +249,8 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
                 Some(append_frame::Frame::Hello(_)) => {
                     return Err(Status::invalid_argument("a second greeting"));
                 }
-                // Of a later version.
-                None => true,
+                // Unpacked by the codec; or of a later version.
+                Some(append_frame::Frame::Packed(_)) | None => true,
             };
             if !taken {
                 return Err(Status::unavailable("the member is stopping"));
@@ -290,9 +291,9 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         probes: &mpsc::Sender<(Probe, Instant)>,
     ) -> Result<(), Status> {
         let link = self.core.link(from)?;
-        while let Some(Received { message, bytes }) = frames.message().await? {
+        while let Some(Received { message, length }) = frames.message().await? {
             let received_at = Instant::now();
-            link.heard(bytes);
+            link.heard(length);
             match message.frame {
                 Some(control_frame::Frame::Raft(message)) => {
                     self.core.check_message(&message, from, Lane::Control)?;
@@ -332,7 +333,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
                 () = snapshot::receive(&self, from, &mut frames, &replies) => {}
             }
         });
-        Ok(tonic::Response::new(ReceiverStream::new(stream)))
+        Ok(accepted(ReceiverStream::new(stream)))
     }
 
     async fn leader(
@@ -340,19 +341,26 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         request: Request<Received<LeaderRequest>>,
         caller: Arc<Caller>,
     ) -> Result<tonic::Response<LeaderReply>, Status> {
-        let Received { message: mut request, bytes } = request.into_inner();
+        let Received { message: mut request, length } = request.into_inner();
         let hello = request
             .hello
             .take()
             .ok_or_else(|| Status::invalid_argument("a question must carry a greeting"))?;
         let link = self.check(&hello, &caller)?;
-        link.heard(bytes);
+        link.heard(length);
         Ok(tonic::Response::new(self.inbound.leader_call(link.id, request).await))
     }
 }
 
 fn grpc<T: tonic::codec::Codec>(codec: T, bytes_max: usize) -> Grpc<T> {
     Grpc::new(codec).apply_max_message_size_config(Some(bytes_max), None)
+}
+
+/// The answer to a greeting: welcome, and what may come packed.
+fn accepted<T>(replies: T) -> tonic::Response<T> {
+    let mut response = tonic::Response::new(replies);
+    Reads::announce(response.metadata_mut());
+    response
 }
 
 /// The first frame of a stream.

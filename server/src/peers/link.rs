@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tonic::transport::Channel;
 
 use super::PeerLimits;
-use super::codec::Traffic;
+use super::codec::{Length, Traffic};
 use super::outbox::{Outbox, OutboxLimits};
 use crate::config::Url;
 
@@ -52,8 +52,10 @@ impl LinkState {
 pub struct LinkTraffic {
     /// Frames of any kind.
     pub messages: u64,
-    /// Their encoded length.
+    /// Their encoded length, as on the wire.
     pub bytes: u64,
+    /// The same before compression.
+    pub plain_bytes: u64,
 }
 
 /// A peer, as of now.
@@ -147,6 +149,10 @@ pub(super) struct Link {
     pub(super) sent: Arc<Traffic>,
     pub(super) received: Traffic,
     pub(super) dropped: AtomicU64,
+    /// Streams from the peer that ended otherwise than by being closed.
+    pub(super) streams_broken: AtomicU64,
+    pub(super) snapshots_sent: AtomicU64,
+    pub(super) snapshots_failed: AtomicU64,
     /// The peer has just called: a waiting retry of the control connection need not wait longer.
     pub(super) retry_control: Notify,
     /// The same for the append connection.
@@ -173,6 +179,7 @@ struct Health {
     probes_lost: u64,
     failures: u64,
     failures_in_a_row: u64,
+    losses: u64,
     boot_id: Option<u64>,
     version: Option<String>,
     last_error: Option<String>,
@@ -207,6 +214,9 @@ impl Link {
             sent: Arc::default(),
             received: Traffic::default(),
             dropped: AtomicU64::new(0),
+            streams_broken: AtomicU64::new(0),
+            snapshots_sent: AtomicU64::new(0),
+            snapshots_failed: AtomicU64::new(0),
             retry_control: Notify::new(),
             retry_bulk: Notify::new(),
             reset_bulk: Notify::new(),
@@ -255,8 +265,8 @@ impl Link {
     }
 
     /// The peer said something.
-    pub(super) fn heard(&self, bytes: usize) {
-        self.received.add(bytes);
+    pub(super) fn heard(&self, length: Length) {
+        self.received.add(length);
         lock(&self.health).last_contact = Some(Instant::now());
     }
 
@@ -285,9 +295,12 @@ impl Link {
         if lane == Lane::Control {
             health.probes_lost += health.outstanding.len() as u64;
             health.outstanding.clear();
-            health.control_since.take().is_some()
+            let stood = health.control_since.take().is_some();
+            health.losses += u64::from(stood);
+            stood
         } else {
             let stood = health.bulk_since.take().is_some();
+            health.losses += u64::from(stood);
             drop(health);
             lock(&self.calls).take();
             stood
@@ -315,16 +328,23 @@ impl Link {
     }
 
     /// The answer to a probe. The time it left is the one remembered here, not the one the peer
-    /// echoes: a peer cannot make itself near or far.
-    pub(super) fn probe_answered(&self, sequence: u64, hold: Duration, now: Instant) {
+    /// echoes: a peer cannot make itself near or far. Returns the round trip, if it was one.
+    pub(super) fn probe_answered(
+        &self,
+        sequence: u64,
+        hold: Duration,
+        now: Instant,
+    ) -> Option<Duration> {
         let mut health = lock(&self.health);
         health.last_contact = Some(now);
-        let Some(at) = health.outstanding.iter().position(|(s, _)| *s == sequence) else { return };
+        let at = health.outstanding.iter().position(|(s, _)| *s == sequence)?;
         // One connection keeps the order: whatever was sent before and is not answered, is lost.
         health.probes_lost += at as u64;
         let (_, left) = health.outstanding.drain(..=at).next_back().expect("position found it");
         // The estimator takes no answer that was held for longer than it was away.
-        health.rtt.record(0, us(now.saturating_duration_since(left)), us(hold));
+        let away = now.saturating_duration_since(left);
+        health.rtt.record(0, us(away), us(hold));
+        away.checked_sub(hold)
     }
 
     /// When the last probe left.
@@ -339,6 +359,11 @@ impl Link {
             .map_or(Duration::MAX, |at| now.saturating_duration_since(at))
     }
 
+    /// Connections that stood and were lost.
+    pub(super) fn losses(&self) -> u64 {
+        lock(&self.health).losses
+    }
+
     /// How the peer can be reached.
     pub(super) fn state(&self, now: Instant, quiet_after: Duration) -> LinkState {
         lock(&self.health).state(now, quiet_after)
@@ -349,6 +374,7 @@ impl Link {
         let traffic = |traffic: &Traffic| LinkTraffic {
             messages: traffic.messages.load(Ordering::Relaxed),
             bytes: traffic.bytes.load(Ordering::Relaxed),
+            plain_bytes: traffic.plain_bytes.load(Ordering::Relaxed),
         };
         let health = lock(&self.health);
         PeerLink {

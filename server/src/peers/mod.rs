@@ -22,9 +22,11 @@
 
 mod admission;
 mod codec;
+mod compress;
 mod config;
 mod inbound;
 mod link;
+mod metrics;
 mod net_thread;
 mod outbound;
 mod outbox;
@@ -102,6 +104,7 @@ struct Core {
     stopping: AtomicBool,
     control_lateness_us: Arc<AtomicU64>,
     urgent_refused: AtomicU64,
+    round_trips: prometheus::HistogramVec,
 }
 
 /// The node and the chunks, without their types.
@@ -142,7 +145,7 @@ impl<I: Inbound, C: Chunks> Reports for Told<I, C> {
         let is_replaced = Arc::new(AtomicBool::new(false));
         let mut outcome = SnapshotOutcome {
             inbound: self.inbound.clone(),
-            to: link.id,
+            link: Arc::clone(link),
             is_replaced: Arc::clone(&is_replaced),
             ok: false,
         };
@@ -166,7 +169,7 @@ impl<I: Inbound, C: Chunks> Reports for Told<I, C> {
 /// Reports how a transfer ended, however it ends: raft sends a peer nothing else until it knows.
 struct SnapshotOutcome<I: Inbound> {
     inbound: I,
-    to: u64,
+    link: Arc<Link>,
     is_replaced: Arc<AtomicBool>,
     ok: bool,
 }
@@ -181,7 +184,10 @@ impl<I: Inbound> SnapshotOutcome<I> {
 impl<I: Inbound> Drop for SnapshotOutcome<I> {
     fn drop(&mut self) {
         if !self.is_replaced.load(Ordering::Relaxed) {
-            self.inbound.snapshot_sent(self.to, self.ok);
+            let count =
+                if self.ok { &self.link.snapshots_sent } else { &self.link.snapshots_failed };
+            count.fetch_add(1, Ordering::Relaxed);
+            self.inbound.snapshot_sent(self.link.id, self.ok);
         }
     }
 }
@@ -217,6 +223,7 @@ impl Peers {
             stopping: AtomicBool::new(false),
             control_lateness_us: Arc::default(),
             urgent_refused: AtomicU64::new(0),
+            round_trips: metrics::round_trips(),
             config,
         });
         let door = Arc::new(Door::new(Arc::clone(&core), inbound.clone(), chunks.clone()));
@@ -360,6 +367,8 @@ impl Peers {
         for link in ended {
             link.end();
             core.admission.end_streams_of(link.id);
+            // Absent if no probe was ever answered.
+            drop(core.round_trips.remove_label_values(&[&format!("{:x}", link.id)]));
             outbound::hand_back(&*self.reports, &link, Lane::Control);
             outbound::hand_back(&*self.reports, &link, Lane::Bulk);
         }
@@ -393,7 +402,8 @@ impl Peers {
             let mut grpc =
                 tonic::client::Grpc::new(channel).max_decoding_message_size(LEADER_REPLY_BYTES_MAX);
             grpc.ready().await.map_err(|error| failed(wire::cause(&error)))?;
-            let codec = FrameCodec::<LeaderRequest, LeaderReply>::new(Some(Arc::clone(&link.sent)));
+            let codec = FrameCodec::<LeaderRequest, LeaderReply>::new(LEADER_REPLY_BYTES_MAX)
+                .counting(&link.sent);
             let path = PathAndQuery::from_static(outbound::LEADER);
             let reply = grpc.unary(Request::new(request), path, codec).await;
             reply.map_err(|status| failed(outbound::Ended::status(&status).why))
@@ -402,7 +412,7 @@ impl Peers {
             .await
             .map_err(|_| PeerError::Timeout(leader))??
             .into_inner();
-        link.heard(reply.bytes);
+        link.heard(reply.length);
         Ok(reply.message)
     }
 
@@ -504,6 +514,9 @@ impl Core {
 
     /// A stream from a peer ended otherwise than by being closed.
     fn broke(&self, from: u64, lane: Lane, status: &Status) {
+        if let Some(link) = self.links().get(&from) {
+            link.streams_broken.fetch_add(1, Ordering::Relaxed);
+        }
         if self.throttle.is_due(Topic::Broke(lane, from, status.code() as i32)) {
             let why = outbound::Ended::status(status).why;
             tracing::info!(

@@ -21,6 +21,7 @@ use tonic::{Request, Status};
 
 use super::admission::{Refusal, Topic};
 use super::codec::{Frame, FrameCodec, Received};
+use super::compress::{Agreed, Reads};
 use super::link::{Bulk, Lane, Link, Urgent};
 use super::outbox::Admit;
 use super::{Core, Reports, wire};
@@ -174,7 +175,7 @@ async fn bulk_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Result<
     loop {
         tokio::select! {
             ack = acks.message() => match ack {
-                Ok(Some(ack)) => link.heard(ack.bytes),
+                Ok(Some(ack)) => link.heard(ack.length),
                 Ok(None) => return Err(Ended::because("closed by the peer")),
                 Err(status) => return Err(Ended::status(&status)),
             },
@@ -211,11 +212,15 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
     loop {
         tokio::select! {
             reply = replies.message() => match reply {
-                Ok(Some(Received { message, bytes })) => {
+                Ok(Some(Received { message, length })) => {
                     let now = Instant::now();
-                    link.received.add(bytes);
+                    link.received.add(length);
                     if let Some(control_frame::Frame::ProbeReply(reply)) = message.frame {
-                        link.probe_answered(reply.sequence, Duration::from_micros(reply.hold_us), now);
+                        let hold = Duration::from_micros(reply.hold_us);
+                        if let Some(away) = link.probe_answered(reply.sequence, hold, now) {
+                            let to = format!("{:x}", link.id);
+                            core.round_trips.with_label_values(&[&to]).observe(away.as_secs_f64());
+                        }
                     }
                 }
                 Ok(None) => return Err(Ended::because("closed by the peer")),
@@ -266,19 +271,22 @@ where
         return Err(Ended::because("the peer has no usable URL"));
     };
     let channel = wire::dial(url, lane, core.config.tls.as_ref()).await.map_err(Ended::because)?;
-    let codec = FrameCodec::<E, D>::new(Some(Arc::clone(&link.sent)));
-    let replies = open_stream(channel.clone(), path, codec, frames, REPLY_BYTES_MAX).await?;
+    let agreed = Agreed::default();
+    let codec = FrameCodec::<E, D>::new(REPLY_BYTES_MAX).counting(&link.sent).packing(&agreed);
+    let (replies, reads) =
+        open_stream(channel.clone(), path, codec, frames, REPLY_BYTES_MAX).await?;
+    agreed.set(reads.agree(core.config.compression));
     Ok((channel, replies))
 }
 
-/// Opens a stream on a connection. Returns when the peer has accepted the greeting.
+/// Opens a stream on a connection. Returns when the peer has accepted the greeting, with what it reads.
 pub(super) async fn open_stream<S, E, D>(
     channel: Channel,
     path: &'static str,
     codec: FrameCodec<E, D>,
     frames: S,
     reply_bytes_max: usize,
-) -> Result<Streaming<Received<D>>, Ended>
+) -> Result<(Streaming<Received<D>>, Reads), Ended>
 where
     S: Stream<Item = E> + Send + 'static,
     E: Frame,
@@ -288,7 +296,9 @@ where
     grpc.ready().await.map_err(|error| Ended::because(wire::cause(&error)))?;
     let path = PathAndQuery::from_static(path);
     let response = grpc.streaming(Request::new(frames), path, codec).await;
-    response.map(tonic::Response::into_inner).map_err(|status| Ended::status(&status))
+    let response = response.map_err(|status| Ended::status(&status))?;
+    let reads = Reads::of(response.metadata());
+    Ok((response.into_inner(), reads))
 }
 
 /// The stream behind the append connection: what is polled out of it has left.

@@ -1,7 +1,7 @@
 //! A snapshot on its way to a peer that is too far behind for the log.
 //!
 //! The sender offers the manifest; the receiver names the chunks it lacks; only those travel, each
-//! compressed; when all are there the receiver makes the manifest durable, and only then does its
+//! compressed if that makes it smaller; when all are there the receiver makes the manifest durable, and only then does its
 //! replica hear of the snapshot. So a transfer that breaks is resumed by simply starting it again:
 //! what has arrived is not asked for twice. Nothing the sender says is believed: a chunk is what its
 //! BLAKE3 says, its length what the manifest said, and the manifest itself is held within limits
@@ -27,6 +27,7 @@ use tonic::codec::Streaming;
 use tonic::transport::Channel;
 
 use super::codec::{CHUNKS_PER_SNAPSHOT_MAX, FrameCodec, Received};
+use super::compress::{pack_chunk, unpack_chunk};
 use super::inbound::Door;
 use super::link::{Lane, Link};
 use super::outbound::{Ended, GREETING_TIMEOUT, SNAPSHOT, open_stream};
@@ -63,8 +64,9 @@ pub(super) async fn send<C: Chunks>(
     let sizes = checked_manifest(meta)?;
     let (frames, stream) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
     let frame = |frame| SnapshotFrame { frame: Some(frame) };
-    let codec = FrameCodec::<SnapshotFrame, SnapshotReply>::new(Some(Arc::clone(&link.sent)));
     let reply_bytes_max = REPLY_BYTES + WANT_BYTES * sizes.len();
+    let codec = FrameCodec::<SnapshotFrame, SnapshotReply>::new(reply_bytes_max);
+    let codec = codec.counting(&link.sent);
     frames
         .try_send(frame(snapshot_frame::Frame::Hello(core.hello(link.id))))
         .map_err(|_| "stopping".to_owned())?;
@@ -72,7 +74,7 @@ pub(super) async fn send<C: Chunks>(
         let channel = dial_any(core, link).await?;
         open_stream(channel, SNAPSHOT, codec, ReceiverStream::new(stream), reply_bytes_max).await
     };
-    let mut replies = tokio::time::timeout(GREETING_TIMEOUT, connecting)
+    let (mut replies, reads) = tokio::time::timeout(GREETING_TIMEOUT, connecting)
         .await
         .map_err(|_| "no answer to the greeting".to_owned())?
         .map_err(|ended| ended.why)?;
@@ -93,13 +95,15 @@ pub(super) async fn send<C: Chunks>(
         if chunk.len() as u64 != bytes {
             return Err(format!("chunk {} is not as long as its manifest says", hex(&hash)));
         }
-        let compressed = blocking(move || lz4_flex::block::compress(&chunk)).await?;
+        let asked = core.config.compression;
+        let (compression, compressed) = blocking(move || pack_chunk(chunk, reads, asked)).await?;
         pace.wait(compressed.len()).await;
         progress.add(bytes);
         let chunk = SnapshotChunk {
             hash: Bytes::copy_from_slice(&hash),
-            compressed: compressed.into(),
+            compressed,
             bytes,
+            compression: compression as i32,
         };
         tokio::select! {
             sent = put(&frames, frame(snapshot_frame::Frame::Chunk(chunk))) => sent?,
@@ -147,8 +151,8 @@ async fn reply(
     timeout: Duration,
 ) -> Result<snapshot_reply::Reply, String> {
     match tokio::time::timeout(timeout, replies.message()).await {
-        Ok(Ok(Some(Received { message, bytes }))) => {
-            link.heard(bytes);
+        Ok(Ok(Some(Received { message, length }))) => {
+            link.heard(length);
             message.reply.ok_or_else(|| "an empty answer".to_owned())
         }
         Ok(Ok(None)) => Err("closed by the peer".to_owned()),
@@ -222,7 +226,8 @@ async fn receive_all<I: Inbound, C: Chunks>(
                 if chunk.bytes != bytes {
                     return Err(format!("chunk {} is not as long as was offered", hex(&hash)));
                 }
-                let data = blocking(move || unpack(&chunk.compressed, bytes, hash)).await??;
+                let unpack = move || unpack(chunk.compression, chunk.compressed, bytes, hash);
+                let data = blocking(unpack).await??;
                 door.chunks.write(hash, data).await?;
                 progress.add(bytes);
             }
@@ -243,8 +248,8 @@ async fn next(
     frames: &mut Streaming<Received<SnapshotFrame>>,
 ) -> Result<snapshot_frame::Frame, String> {
     match tokio::time::timeout(STALL_TIMEOUT, frames.message()).await {
-        Ok(Ok(Some(Received { message, bytes }))) => {
-            link.heard(bytes);
+        Ok(Ok(Some(Received { message, length }))) => {
+            link.heard(length);
             message.frame.ok_or_else(|| "an empty frame".to_owned())
         }
         Ok(Ok(None)) => Err("the stream ended early".to_owned()),
@@ -293,15 +298,15 @@ fn hex(hash: &ChunkHash) -> String {
 }
 
 /// Decompresses a chunk and holds it against its name. `bytes` has been checked.
-fn unpack(compressed: &[u8], bytes: u64, hash: ChunkHash) -> Result<Bytes, String> {
+fn unpack(compression: i32, data: Bytes, bytes: u64, hash: ChunkHash) -> Result<Bytes, String> {
     assert!(bytes <= CHUNK_BYTES_MAX, "checked with the manifest");
-    let mut data = vec![0; usize::try_from(bytes).expect("checked with the manifest")];
-    let length = lz4_flex::block::decompress_into(compressed, &mut data)
-        .map_err(|_| format!("chunk {} cannot be decompressed", hex(&hash)))?;
-    if length != data.len() || *blake3::hash(&data).as_bytes() != hash {
+    let bytes = usize::try_from(bytes).expect("checked with the manifest");
+    let data = unpack_chunk(compression, data, bytes)
+        .ok_or_else(|| format!("chunk {} cannot be decompressed", hex(&hash)))?;
+    if *blake3::hash(&data).as_bytes() != hash {
         return Err(format!("chunk {} is damaged", hex(&hash)));
     }
-    Ok(data.into())
+    Ok(data)
 }
 
 /// Runs what takes milliseconds of CPU beside the thread that moves appends.
@@ -382,20 +387,24 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use proto::log::Chunk;
+    use proto::peer::Compression;
 
     use super::*;
 
-    fn packed(data: &[u8]) -> (ChunkHash, Vec<u8>) {
-        (*blake3::hash(data).as_bytes(), lz4_flex::block::compress(data))
+    const LZ4: i32 = Compression::Lz4 as i32;
+
+    fn packed(data: &[u8]) -> (ChunkHash, Bytes) {
+        (*blake3::hash(data).as_bytes(), lz4_flex::block::compress(data).into())
     }
 
     #[test]
     fn a_chunk_comes_out_as_it_went_in() {
         let data = b"abcabcabcabcabcabcabcabcabcabc".repeat(50);
         let (hash, compressed) = packed(&data);
-        assert_eq!(unpack(&compressed, data.len() as u64, hash), Ok(Bytes::from(data)));
+        let bytes = data.len() as u64;
+        assert_eq!(unpack(LZ4, compressed, bytes, hash), Ok(Bytes::from(data)));
         let (hash, compressed) = packed(b"");
-        assert_eq!(unpack(&compressed, 0, hash), Ok(Bytes::new()));
+        assert_eq!(unpack(LZ4, compressed, 0, hash), Ok(Bytes::new()));
     }
 
     #[test]
@@ -403,17 +412,19 @@ mod tests {
         let data: Vec<u8> = (0..2_000u32).flat_map(u32::to_le_bytes).collect();
         let (hash, compressed) = packed(&data);
         for at in 0..compressed.len() {
-            let mut damaged = compressed.clone();
+            let mut damaged = compressed.to_vec();
             damaged[at] ^= 0x10;
             // A flip may meet a byte whose meaning does not change; then the data is still right.
-            if let Ok(unpacked) = unpack(&damaged, data.len() as u64, hash) {
+            if let Ok(unpacked) = unpack(LZ4, damaged.into(), data.len() as u64, hash) {
                 assert_eq!(unpacked, data);
             }
         }
         let wrong = format!("chunk {} is damaged", hex(&[7; 32]));
-        assert_eq!(unpack(&compressed, data.len() as u64, [7; 32]), Err(wrong));
-        assert!(unpack(&compressed, data.len() as u64 - 1, hash).is_err());
-        assert!(unpack(&compressed, data.len() as u64 + 1, hash).is_err());
+        let unpack = |bytes: u64, hash| unpack(LZ4, compressed.clone(), bytes, hash);
+        let bytes = data.len() as u64;
+        assert_eq!(unpack(bytes, [7; 32]), Err(wrong));
+        assert!(unpack(bytes - 1, hash).is_err());
+        assert!(unpack(bytes + 1, hash).is_err());
     }
 
     #[test]

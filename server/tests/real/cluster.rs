@@ -228,6 +228,17 @@ impl Process {
         }
     }
 
+    /// Processor time it has taken, in all its threads.
+    pub(crate) fn processor_time(&self) -> Duration {
+        /// Of `/proc`, on every Linux.
+        const TICKS_PER_SECOND: f64 = 100.0;
+        let pid = self.child.as_ref().expect("launched").id();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+        let fields = stat.rsplit_once(')').expect("its name ends").1.split_whitespace();
+        let ticks: f64 = fields.skip(11).take(2).filter_map(|it| it.parse::<f64>().ok()).sum();
+        Duration::from_secs_f64(ticks / TICKS_PER_SECOND)
+    }
+
     /// SIGKILL: the process ends in the middle of whatever it was doing.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

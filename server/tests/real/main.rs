@@ -1,6 +1,7 @@
 //! Real processes of the `metastore` binary, as a user starts them: one member and three, through our
 //! own client and through bare stubs, and killed with SIGKILL under load.
 
+mod bytes;
 mod cluster;
 mod facts;
 mod kills;
