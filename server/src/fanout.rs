@@ -8,6 +8,8 @@
 //! Back pressure runs the other way: a stream tells what it has passed on, and the hub sends no more
 //! than its buffer holds.
 
+mod lane;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,9 +21,11 @@ use prost::Message;
 use proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use state::watch::{Hub, HubFigures, HubLimits, StreamId};
 use state::{Changes, Event, Record, View};
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tonic::Status;
 
+use self::lane::{Entrance, Parcel, Taker};
+pub(crate) use self::lane::{Lane, Outlet};
 use crate::metrics::Metrics;
 
 /// Changes that wait for the hub; beyond, it reads them from the history.
@@ -62,7 +66,8 @@ pub(crate) enum Ask {
 #[derive(Debug)]
 enum Order {
     Open {
-        sender: mpsc::UnboundedSender<Delivery>,
+        entrance: Arc<Entrance>,
+        outlet: Arc<Outlet>,
         load: Arc<Load>,
         reply: oneshot::Sender<StreamId>,
     },
@@ -145,6 +150,7 @@ impl Fanout {
             hub: Hub::new(HubLimits::default(), view),
             view: view.clone(),
             streams: BTreeMap::new(),
+            lanes: Vec::new(),
             streams_with_prev: 0,
             ticks: BTreeSet::new(),
             progress_interval,
@@ -184,16 +190,17 @@ impl Fanout {
         self.inbox.filled.notify_one();
     }
 
-    /// Opens a stream. `None` when the thread has ended.
-    pub(crate) async fn open(&self) -> Option<Subscription> {
-        let (sender, receiver) = mpsc::unbounded_channel();
+    /// Opens a stream for a task on the lane's thread. `None` when the watch thread has ended.
+    pub(crate) async fn open(&self, lane: &Lane) -> Option<Subscription> {
+        let taker = Taker::default();
         let (reply, stream) = oneshot::channel();
         let load = Arc::new(Load::default());
-        let open = Order::Open { sender: sender.clone(), load: Arc::clone(&load), reply };
+        let (entrance, outlet) = (lane.entrance(), taker.outlet());
+        let open = Order::Open { entrance, outlet, load: Arc::clone(&load), reply };
         self.inbox.lock().streams += 1;
         self.inbox.order(open);
         let stream = stream.await.ok()?;
-        Some(Subscription { fanout: self.clone(), stream, sender, receiver, load, unreported: 0 })
+        Some(Subscription { fanout: self.clone(), stream, taker, load, unreported: 0 })
     }
 
     /// Hands a client's request on. The place is given back when the hub has dealt with it.
@@ -207,8 +214,7 @@ impl Fanout {
 pub(crate) struct Subscription {
     fanout: Fanout,
     stream: StreamId,
-    sender: mpsc::UnboundedSender<Delivery>,
-    receiver: mpsc::UnboundedReceiver<Delivery>,
+    taker: Taker,
     load: Arc<Load>,
     /// Taken, and the hub not told yet.
     unreported: usize,
@@ -221,8 +227,8 @@ impl Subscription {
     }
 
     /// The near end, to say that the stream is over.
-    pub(crate) fn sender(&self) -> mpsc::UnboundedSender<Delivery> {
-        self.sender.clone()
+    pub(crate) fn outlet(&self) -> Arc<Outlet> {
+        self.taker.outlet()
     }
 
     /// What is under way to the client.
@@ -231,12 +237,9 @@ impl Subscription {
     }
 
     /// The next delivery.
-    pub(crate) fn poll_next(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Delivery>> {
-        let next = std::task::ready!(self.receiver.poll_recv(cx));
-        if let Some(Delivery::Response(_, bytes)) = &next {
+    pub(crate) fn poll_next(&mut self, cx: &std::task::Context<'_>) -> std::task::Poll<Delivery> {
+        let next = std::task::ready!(self.taker.poll_next(cx));
+        if let Delivery::Response(_, bytes) = &next {
             self.load.bytes.fetch_sub(*bytes, Ordering::AcqRel);
             self.load.lighter.notify_one();
             self.unreported += bytes;
@@ -256,7 +259,9 @@ impl Drop for Subscription {
 }
 
 struct Stream {
-    sender: mpsc::UnboundedSender<Delivery>,
+    /// The number of its lane.
+    lane: usize,
+    outlet: Arc<Outlet>,
     load: Arc<Load>,
     wants_prev: bool,
     tick: Instant,
@@ -268,6 +273,8 @@ struct WatchThread {
     /// The newest view seen.
     view: View,
     streams: BTreeMap<StreamId, Stream>,
+    /// One for each client thread that has had a stream, and what is about to be left there.
+    lanes: Vec<(Arc<Entrance>, Vec<Parcel>)>,
     /// How many of them have a watcher that wants the state before each event.
     streams_with_prev: usize,
     /// When each stream is to be told of its progress.
@@ -347,11 +354,13 @@ impl WatchThread {
 
     fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Open { sender, load, reply } => {
+            Order::Open { entrance, outlet, load, reply } => {
+                let lane = self.lane(entrance);
                 let stream = self.hub.open();
                 let tick = self.next_tick(stream);
                 self.ticks.insert((tick, stream));
-                self.streams.insert(stream, Stream { sender, load, wants_prev: false, tick });
+                let open = Stream { lane, outlet, load, wants_prev: false, tick };
+                self.streams.insert(stream, open);
                 if reply.send(stream).is_err() {
                     self.close(stream);
                 }
@@ -373,6 +382,14 @@ impl WatchThread {
             Order::Sent { stream, bytes } => self.hub.sent(stream, bytes),
             Order::Close { stream } => self.close(stream),
         }
+    }
+
+    fn lane(&mut self, entrance: Arc<Entrance>) -> usize {
+        let known = self.lanes.iter().position(|(known, _)| Arc::ptr_eq(known, &entrance));
+        known.unwrap_or_else(|| {
+            self.lanes.push((entrance, Vec::new()));
+            self.lanes.len() - 1
+        })
     }
 
     fn close(&mut self, stream: StreamId) {
@@ -402,7 +419,7 @@ impl WatchThread {
             let next = self.next_tick(stream);
             let Some(open) = self.streams.get_mut(&stream) else { continue };
             // A client that left while its stream was being opened could not say so.
-            if open.sender.is_closed() {
+            if open.outlet.is_closed() {
                 self.close(stream);
                 continue;
             }
@@ -418,8 +435,12 @@ impl WatchThread {
                 let Some(open) = self.streams.get(&stream) else { continue };
                 let bytes = response.encoded_len();
                 open.load.bytes.fetch_add(bytes, Ordering::AcqRel);
-                if open.sender.send(Delivery::Response(response, bytes)).is_err() {
-                    self.close(stream);
+                let parcel = (Arc::clone(&open.outlet), Delivery::Response(response, bytes));
+                self.lanes[open.lane].1.push(parcel);
+            }
+            for (entrance, parcels) in &mut self.lanes {
+                if !parcels.is_empty() {
+                    entrance.leave(parcels);
                 }
             }
         }

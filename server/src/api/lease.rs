@@ -1,9 +1,9 @@
 //! Leases. Grant and revoke go through the log; what is left of a lease only the leader knows.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use futures::Stream;
+use futures::{Stream, TryStreamExt as _};
 use proto::etcdserverpb::lease_server::Lease;
 use proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
@@ -25,6 +25,9 @@ use crate::door::{Door, RequestError};
 
 /// Answers of a keep-alive stream that wait for the client.
 const ANSWERS_WAITING_MAX: usize = 16;
+/// Renewals of one stream under way at a time. The leader proves once for all that wait that it still
+/// leads, so a client with thousands of leases on a stream does not pay for each.
+const RENEWALS_UNDER_WAY_MAX: usize = 64;
 
 /// The service.
 pub(super) struct LeaseService<D> {
@@ -129,23 +132,32 @@ impl<D: Door> Lease for LeaseService<D> {
     }
 }
 
+/// Answers in the order of the requests.
 async fn renew<D: Door>(
     shared: &Shared<D>,
-    mut requests: Streaming<LeaseKeepAliveRequest>,
+    requests: Streaming<LeaseKeepAliveRequest>,
     sender: &mpsc::Sender<Result<LeaseKeepAliveResponse, Status>>,
 ) -> Result<(), Status> {
-    while let Some(request) = requests.message().await.map_err(stream_status)? {
-        // The header is made before the renewal, so that its revision is not later than one at which
-        // the lease is known to have lived.
-        let header = shared.header(shared.door.view().revision());
-        let ttl = match shared.door.lease_keep_alive(request.id).await {
-            Err(RequestError::State(state::StateError::LeaseNotFound)) => 0,
-            answer => answer?,
-        };
-        let response = LeaseKeepAliveResponse { header, id: request.id, ttl };
-        if sender.send(Ok(response)).await.is_err() {
+    let answers = requests
+        .map_err(stream_status)
+        .map_ok(|request| renew_one(shared, request.id))
+        .try_buffered(RENEWALS_UNDER_WAY_MAX);
+    let mut answers = pin!(answers);
+    while let Some(answer) = answers.try_next().await? {
+        if sender.send(Ok(answer)).await.is_err() {
             break;
         }
     }
     Ok(())
+}
+
+async fn renew_one<D: Door>(shared: &Shared<D>, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    // The header is made before the renewal, so that its revision is not later than one at which
+    // the lease is known to have lived.
+    let header = shared.header(shared.door.view().revision());
+    let ttl = match shared.door.lease_keep_alive(id).await {
+        Err(RequestError::State(state::StateError::LeaseNotFound)) => 0,
+        answer => answer?,
+    };
+    Ok(LeaseKeepAliveResponse { header, id, ttl })
 }

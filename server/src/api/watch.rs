@@ -12,7 +12,7 @@ use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::watch_server::Watch;
 use proto::etcdserverpb::{WatchRequest, WatchResponse};
 use state::watch::StreamId;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -21,21 +21,27 @@ use super::error::stream_status;
 use super::gate::requires_leader;
 use super::method::MethodId;
 use crate::door::{Door, RequestError};
-use crate::fanout::{Ask, Delivery, Load, Subscription};
+use crate::fanout::{Ask, Delivery, Lane, Load, Outlet, Subscription};
 
 /// Requests of one stream that wait for the hub.
 const REQUESTS_WAITING_MAX: usize = 256;
 
-/// The service.
+/// The service, on one client thread.
 pub(super) struct WatchService<D> {
     shared: Arc<Shared<D>>,
+    lane: Lane,
     method: MethodId,
 }
 
 impl<D: Door> WatchService<D> {
     pub(super) fn new(shared: Arc<Shared<D>>) -> Self {
         let method = MethodId::find("/etcdserverpb.Watch/Watch");
-        Self { shared, method: method.unwrap_or_else(|| unreachable!("Watch is in the table")) }
+        let lane = Lane::default();
+        Self {
+            shared,
+            lane,
+            method: method.unwrap_or_else(|| unreachable!("Watch is in the table")),
+        }
     }
 }
 
@@ -48,15 +54,15 @@ impl<D: Door> Watch for WatchService<D> {
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Responses<D>>, Status> {
         let must_have_leader = requires_leader(request.metadata().as_ref());
-        let subscription =
-            self.shared.fanout.open().await.ok_or_else(|| Status::from(RequestError::Stopped))?;
+        let subscription = self.shared.fanout.open(&self.lane).await;
+        let subscription = subscription.ok_or_else(|| Status::from(RequestError::Stopped))?;
         let inbound = Inbound {
             shared: Arc::clone(&self.shared),
             method: self.method,
             stream: subscription.stream(),
             load: subscription.load(),
         };
-        let sender = subscription.sender();
+        let outlet = subscription.outlet();
         let requests = request.into_inner();
         let listener = tokio::spawn(async move {
             let end = tokio::select! {
@@ -67,9 +73,9 @@ impl<D: Door> Watch for WatchService<D> {
                 // The client has said all it wanted to ask, and still listens.
                 Ok(()) => {
                     let status = inbound.shared.stream_over(must_have_leader).await;
-                    end_stream(&sender, status);
+                    end_stream(&outlet, status);
                 }
-                Err(status) => end_stream(&sender, status),
+                Err(status) => end_stream(&outlet, status),
             }
         });
         Ok(Response::new(Responses {
@@ -81,9 +87,8 @@ impl<D: Door> Watch for WatchService<D> {
     }
 }
 
-fn end_stream(sender: &mpsc::UnboundedSender<Delivery>, status: Status) {
-    // The client may be gone; then nobody is left to tell.
-    let _ = sender.send(Delivery::End(status));
+fn end_stream(outlet: &Outlet, status: Status) {
+    outlet.put(Delivery::End(status));
 }
 
 struct Inbound<D> {
@@ -135,14 +140,13 @@ impl<D: Door> Stream for Responses<D> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<WatchResponse, Status>>> {
         Poll::Ready(match ready!(self.subscription.poll_next(cx)) {
-            Some(Delivery::Response(mut response, _)) => {
+            Delivery::Response(mut response, _) => {
                 let term = self.shared.door.leadership().term;
                 self.shared.fill(&mut response.header, term);
                 self.shared.calls.message_sent(self.method);
                 Some(Ok(response))
             }
-            Some(Delivery::End(status)) => Some(Err(status)),
-            None => None,
+            Delivery::End(status) => Some(Err(status)),
         })
     }
 }
