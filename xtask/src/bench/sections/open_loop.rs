@@ -1,0 +1,88 @@
+//! The project's own load generator, which is cheap enough to show what the servers can do: the
+//! maximum, then fixed rates, where latency is not throughput said in other words.
+
+use anyhow::{Context, Result};
+
+use super::{Bench, MEMBERS, Record, SYSTEMS, Section, put, say};
+use crate::bench::cluster::{Cluster, Echo};
+use crate::bench::record::{ECHO, ETCD, METASTORE};
+use crate::bench::tools::OPS_PER_S;
+
+pub(super) const SECTION: Section = Section {
+    name: "open-loop",
+    about: "metactl bench put: closed loop, highest open-loop rate, equal offered loads",
+    how: "`metactl bench put`, three members, distinct values of 256 B that do not compress, 1,000 \
+          clients over 100 connections; in an open loop requests fall due at fixed times and their \
+          latency counts from then. The highest rate is sought in five halvings between 30 % and 100 % \
+          of the closed loop's.",
+    round,
+};
+
+pub(in crate::bench) const CLOSED: &str = "closed loop";
+pub(in crate::bench) const HIGHEST: &str = "highest rate with p50 ≤ 10 ms and p99 ≤ 50 ms";
+pub(in crate::bench) const PUTS_PER_SYNC: &str = "puts per log sync";
+
+const SHARES: [(f64, &str); 2] = [(0.5, "50 % of etcd's maximum"), (0.8, "80 % of etcd's maximum")];
+const RATES: [(f64, &str); 3] =
+    [(1e3, "1,000 puts/s"), (5e3, "5,000 puts/s"), (9e3, "9,000 puts/s")];
+/// Bounds within which a rate is carried.
+const P50_MS_MAX: f64 = 10.0;
+const P99_MS_MAX: f64 = 50.0;
+/// Of the closed loop's maximum: where the highest rate is sought.
+const SOUGHT_FROM: f64 = 0.3;
+const HALVINGS: usize = 5;
+
+const CLOSED_S: f64 = 8.0;
+const RATE_S: f64 = 6.0;
+const STEP_S: f64 = 5.0;
+
+fn round(bench: &Bench, record: &mut Record) -> Result<()> {
+    for system in SYSTEMS {
+        say(&format!("  {system}"));
+        let cluster = bench.start(system, MEMBERS)?;
+        let closed = put(bench, &cluster.endpoints(), None, bench.seconds(CLOSED_S))?;
+        closed.load()?.add_to(record, CLOSED, system);
+        if let Some(puts) = closed.ops_per_sync() {
+            record.add(CLOSED, PUTS_PER_SYNC, system, puts);
+        }
+        // Of this very round: etcd's turn is the first.
+        let rounds = record.of(CLOSED, OPS_PER_S, ETCD);
+        let most = *rounds.and_then(<[f64]>::last).context("etcd has no maximum")?;
+        let shares = SHARES.map(|(share, case)| (share * most, case));
+        for (rate, case) in shares.into_iter().chain(RATES) {
+            let report = put(bench, &cluster.endpoints(), Some(rate), bench.seconds(RATE_S))?;
+            report.load()?.add_to(record, case, system);
+        }
+        if system == METASTORE {
+            let most = closed.load()?.ops_per_s;
+            record
+                .attempt("highest open-loop rate", |record| seek(bench, &cluster, most, record))?;
+        }
+        cluster.stop()?;
+    }
+    say("  echo");
+    let echo = Echo::start(&bench.echo)?;
+    let report = put(bench, &echo.address, None, bench.seconds(CLOSED_S))?;
+    report.load()?.add_to(record, CLOSED, ECHO);
+    Ok(())
+}
+
+/// The highest rate carried within the bounds.
+fn seek(bench: &Bench, cluster: &Cluster, most: f64, record: &mut Record) -> Result<()> {
+    let mut best = None;
+    let (mut low, mut high) = (SOUGHT_FROM * most, most);
+    for _ in 0..HALVINGS {
+        let rate = f64::midpoint(low, high);
+        let load = put(bench, &cluster.endpoints(), Some(rate), bench.seconds(STEP_S))?.load()?;
+        if load.p50_ms <= P50_MS_MAX && load.p99_ms <= P99_MS_MAX {
+            (low, best) = (rate, Some(load));
+        } else {
+            high = rate;
+        }
+    }
+    let best = best.with_context(|| {
+        format!("no rate from {low:.0}/s on had p50 ≤ {P50_MS_MAX} ms and p99 ≤ {P99_MS_MAX} ms")
+    })?;
+    best.add_to(record, HIGHEST, METASTORE);
+    Ok(())
+}
