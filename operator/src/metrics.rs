@@ -70,54 +70,13 @@ impl Metrics {
             metrics.clusters.with_label_values(&[condition]);
         }
         #[cfg(target_os = "linux")]
-        register(&metrics.registry, process::Process::new());
+        register(&metrics.registry, process::Process::of_self());
         metrics
     }
 
     /// In Prometheus' text format.
     pub(crate) fn text(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
-    }
-}
-
-#[cfg(target_os = "linux")]
-mod process {
-    use prometheus::Counter;
-    use prometheus::core::{Collector, Desc};
-    use prometheus::process_collector::ProcessCollector;
-    use prometheus::proto::MetricFamily;
-    use rustix::time::{ClockId, clock_gettime};
-
-    const CPU: &str = "process_cpu_seconds_total";
-
-    /// The library's figures of this process. It counts processor time in whole seconds, more than an
-    /// operator at rest takes in minutes: that one is ours.
-    pub(super) struct Process {
-        library: ProcessCollector,
-        cpu: Counter,
-    }
-
-    impl Process {
-        pub(super) fn new() -> Self {
-            let cpu = Counter::new(CPU, "Total user and system CPU time spent in seconds.");
-            Process { library: ProcessCollector::for_self(), cpu: cpu.expect("a valid name") }
-        }
-    }
-
-    impl Collector for Process {
-        fn desc(&self) -> Vec<&Desc> {
-            self.library.desc()
-        }
-
-        fn collect(&self) -> Vec<MetricFamily> {
-            let used = clock_gettime(ClockId::ProcessCPUTime);
-            let used_s = used.tv_sec as f64 + used.tv_nsec as f64 / 1e9;
-            self.cpu.inc_by((used_s - self.cpu.get()).max(0.0));
-            let mut families = self.library.collect();
-            families.retain(|family| family.name() != CPU);
-            families.extend(self.cpu.collect());
-            families
-        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::backend::{BackendWriter, Generations};
 use crate::config::{ClusterState, Config, texts};
 use crate::disk::{DataDir, DataDirError, OsDisk};
 use crate::door::Identity;
+use crate::figures;
 use crate::metrics::Metrics;
 use crate::node::{AppliedSink, Fatal, Node, NodeInbound, Parts, SnapshotDoor, addresses};
 use crate::peers::{
@@ -495,6 +496,7 @@ fn start(
     )
     .map_err(|error| BootError::Start(error.to_string()))?;
     metrics.register(peers.collector());
+    metrics.register(figures::collector(&shared));
     peers.set_members(addresses(&acquaintances));
     let sinks = sinks(&view).map_err(failed)?;
     let parts = Parts {

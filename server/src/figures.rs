@@ -1,10 +1,19 @@
-//! Figures of batches and syncs, for the admin API: counted since the member began.
+//! Figures of batches and syncs, for the admin API and `/metrics`: counted since the member began.
+//!
+//! How many writes share one sync is not a figure of its own: over whatever time is asked about, it is
+//! what was added to `metastore_log_commands_total` by what was added to `metastore_log_syncs_total`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use member::DiskTask;
+use prometheus::IntCounter;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use proto::admin::{BatchStats, SyncStats};
+
+use crate::propose::Shared;
 
 /// The figures; every field is moved by one thread.
 #[derive(Debug, Default)]
@@ -21,8 +30,8 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Entries on their way to the log.
-    pub(crate) fn note_entries(&self, tasks: &[DiskTask]) {
+    /// Entries on their way to the log. `each` is told how many commands are in each of them.
+    pub(crate) fn note_entries(&self, tasks: &[DiskTask], each: impl Fn(u64)) {
         for task in tasks {
             let DiskTask::Append { batch, .. } = task else { continue };
             if batch.entries.is_empty() {
@@ -34,6 +43,7 @@ impl Figures {
                 self.entries.fetch_add(1, Relaxed);
                 self.entry_bytes.fetch_add(entry.data.len() as u64, Relaxed);
                 self.commands.fetch_add(commands, Relaxed);
+                each(commands);
                 self.commands_per_entry_max.fetch_max(commands, Relaxed);
             }
         }
@@ -68,6 +78,50 @@ impl Figures {
             sync_us_max: self.sync_us_max.load(Relaxed),
             bytes_per_sync_mean: mean(self.synced_bytes.load(Relaxed), syncs),
         }
+    }
+}
+
+type Count = fn(&Figures) -> &AtomicU64;
+
+const COUNTERS: [(&str, &str, Count); 4] = [
+    ("metastore_log_commands_total", "Commands given to the log.", |it| &it.commands),
+    ("metastore_log_entries_total", "Entries given to the log.", |it| &it.entries),
+    ("metastore_log_syncs_total", "Syncs of the log.", |it| &it.syncs),
+    ("metastore_log_synced_bytes_total", "Bytes of the log that were synced.", |it| {
+        &it.synced_bytes
+    }),
+];
+
+/// Reads the figures at each scrape.
+struct FigureCollector {
+    shared: Arc<Shared>,
+    descriptions: Vec<Desc>,
+}
+
+/// What a registry of metrics takes.
+pub(crate) fn collector(shared: &Arc<Shared>) -> Box<dyn Collector> {
+    let counters = COUNTERS.map(|(name, help, _)| counter(name, help));
+    let descriptions = counters.iter().flat_map(Collector::desc).cloned().collect();
+    Box::new(FigureCollector { shared: Arc::clone(shared), descriptions })
+}
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    IntCounter::new(name, help).unwrap_or_else(|why| panic!("{name}: {why}"))
+}
+
+impl Collector for FigureCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        for (name, help, count) in COUNTERS {
+            let metric = counter(name, help);
+            metric.inc_by(count(&self.shared.figures).load(Relaxed));
+            families.extend(metric.collect());
+        }
+        families
     }
 }
 

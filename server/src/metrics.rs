@@ -211,8 +211,8 @@ impl Metrics {
     pub fn new() -> Self {
         let make = Maker { registry: Registry::new() };
         let m = &make;
-        let process = prometheus::process_collector::ProcessCollector::for_self();
-        m.registry.register(Box::new(process)).unwrap_or_else(|error| panic!("metric: {error}"));
+        let process = Box::new(process::Process::of_self());
+        m.registry.register(process).unwrap_or_else(|error| panic!("metric: {error}"));
         m.gauges(
             "etcd_server_version",
             "Which version of etcd's API is served.",
@@ -514,6 +514,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|have| have == line), "{line} in\n{text}");
         }
+        let cpu = text.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total "));
+        assert!(cpu.is_some_and(|seconds| seconds.contains('.')), "{cpu:?}: not in whole seconds");
         for name in ["process_resident_memory_bytes ", "os_fd_used ", "os_fd_limit "] {
             assert!(text.lines().any(|have| have.starts_with(name)), "{name}");
         }

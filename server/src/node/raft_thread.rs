@@ -65,7 +65,8 @@ impl RaftThread {
             };
             // A receiver is gone only when its thread has failed, and that has been told.
             if !disk.is_empty() {
-                self.shared.figures.note_entries(&disk);
+                let sizes = &self.metrics.batch_commands;
+                self.shared.figures.note_entries(&disk, |commands| sizes.observe(commands as f64));
                 drop(self.to_log.send(disk));
             }
             if !net.is_empty() {

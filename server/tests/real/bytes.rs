@@ -13,11 +13,10 @@ const SNAPSHOTS: &str = "etcd_network_snapshot_send_success";
 
 /// The sum of a metric over the members that answer.
 fn metric(cluster: &Cluster, name: &str) -> u64 {
-    let name = format!("{name}{{");
     let mut sum = 0.0;
     for member in &cluster.members {
         let text = page(&member.endpoint(), "/metrics").map(|(_, text)| text).unwrap_or_default();
-        let lines = text.lines().filter(|line| line.starts_with(&name));
+        let lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
         sum += lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>();
     }
     sum as u64
@@ -65,6 +64,21 @@ async fn write(client: &Client, numbers: std::ops::Range<u64>, callers: u64, of:
     for writer in writers.collect::<Vec<_>>() {
         writer.await.expect("a writer ends");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_of_a_member_say_how_many_writes_share_a_sync() {
+    const PUTS: u64 = 2_000;
+    let cluster = Cluster::start(1).await;
+    let (commands, syncs) = ("metastore_log_commands_total", "metastore_log_syncs_total");
+    let before = (metric(&cluster, commands), metric(&cluster, syncs));
+    write(&cluster.client(), 0..PUTS, 256, (text, 100)).await;
+    let commands = metric(&cluster, commands) - before.0;
+    let syncs = metric(&cluster, syncs) - before.1;
+    assert!((PUTS..PUTS + 10).contains(&commands), "each put once: {commands}");
+    assert!(syncs > 0 && syncs < commands, "{commands} commands, {syncs} syncs");
+    let (entries, batches) = ("metastore_log_entries_total", "metastore_raft_batch_size_count");
+    assert_eq!(metric(&cluster, entries), metric(&cluster, batches));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
