@@ -9,6 +9,7 @@
 //! than its buffer holds.
 
 mod lane;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,8 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use prost::Message;
-use proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
+use proto::etcdserverpb::WatchCreateRequest;
 use state::watch::{Hub, HubFigures, HubLimits, StreamId};
 use state::{Changes, Event, Record, View};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -26,6 +26,8 @@ use tonic::Status;
 
 use self::lane::{Entrance, Parcel, Taker};
 pub(crate) use self::lane::{Lane, Outlet};
+use self::told::Press;
+pub(crate) use self::told::Told;
 use crate::metrics::Metrics;
 
 /// Changes that wait for the hub; beyond, it reads them from the history.
@@ -47,7 +49,7 @@ pub struct Fanout {
 #[derive(Debug)]
 pub(crate) enum Delivery {
     /// A response and its length as the hub counts it.
-    Response(WatchResponse, usize),
+    Response(Told, usize),
     /// The stream is over.
     End(Status),
 }
@@ -151,6 +153,7 @@ impl Fanout {
             view: view.clone(),
             streams: BTreeMap::new(),
             lanes: Vec::new(),
+            press: Press::default(),
             streams_with_prev: 0,
             ticks: BTreeSet::new(),
             progress_interval,
@@ -275,6 +278,7 @@ struct WatchThread {
     streams: BTreeMap<StreamId, Stream>,
     /// One for each client thread that has had a stream, and what is about to be left there.
     lanes: Vec<(Arc<Entrance>, Vec<Parcel>)>,
+    press: Press,
     /// How many of them have a watcher that wants the state before each event.
     streams_with_prev: usize,
     /// When each stream is to be told of its progress.
@@ -433,9 +437,10 @@ impl WatchThread {
         while self.hub.has_output() {
             for (stream, response) in self.hub.take_output() {
                 let Some(open) = self.streams.get(&stream) else { continue };
-                let bytes = response.encoded_len();
+                let told = self.press.told(response);
+                let bytes = told.encoded_len();
                 open.load.bytes.fetch_add(bytes, Ordering::AcqRel);
-                let parcel = (Arc::clone(&open.outlet), Delivery::Response(response, bytes));
+                let parcel = (Arc::clone(&open.outlet), Delivery::Response(told, bytes));
                 self.lanes[open.lane].1.push(parcel);
             }
             for (entrance, parcels) in &mut self.lanes {
@@ -444,6 +449,7 @@ impl WatchThread {
                 }
             }
         }
+        self.press.clear();
     }
 
     fn export(&mut self) {

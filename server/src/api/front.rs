@@ -20,7 +20,6 @@ use proto::etcdserverpb::cluster_server::ClusterServer;
 use proto::etcdserverpb::kv_server::KvServer;
 use proto::etcdserverpb::lease_server::LeaseServer;
 use proto::etcdserverpb::maintenance_server::MaintenanceServer;
-use proto::etcdserverpb::watch_server::WatchServer;
 use proto::health::health_server::HealthServer;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
@@ -44,7 +43,7 @@ use crate::door::Door;
 pub struct Front<D: Door> {
     shared: Arc<Shared<D>>,
     kv: KvServer<KvService<D>>,
-    watch: WatchServer<WatchService<D>>,
+    watch: Arc<WatchService<D>>,
     lease: LeaseServer<LeaseService<D>>,
     cluster: ClusterServer<ClusterService<D>>,
     maintenance: MaintenanceServer<MaintenanceService<D>>,
@@ -66,7 +65,7 @@ impl<D: Door> Front<D> {
         let own = || Arc::clone(shared);
         Self {
             kv: KvServer::new(KvService::new(own())).max_decoding_message_size(bytes_max),
-            watch: WatchServer::new(WatchService::new(own())).max_decoding_message_size(bytes_max),
+            watch: Arc::new(WatchService::new(own())),
             lease: LeaseServer::new(LeaseService::new(own())).max_decoding_message_size(bytes_max),
             cluster: ClusterServer::new(ClusterService::new(own()))
                 .max_decoding_message_size(bytes_max),
@@ -130,7 +129,7 @@ impl<D: Door> Front<D> {
     async fn serve(&self, service: Service, request: Request<Incoming>) -> Response<Body> {
         let answer = match service {
             Service::Kv => self.kv.clone().call(request),
-            Service::Watch => self.watch.clone().call(request),
+            Service::Watch => return self.watch.serve(request).await,
             Service::Lease => self.lease.clone().call(request),
             Service::Cluster => self.cluster.clone().call(request),
             Service::Maintenance => self.maintenance.clone().call(request),

@@ -2,26 +2,34 @@
 //!
 //! Whether a watcher may be created and what it is told is the hub's affair; here the stream lives and
 //! ends. It ends with the client, with the member, or, if the client asked for that, with the leader.
+//!
+//! The service is put together here and not by tonic's generated code, for the sake of its codec:
+//! responses come from the fan-out with their events encoded.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures::Stream;
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use prost::Message as _;
+use proto::etcdserverpb::WatchRequest;
 use proto::etcdserverpb::watch_request::RequestUnion;
-use proto::etcdserverpb::watch_server::Watch;
-use proto::etcdserverpb::{WatchRequest, WatchResponse};
 use state::watch::StreamId;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
+use tonic::body::Body;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Shared;
 use super::error::stream_status;
 use super::gate::requires_leader;
 use super::method::MethodId;
+use super::{GRPC_OVERHEAD_BYTES, Shared};
 use crate::door::{Door, RequestError};
-use crate::fanout::{Ask, Delivery, Lane, Load, Outlet, Subscription};
+use crate::fanout::{Ask, Delivery, Lane, Load, Outlet, Subscription, Told};
 
 /// Requests of one stream that wait for the hub.
 const REQUESTS_WAITING_MAX: usize = 256;
@@ -45,9 +53,16 @@ impl<D: Door> WatchService<D> {
     }
 }
 
-#[tonic::async_trait]
-impl<D: Door> Watch for WatchService<D> {
-    type WatchStream = Responses<D>;
+impl<D: Door> WatchService<D> {
+    /// Answers one call.
+    pub(super) async fn serve(
+        self: &Arc<Self>,
+        request: http::Request<Incoming>,
+    ) -> http::Response<Body> {
+        let bytes_max = self.shared.settings.request_bytes_max + GRPC_OVERHEAD_BYTES;
+        let mut grpc = Grpc::new(WatchCodec).apply_max_message_size_config(Some(bytes_max), None);
+        grpc.streaming(Watches(Arc::clone(self)), request).await
+    }
 
     async fn watch(
         &self,
@@ -84,6 +99,59 @@ impl<D: Door> Watch for WatchService<D> {
             method: self.method,
             listener: listener.abort_handle(),
         }))
+    }
+}
+
+/// [`WatchService::watch`] as tonic calls it.
+struct Watches<D>(Arc<WatchService<D>>);
+
+impl<D: Door> StreamingService<WatchRequest> for Watches<D> {
+    type Response = Told;
+    type ResponseStream = Responses<D>;
+    type Future = BoxFuture<'static, Result<Response<Responses<D>>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<WatchRequest>>) -> Self::Future {
+        let service = Arc::clone(&self.0);
+        Box::pin(async move { service.watch(request).await })
+    }
+}
+
+/// Requests as they are, responses half encoded.
+struct WatchCodec;
+
+impl Codec for WatchCodec {
+    type Encode = Told;
+    type Decode = WatchRequest;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for WatchCodec {
+    type Item = Told;
+    type Error = Status;
+
+    fn encode(&mut self, told: Told, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.reserve(told.encoded_len());
+        told.encode_raw(into);
+        Ok(())
+    }
+}
+
+impl Decoder for WatchCodec {
+    type Item = WatchRequest;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<WatchRequest>, Status> {
+        let request = WatchRequest::decode(from);
+        request.map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
@@ -133,18 +201,18 @@ pub(super) struct Responses<D> {
 }
 
 impl<D: Door> Stream for Responses<D> {
-    type Item = Result<WatchResponse, Status>;
+    type Item = Result<Told, Status>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<WatchResponse, Status>>> {
+    ) -> Poll<Option<Result<Told, Status>>> {
         Poll::Ready(match ready!(self.subscription.poll_next(cx)) {
-            Delivery::Response(mut response, _) => {
+            Delivery::Response(mut told, _) => {
                 let term = self.shared.door.leadership().term;
-                self.shared.fill(&mut response.header, term);
+                self.shared.fill(&mut told.head.header, term);
                 self.shared.calls.message_sent(self.method);
-                Some(Ok(response))
+                Some(Ok(told))
             }
             Delivery::End(status) => Some(Err(status)),
         })

@@ -157,15 +157,17 @@ mod tests {
 
     use proto::etcdserverpb::WatchResponse;
 
+    use super::super::told::Press;
     use super::*;
 
     fn numbered(watch_id: i64) -> Delivery {
-        Delivery::Response(WatchResponse { watch_id, ..WatchResponse::default() }, 0)
+        let head = WatchResponse { watch_id, ..WatchResponse::default() };
+        Delivery::Response(Press::default().told(head), 0)
     }
 
     async fn next(taker: &Taker) -> i64 {
         match poll_fn(|cx| taker.poll_next(cx)).await {
-            Delivery::Response(response, _) => response.watch_id,
+            Delivery::Response(told, _) => told.head.watch_id,
             Delivery::End(status) => panic!("{status}"),
         }
     }
