@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::keys::{self, Choice, KEY_BYTES_MAX, KEY_BYTES_MIN, Order, Random};
 use super::load::{Amount, Plan};
-use super::requests::VALUE_BYTES_MAX;
+use super::requests::{Asked, VALUE_BYTES_MAX};
 use crate::cli::Target;
 
 /// Most connections and clients one run takes.
@@ -111,6 +111,12 @@ impl Consistency {
             Self::Linearizable => "linearizable",
             Self::Serializable => "serializable",
         }
+    }
+}
+
+impl From<Consistency> for Asked {
+    fn from(consistency: Consistency) -> Self {
+        Asked { serializable: consistency == Consistency::Serializable, count_only: false }
     }
 }
 

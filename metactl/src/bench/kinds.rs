@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use client::raw::Method;
 
 use super::keys::Choice;
-use super::requests::{self, Span, Write};
+use super::requests::{self, Asked, Span, Write};
 use super::unary::{Call, Requests};
 
 const PUT: Method = Method::new("/etcdserverpb.KV/Put");
@@ -70,18 +70,22 @@ pub(crate) struct Ranges {
     pub(crate) key_bytes: usize,
     pub(crate) span: Span,
     pub(crate) keys_per_range: u64,
-    pub(crate) serializable: bool,
+    pub(crate) asked: Asked,
     pub(crate) buffer: BytesMut,
 }
 
 impl Ranges {
     fn frame(&mut self, index: u64) -> Bytes {
         let key = self.keys.next(index);
-        requests::range(&mut self.buffer, key, self.key_bytes, self.span, self.serializable)
+        requests::range(&mut self.buffer, key, self.key_bytes, self.span, self.asked)
     }
 
     fn check(&self, answer: &Bytes) -> Result<(), &'static str> {
-        if requests::has_kvs(answer, self.keys_per_range) {
+        let is_enough = match self.asked.count_only {
+            true => requests::count(answer) >= self.keys_per_range,
+            false => requests::has_kvs(answer, self.keys_per_range),
+        };
+        if is_enough {
             return Ok(());
         }
         Err(match self.keys_per_range {

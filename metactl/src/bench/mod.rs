@@ -42,7 +42,7 @@ use kinds::{Grants, LeasedPuts, Mixed, Puts, Ranges, Swaps};
 use load::{Amount, Outcome, Plan, Worker};
 use progress::Shower;
 use report::Report;
-use requests::Span;
+use requests::{Asked, Span};
 use unary::{Requests, clients};
 use watchers::Audience;
 
@@ -95,6 +95,9 @@ enum Kind {
         /// that differ in their last digits only
         #[arg(long)]
         prefix: bool,
+        /// Ask how many keys there are and for none of them
+        #[arg(long, requires = "prefix")]
+        count_only: bool,
     },
     /// Write keys if nobody wrote them since they were last looked at (compare-and-swap)
     Txn {
@@ -253,19 +256,24 @@ impl Kind {
                 let what = format!("put of {} B, {}", values.value_bytes, keys.words());
                 run.requests(&what, load, &plan, puts(keys, values, run.seed, None))
             }
-            Kind::Range { load, keys, consistency, keys_per_range, prefix } => {
+            Kind::Range { load, keys, consistency, keys_per_range, prefix, count_only } => {
                 keys.check()?;
                 let plan = load.plan(run.target)?;
-                let (span, count, choices) = span(keys, *keys_per_range, *prefix, plan.clients)?;
-                let ranges = ranges(keys, *consistency, (span, count, choices), run.seed);
+                // What is counted is not under way.
+                let reading = if *count_only { 0 } else { plan.clients };
+                let (span, count, choices) = span(keys, *keys_per_range, *prefix, reading)?;
+                let asked = Asked { count_only: *count_only, ..(*consistency).into() };
+                let ranges = ranges(keys, asked, (span, count, choices), run.seed);
                 let of = match count {
+                    _ if *count_only => format!("the count of {count} keys"),
                     1 => "one key".to_owned(),
                     _ if *prefix => format!("{count} keys by prefix"),
                     _ => format!("{count} keys"),
                 };
                 let what = format!("{} range of {of}, {}", consistency.name(), keys.words());
                 let (mut report, signal) = run.requests(&what, load, &plan, ranges)?;
-                report.keys_per_s = (count > 1).then_some(report.ops_per_s * count as f64);
+                report.keys_per_s =
+                    (count > 1 && !count_only).then_some(report.ops_per_s * count as f64);
                 Ok((report, signal))
             }
             Kind::Txn { load, keys, values } => {
@@ -293,7 +301,7 @@ impl Kind {
                 let plan = load.plan(run.target)?;
                 values.check(0, plan.clients)?;
                 let (mut reads, mut writes) = (
-                    ranges(keys, *consistency, (Span::One, 1, keys.key_space), run.seed),
+                    ranges(keys, (*consistency).into(), (Span::One, 1, keys.key_space), run.seed),
                     // Of another seed, or each key would be read right after it was written.
                     puts(keys, values, !run.seed, None),
                 );
@@ -360,7 +368,7 @@ fn puts(
 /// `choices`: how many keys or groups of keys there are to begin at.
 fn ranges(
     keys: &Keys,
-    consistency: Consistency,
+    asked: Asked,
     (span, keys_per_range, choices): (Span, u64, u64),
     seed: u64,
 ) -> impl FnMut(usize) -> Ranges + use<> {
@@ -371,7 +379,7 @@ fn ranges(
         key_bytes,
         span,
         keys_per_range,
-        serializable: consistency == Consistency::Serializable,
+        asked,
         buffer: BytesMut::new(),
     }
 }

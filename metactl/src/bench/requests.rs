@@ -111,13 +111,21 @@ pub(crate) enum Span {
     Digits(usize),
 }
 
+/// What else a range is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) serializable: bool,
+    /// How many keys there are, and none of them.
+    pub(crate) count_only: bool,
+}
+
 /// A framed `RangeRequest`, from key or group number `index`.
 pub(crate) fn range(
     to: &mut BytesMut,
     index: u64,
     key_bytes: usize,
     span: Span,
-    serializable: bool,
+    asked: Asked,
 ) -> Bytes {
     let digits = key_bytes - PREFIX.len();
     let (first_bytes, end_bytes) = match span {
@@ -127,7 +135,9 @@ pub(crate) fn range(
         Span::Digits(open) => (key_bytes - open, key_bytes - open),
     };
     let end_field = if end_bytes == 0 { 0 } else { field_bytes(end_bytes) };
-    let message = field_bytes(first_bytes) + end_field + if serializable { 2 } else { 0 };
+    let flags = [(7, asked.serializable), (9, asked.count_only)];
+    let flags = flags.into_iter().filter(|(_, is_set)| *is_set).map(|(field, _)| field);
+    let message = field_bytes(first_bytes) + end_field + 2 * flags.clone().count();
     open_frame(to, message);
     open_field(to, bytes(1), first_bytes);
     to.put_slice(PREFIX);
@@ -149,8 +159,8 @@ pub(crate) fn range(
             *to.last_mut().expect("the prefix at least") += 1;
         }
     }
-    if serializable {
-        to.put_slice(&[varint(7), 1]);
+    for field in flags {
+        to.put_slice(&[varint(field), 1]);
     }
     to.split().freeze()
 }
@@ -281,6 +291,11 @@ pub(crate) fn has_kvs(answer: &[u8], count: u64) -> bool {
     kvs.take(count as usize).count() as u64 == count
 }
 
+/// How many keys an encoded `RangeResponse` says there are.
+pub(crate) fn count(answer: &[u8]) -> u64 {
+    number(answer, 4)
+}
+
 /// How a compare-and-swap went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Swapped {
@@ -385,10 +400,10 @@ mod tests {
             (9, Span::Digits(1), 90..100),
             (19, Span::Digits(2), 1900..2000),
         ] {
-            for serializable in [false, true] {
-                let range: pb::RangeRequest =
-                    unframed(&range(&mut to, index, 16, span, serializable));
-                assert_eq!(range.serializable, serializable);
+            for (serializable, count_only) in [(false, false), (true, false), (true, true)] {
+                let asked = Asked { serializable, count_only };
+                let range: pb::RangeRequest = unframed(&range(&mut to, index, 16, span, asked));
+                assert_eq!((range.serializable, range.count_only), (serializable, count_only));
                 let within = |key: u64| match &range.range_end[..] {
                     [] => range.key[..] == name(key)[..],
                     end => range.key[..] <= name(key)[..] && name(key)[..] < *end,
@@ -397,7 +412,8 @@ mod tests {
                 assert_eq!(found, keys.clone().collect::<Vec<_>>(), "{span:?}");
             }
         }
-        let all: pb::RangeRequest = unframed(&range(&mut to, 0, 16, Span::Digits(10), false));
+        let all: pb::RangeRequest =
+            unframed(&range(&mut to, 0, 16, Span::Digits(10), Asked::default()));
         assert_eq!((&all.key[..], &all.range_end[..]), (&b"bench/"[..], &b"bench0"[..]));
     }
 
@@ -473,6 +489,7 @@ mod tests {
     fn an_answer_with_too_few_keys_is_told_from_one_with_enough() {
         let mut answer = pb::RangeResponse { header: Some(HEADER), count: 9, ..Default::default() };
         assert!(!has_kvs(&answer.encode_to_vec(), 1));
+        assert_eq!(count(&answer.encode_to_vec()), 9);
         answer.kvs.push(KeyValue { value: vec![2; 300].into(), ..Default::default() });
         assert!(has_kvs(&answer.encode_to_vec(), 1));
         assert!(!has_kvs(&answer.encode_to_vec(), 2));
