@@ -116,7 +116,7 @@ fn empty(bench: &Bench, cluster: &Cluster, keys: u64) -> Result<()> {
         stop::run(command, TOOL_TIMEOUT)?;
     }
     let mut command = etcdctl(bench, &endpoint);
-    command.args(["get", "bench/", "--prefix", "--count-only", "-w", "json"]);
+    command.args(["get", "bench/", "--prefix", "--limit", "1", "-w", "json"]);
     let said: serde_json::Value = serde_json::from_str(&stop::run(command, TOOL_TIMEOUT)?)?;
     anyhow::ensure!(said["count"].as_u64().unwrap_or(0) == 0, "keys are left after deleting all");
     let revision = said["header"]["revision"].as_u64().context("etcdctl said no revision")?;

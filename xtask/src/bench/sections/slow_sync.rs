@@ -36,7 +36,7 @@ fn round(bench: &Bench, record: &mut Record) -> Result<()> {
                 let cluster =
                     Cluster::start(crate::bench::Setup { sync_delay_us: delay, ..setup })?;
                 for (clients, connections, puts, words) in [
-                    ("1", "1", bench.count(one, 50), "1 client"),
+                    ("1", "1", bench.count(one, 200), "1 client"),
                     ("1000", "100", bench.count(many, 2_000), "1,000 clients"),
                 ] {
                     let load = etcd_tool_put(bench, &cluster, connections, clients, puts)?;
