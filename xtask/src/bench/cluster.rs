@@ -125,11 +125,6 @@ impl Cluster {
         bail!("no member says that it leads")
     }
 
-    /// A metric of all members added up.
-    pub(super) fn metric_sum(&self, name: &str) -> Result<f64> {
-        self.members.iter().map(|member| metric(member.client, name)).sum()
-    }
-
     /// CPU time all members have used so far.
     pub(super) fn cpu_us(&self) -> Result<u64> {
         self.pids().into_iter().map(cpu_us).sum()

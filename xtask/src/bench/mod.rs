@@ -31,6 +31,8 @@ use sections::{SECTIONS, Section};
 const SAY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Files one process may have open, where the system lets it: thousands of connections need as many.
 const FILES: u64 = 65_536;
+/// How the reason why a round is missing begins.
+const ROUND_FAILED: &str = "round ";
 /// etcd and MetaStore refuse writes above 2 GiB unless told otherwise.
 const QUOTA_BYTES: &str = "8589934592";
 
@@ -43,7 +45,7 @@ struct Bench {
     metastore: PathBuf,
     metactl: PathBuf,
     echo: PathBuf,
-    /// What the server says of its flags, and `metactl bench` of its loads.
+    /// What the server says of its flags.
     metastore_help: String,
     scale: f64,
     long: bool,
@@ -133,6 +135,8 @@ fn measure(plan: &Plan, bench: &Bench, section: &Section, mut record: Record) ->
         && before.goes_with(&record)
     {
         record = before;
+        // It is tried again.
+        record.missing.retain(|it| !it.starts_with(ROUND_FAILED));
     }
     while record.rounds < plan.rounds {
         let number = record.rounds + 1;
@@ -142,7 +146,7 @@ fn measure(plan: &Plan, bench: &Bench, section: &Section, mut record: Record) ->
         if let Err(error) = (section.round)(bench, &mut with) {
             stop::check()?;
             // What the rounds before it showed stays, with the reason why there are no more.
-            record.miss(format!("round {number}: {error:#}"));
+            record.miss(format!("{ROUND_FAILED}{number}: {error:#}"));
             record.save()?;
             return Err(error);
         }

@@ -16,7 +16,7 @@ pub(super) const SECTION: Section = Section {
 pub(in crate::bench) const IDLE: &str = "1,000 events/s to 50 watchers, 100,000 idle ones";
 pub(in crate::bench) const P99: &str = "delivery p99 ms";
 pub(in crate::bench) const RSS: &str = "resident MiB";
-pub(in crate::bench) const MANY: &str = "30 events/s to 1,000 watchers";
+pub(in crate::bench) const MANY: &str = "20 events/s to 1,000 watchers";
 pub(in crate::bench) const FASTEST: &str = "as many events as 1,000 watchers take";
 
 const IDLE_WATCHERS: u64 = 100_000;
@@ -30,7 +30,7 @@ fn round(bench: &Bench, record: &mut Record) -> Result<()> {
             &[METASTORE],
             &["--rate", "1000", "--clients", "100", "--watchers", "50", "--idle-watchers", &idle],
         ),
-        (MANY, &SYSTEMS, &["--rate", "30", "--clients", "10", "--watchers", "1000"]),
+        (MANY, &SYSTEMS, &["--rate", "20", "--clients", "10", "--watchers", "1000"]),
         (FASTEST, &SYSTEMS, &["--clients", "10", "--watchers", "1000"]),
     ];
     for (case, systems, words) in loads {
