@@ -1,0 +1,175 @@
+//! What a leader sends, when, and how much of it: entries leave with the output of their proposal, in a
+//! window, encoded once; who is slow or far behind costs nobody else anything.
+
+#![allow(clippy::unwrap_used, reason = "a test that goes wrong may panic")]
+
+mod lone;
+
+use bytes::Bytes;
+use consensus::{Config, Output, ProgressState, Replica};
+use proto::peer::{RaftMessage, raft_message::Type};
+
+use lone::{drain, has, kinds, leader, message, meta};
+
+fn appends_to(messages: &[RaftMessage], to: u64) -> Vec<&RaftMessage> {
+    messages.iter().filter(|m| m.to == to && m.r#type() == Type::MsgAppend).collect()
+}
+
+/// Member 2 acknowledges everything there is.
+fn acknowledge(replica: &mut Replica) -> Vec<RaftMessage> {
+    replica.receive(0, has(replica.status().last_index, 2)).unwrap();
+    drain(replica)
+}
+
+#[test]
+fn an_entry_and_its_commit_leave_at_once_without_tick_or_heartbeat() {
+    let mut replica = leader();
+    for id in [2, 3] {
+        replica.receive(0, has(11, id)).unwrap();
+    }
+    drain(&mut replica);
+    replica.propose(Bytes::from_static(b"x")).unwrap();
+    let Output { messages, persist, .. } = replica.take_output(0);
+    // Beside the write of the leader's own copy, not after it.
+    assert_eq!(persist.as_ref().unwrap().entries[0].index, 12);
+    assert_eq!(kinds(&messages), [Type::MsgAppend; 2]);
+    assert!(messages.iter().all(|m| m.entries[0].index == 12));
+    replica.persisted(persist.unwrap().number);
+    replica.receive(0, has(12, 2)).unwrap();
+    let Output { messages, committed, .. } = replica.take_output(0);
+    assert_eq!(committed[0].index, 12);
+    assert_eq!(kinds(&messages), [Type::MsgAppend; 2], "followers learn of the commit");
+    assert!(messages.iter().all(|m| m.commit == 12 && m.entries.is_empty()));
+}
+
+#[test]
+fn log_followers_and_apply_share_one_encoded_batch() {
+    let mut replica = leader();
+    for id in [2, 3] {
+        replica.receive(0, has(11, id)).unwrap();
+    }
+    drain(&mut replica);
+    for _ in 0..10 {
+        replica.propose(Bytes::from(vec![7; 1_000])).unwrap();
+    }
+    let first = replica.take_output(0);
+    let persist = first.persist.unwrap();
+    assert_eq!(persist.entries.len(), 1, "one entry for what has gathered");
+    let written = persist.entries[0].data.as_ptr();
+    for message in &first.messages {
+        assert_eq!(message.entries[0].data.as_ptr(), written);
+    }
+    replica.persisted(persist.number);
+    replica.receive(0, has(12, 3)).unwrap();
+    assert_eq!(replica.take_output(0).committed[0].data.as_ptr(), written);
+}
+
+#[test]
+fn a_follower_is_sent_a_window_of_messages_ahead_of_its_answers_and_no_more() {
+    let mut replica =
+        lone::replica(Config { pre_vote: false, inflight_max: 4, ..Config::new(1, 7) });
+    replica.campaign();
+    drain(&mut replica);
+    replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
+    drain(&mut replica);
+    replica.receive(0, has(11, 2)).unwrap();
+    drain(&mut replica);
+    let mut sent = Vec::new();
+    for _ in 0..10 {
+        replica.propose(Bytes::from_static(b"x")).unwrap();
+        sent.extend(drain(&mut replica));
+    }
+    let indexes: Vec<u64> = appends_to(&sent, 2).iter().map(|m| m.entries[0].index).collect();
+    assert_eq!(indexes, [12, 13, 14, 15], "before any answer");
+    // The first answers make room again: what was held back goes together.
+    replica.receive(0, has(13, 2)).unwrap();
+    let sent = drain(&mut replica);
+    let entries: Vec<u64> =
+        appends_to(&sent, 2).iter().flat_map(|m| &m.entries).map(|e| e.index).collect();
+    assert_eq!(entries, (16..=21).collect::<Vec<_>>());
+}
+
+#[test]
+fn one_message_carries_a_bounded_number_of_bytes() {
+    let mut replica =
+        lone::replica(Config { pre_vote: false, message_bytes_max: 10_000, ..Config::new(1, 7) });
+    replica.campaign();
+    drain(&mut replica);
+    replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
+    drain(&mut replica);
+    for _ in 0..20 {
+        replica.propose(Bytes::from(vec![7; 4_000])).unwrap();
+        drain(&mut replica);
+    }
+    replica.receive(0, has(11, 2)).unwrap();
+    let sent = drain(&mut replica);
+    let appends = appends_to(&sent, 2);
+    assert_eq!(appends.iter().map(|m| m.entries.len()).sum::<usize>(), 20, "all at once");
+    assert!(appends.iter().all(|m| m.entries.len() <= 2), "{}", appends.len());
+}
+
+#[test]
+fn neither_a_silent_follower_nor_one_that_is_sent_a_snapshot_holds_the_other_back() {
+    let mut replica = leader();
+    replica.receive(0, has(11, 2)).unwrap();
+    drain(&mut replica);
+    replica.snapshot_available(meta(11, 6));
+    for is_sent_a_snapshot in [false, true] {
+        if is_sent_a_snapshot {
+            let wants = RaftMessage { request_snapshot: 1, reject: true, index: 10, ..has(10, 3) };
+            replica.receive(0, wants).unwrap();
+            drain(&mut replica);
+            assert_eq!(replica.status().progress[&3].state, ProgressState::Snapshot);
+        }
+        for _ in 0..1_000 {
+            let before = replica.status().commit;
+            replica.propose(Bytes::from_static(b"x")).unwrap();
+            assert_eq!(appends_to(&drain(&mut replica), 2).len(), 1);
+            acknowledge(&mut replica);
+            assert_eq!(replica.status().commit, before + 1);
+        }
+    }
+}
+
+#[test]
+fn a_follower_that_lacks_much_is_found_in_one_step_by_the_index_it_names() {
+    let mut replica = leader();
+    for _ in 0..1_000 {
+        replica.propose(Bytes::from_static(b"x")).unwrap();
+        drain(&mut replica);
+        acknowledge(&mut replica);
+    }
+    // Its log ends at 5; the leader's first probe was at 10.
+    let lacks = RaftMessage { reject: true, index: 10, reject_hint: 5, log_term: 5, ..has(0, 3) };
+    replica.receive(0, lacks).unwrap();
+    let sent = drain(&mut replica);
+    let probe = appends_to(&sent, 3);
+    assert_eq!(probe.len(), 1);
+    assert_eq!((probe[0].index, probe[0].entries[0].index), (5, 6), "not one by one");
+    assert_eq!(probe[0].entries.last().unwrap().index, 1_011, "with all it lacks");
+    replica.receive(0, has(1_011, 3)).unwrap();
+    assert_eq!(replica.status().progress[&3].state, ProgressState::Replicate);
+}
+
+#[test]
+fn all_reads_that_wait_on_a_follower_share_one_question_and_its_one_answer() {
+    let mut replica = lone::follower();
+    for ticket in 0..500 {
+        replica.read(ticket);
+    }
+    let asked = replica.take_output(0).messages;
+    assert_eq!(kinds(&asked), [Type::MsgReadIndex]);
+    for ticket in 500..900 {
+        replica.read(ticket);
+    }
+    assert!(!kinds(&drain(&mut replica)).contains(&Type::MsgReadIndex), "one on its way");
+    let answer = RaftMessage {
+        index: 8,
+        entries: asked[0].entries.clone(),
+        ..message(Type::MsgReadIndexResp, 5)
+    };
+    replica.receive(0, answer).unwrap();
+    let Output { reads, messages, .. } = replica.take_output(0);
+    assert_eq!(reads.len(), 500, "one round trip, and they may read");
+    assert_eq!(kinds(&messages), [Type::MsgReadIndex], "the others share the next");
+}
