@@ -16,12 +16,12 @@ pub(super) const SECTION: Section = Section {
     round,
 };
 
-/// What one figure at different sizes is called.
+/// What one figure at different sizes, powers of ten, is called.
 pub(in crate::bench) fn put_case(keys: u64) -> String {
-    format!("put among {keys} keys")
+    format!("put among 10^{} keys", keys.ilog10())
 }
 pub(in crate::bench) fn count_case(keys: u64) -> String {
-    format!("count of {keys} keys")
+    format!("count of 10^{} keys", keys.ilog10())
 }
 pub(in crate::bench) const NO_IDLE: &str = "event, no idle watchers";
 pub(in crate::bench) const IDLE: &str = "event, 10,000 idle watchers";

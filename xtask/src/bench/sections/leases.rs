@@ -65,7 +65,7 @@ fn kept(bench: &Bench, cluster: &Cluster, record: &mut Record) -> Result<()> {
     keeping
         .args(["--endpoints", &cluster.endpoints(), "bench", "lease", "keepalive"])
         .args(["--leases", &leases.to_string(), "--ttl", &TTL_S.to_string()])
-        .args(["--connections", "10", "--duration", &(seconds + around).to_string()]);
+        .args(["--connections", "50", "--duration", &(seconds + around).to_string()]);
     let began = Instant::now();
     let mut keeping = Tool::start(keeping)?;
     while !is_renewing(&keeping.messages()) {
