@@ -332,7 +332,7 @@ impl Drop for Echo {
     }
 }
 
-/// Folders of runs that were killed before they could tidy up.
+/// Ends the servers of runs that were killed before they could tidy up, and removes their folders.
 pub(super) fn tidy() {
     let Ok(entries) = fs::read_dir(folder()) else { return };
     for entry in entries.flatten() {
@@ -342,9 +342,25 @@ pub(super) fn tidy() {
             pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()
         });
         if is_left {
+            for pid in processes().filter(|pid| works_in(*pid, &entry.path())) {
+                signal(pid, Signal::KILL);
+            }
             drop(fs::remove_dir_all(entry.path()));
         }
     }
+}
+
+/// Whether a process was told to keep its files there.
+fn works_in(pid: u32, folder: &Path) -> bool {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words
+        .split(|byte| *byte == 0)
+        .any(|word| Path::new(&*String::from_utf8_lossy(word)).starts_with(folder))
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
 }
 
 /// A folder for the files of one run, gone when dropped.
@@ -408,11 +424,8 @@ fn memory_of(pid: u32) -> Result<Memory> {
 
 /// Processes that this one started.
 fn children_of(parent: u32) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let parent = parent.to_string();
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok())
+    processes()
         .filter(|pid| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             stat.rsplit_once(')')
@@ -503,9 +516,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_started_is_found() {
-        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    fn what_a_process_started_and_what_works_in_a_folder_is_found() {
+        let words = ["-c", "sleep 600; true", "/nowhere/run-1-x/m1"];
+        let mut child = std::process::Command::new("sh").args(words).spawn().unwrap();
         assert!(children_of(std::process::id()).contains(&child.id()));
+        assert!(works_in(child.id(), Path::new("/nowhere/run-1-x")));
+        assert!(!works_in(child.id(), Path::new("/nowhere/run-1")));
         let pid = child.id();
         kill(&mut child);
         wait_gone(&[pid]).unwrap();

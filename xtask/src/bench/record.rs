@@ -163,12 +163,20 @@ impl Machine {
             .and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok())
             .unwrap_or(0);
         let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-        let commit = std::process::Command::new("git")
-            .current_dir(crate::chores::root())
-            .args(["rev-parse", "--short=12", "HEAD"])
-            .output()
-            .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-            .unwrap_or_default();
+        let git = |words: &[&str]| {
+            std::process::Command::new("git")
+                .current_dir(crate::chores::root())
+                .args(words)
+                .output()
+                .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+                .unwrap_or_default()
+        };
+        let mut commit = git(&["rev-parse", "--short=12", "HEAD"]);
+        // Documents, this one among them, change no figure.
+        if !git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"]).is_empty()
+        {
+            commit += " and changes";
+        }
         Machine {
             date: date(seconds / 86_400),
             cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
