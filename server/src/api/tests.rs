@@ -207,6 +207,29 @@ async fn a_streamed_range_tells_the_whole_only_at_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_streamed_range_of_any_size_comes_in_bounded_pieces() {
+    use prost::Message as _;
+    let served = Served::start();
+    let mut kv = kv(&served).await;
+    // Small ones first, so that pieces grow, then large ones.
+    for n in 0..2_000 {
+        let bytes = if n < 1_500 { 10 } else { 100_000 };
+        let request = put(&format!("k{n:04}"), &"x".repeat(bytes));
+        served.node.apply(Op::Put(request)).expect("put");
+    }
+    let mut stream = kv.range_stream(everything()).await.expect("streams").into_inner();
+    let (mut bytes, mut largest, mut keys) = (0, 0, 0);
+    while let Some(piece) = stream.message().await.expect("a piece") {
+        bytes += piece.encoded_len();
+        largest = largest.max(piece.encoded_len());
+        keys += piece.range_response.expect("a response").kvs.len();
+    }
+    assert!(bytes > 50_000_000 && keys == 2_000, "{bytes} bytes, {keys} keys");
+    let limit = Config::defaults().max_request_bytes;
+    assert!(largest <= limit + 110_000, "{largest} bytes in one piece, {limit} and one pair fit");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_streamed_range_is_neither_sorted_nor_filtered() {
     let served = Served::start();
     let mut kv = kv(&served).await;

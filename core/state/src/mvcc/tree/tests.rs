@@ -1,5 +1,6 @@
 //! The tree against `BTreeMap`: contents, ranks, statistics, and that clones stay as they were.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use proptest::collection::vec;
@@ -255,4 +256,71 @@ fn removing_what_is_not_there_copies_nothing() {
         panic!("1,000 entries need a branch");
     };
     assert!(Arc::ptr_eq(one, other));
+}
+
+thread_local! {
+    /// Keys looked at by this test's thread.
+    static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Numbers that count how often one is looked at.
+struct Counted;
+
+impl Order for Counted {
+    type Entry = u32;
+    type Key<'a> = u32;
+    type Bound = u32;
+    type Sum = Total;
+    type Base = u32;
+
+    fn base(_: u32, _: u32) -> u32 {
+        0
+    }
+    fn head(key: u32, _: u32) -> u32 {
+        key / 8
+    }
+    fn fits_all(_: u32) -> bool {
+        true
+    }
+    fn place(_: u32, _: u32, _: u32) -> Ordering {
+        Ordering::Equal
+    }
+    fn key(entry: &u32) -> u32 {
+        LOOKED_AT.set(LOOKED_AT.get() + 1);
+        *entry
+    }
+    fn bound(key: u32) -> u32 {
+        key
+    }
+    fn bound_key(bound: &u32) -> u32 {
+        LOOKED_AT.set(LOOKED_AT.get() + 1);
+        *bound
+    }
+    fn compare(a: u32, b: u32) -> Ordering {
+        a.cmp(&b)
+    }
+    fn sum(_: &u32) -> Total {
+        Total(1)
+    }
+}
+
+#[test]
+fn a_rank_looks_at_few_keys_however_many_there_are() {
+    let mut tree = Tree::<Counted>::default();
+    let mut most = Vec::new();
+    for count in [1_000_u32, 100_000] {
+        for key in tree.len() as u32..count {
+            tree.insert(key);
+        }
+        let worst = (0..count).step_by(97).map(|key| {
+            LOOKED_AT.set(0);
+            assert_eq!(tree.rank(key), key as usize);
+            let ranked = LOOKED_AT.replace(0);
+            assert_eq!(tree.sum_before(key).0, i64::from(key));
+            ranked.max(LOOKED_AT.get())
+        });
+        most.push(worst.max().expect("ranks"));
+    }
+    // A hundred times the keys: a level or two more.
+    assert!(most[0] > 0 && most[1] <= 2 * most[0], "{most:?}");
 }
