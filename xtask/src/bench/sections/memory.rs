@@ -14,7 +14,7 @@ pub(super) const SECTION: Section = Section {
     how: "one member; 1,000,000 keys with distinct values of 256 B that do not compress, each written \
           once by `metactl bench put` with 500 clients. File-backed memory is partly the kernel's to take \
           back. The cold list is the first request after the restart. At last every key is deleted, \
-          the history compacted, and 30 s pass.",
+          the history compacted, and 30 s pass. Both under one memory limit: not among these runs.",
     round,
 };
 
