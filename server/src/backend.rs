@@ -30,6 +30,11 @@ use engine::{Apart, OPEN_TIMEOUT, engine};
 
 /// Changes that may wait for the thread. Beyond, the generation is given up and rebuilt.
 const WAITING_BYTES_MAX: usize = 256 << 20;
+/// Changes gathered before the thread is woken: sixteen blocks. A crash costs no more than reading
+/// these from the log, which holds all that is not here.
+const GATHERED_CHANGES_MAX: usize = 1_024;
+/// The same in bytes of records.
+const GATHERED_BYTES_MAX: usize = 256 << 10;
 /// Between two asynchronous flushes, and the longest an idle thread leaves a tail unsealed.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two rebuilds after failures: a disk that fails is not beaten.
@@ -150,10 +155,32 @@ impl Generations {
 }
 
 enum Task {
-    Applied { view: View, changes: Changes, bytes: usize },
+    Applied(Gathered),
     Replace(View),
     Rebuild(oneshot::Sender<Result<(), String>>),
     Stop,
+}
+
+/// What apply did, in order, and the view it led to.
+#[derive(Debug)]
+struct Gathered {
+    view: View,
+    changes: Vec<Changes>,
+    count: usize,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn add(&mut self, view: &View, changes: Changes) {
+        self.view = view.clone();
+        self.count += changes.records.len() + changes.rows.len() + changes.removed.len();
+        self.bytes += changes.records.iter().map(|it| it.as_bytes().len()).sum::<usize>();
+        self.changes.push(changes);
+    }
+
+    fn is_enough(&self) -> bool {
+        self.count >= GATHERED_CHANGES_MAX || self.bytes >= GATHERED_BYTES_MAX
+    }
 }
 
 /// Figures of the backend, and the way to ask for a rebuild.
@@ -188,6 +215,7 @@ impl Control {
 pub(crate) struct BackendWriter {
     control: Control,
     thread: Option<JoinHandle<()>>,
+    gathered: Option<Gathered>,
     behind: bool,
 }
 
@@ -214,7 +242,7 @@ impl BackendWriter {
             .name(String::from("backend"))
             .spawn(move || worker.run(opened, &view, &received))?;
         let control = Control { tasks, figures };
-        Ok(BackendWriter { control, thread: Some(thread), behind: false })
+        Ok(BackendWriter { control, thread: Some(thread), gathered: None, behind: false })
     }
 
     /// A way to the thread for others.
@@ -227,6 +255,7 @@ impl BackendWriter {
         let waiting = &self.control.figures.waiting_bytes;
         if replaced {
             self.behind = false;
+            self.gathered = None;
             drop(self.control.tasks.send(Task::Replace(view.clone())));
             return;
         }
@@ -238,19 +267,30 @@ impl BackendWriter {
             }
             return;
         }
-        let bytes = changes.records.iter().map(|record| record.as_bytes().len()).sum();
+        let fresh = || Gathered { view: view.clone(), changes: Vec::new(), count: 0, bytes: 0 };
+        let gathered = self.gathered.get_or_insert_with(fresh);
+        gathered.add(view, changes);
+        if gathered.is_enough() {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        let Some(gathered) = self.gathered.take() else { return };
+        let (waiting, bytes) = (&self.control.figures.waiting_bytes, gathered.bytes);
         if waiting.fetch_add(bytes, Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
             waiting.fetch_sub(bytes, Ordering::Relaxed);
             tracing::warn!("the backend can not follow: its generation is given up");
             self.behind = true;
             return;
         }
-        drop(self.control.tasks.send(Task::Applied { view: view.clone(), changes, bytes }));
+        drop(self.control.tasks.send(Task::Applied(gathered)));
     }
 }
 
 impl Drop for BackendWriter {
     fn drop(&mut self) {
+        self.hand_over();
         drop(self.control.tasks.send(Task::Stop));
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
@@ -287,7 +327,7 @@ impl Worker {
         let mut flushed = Instant::now();
         loop {
             match tasks.recv_timeout(FLUSH_INTERVAL) {
-                Ok(Task::Applied { view, changes, bytes }) => {
+                Ok(Task::Applied(Gathered { view, changes, count: _, bytes })) => {
                     let began = Instant::now();
                     let committed = self.guarded(|open| open.feed(&changes, &view));
                     if committed == Some(true) {
@@ -384,8 +424,8 @@ impl Worker {
 
 impl Open {
     /// Whether anything was committed.
-    fn feed(&mut self, changes: &Changes, view: &View) -> Result<bool, BackendError> {
-        self.writeback.feed([changes], view);
+    fn feed(&mut self, changes: &[Changes], view: &View) -> Result<bool, BackendError> {
+        self.writeback.feed(changes, view);
         let mut committed = self.commit_sealed()?;
         if self.writeback.wants_compaction()
             && let Some(batch) = self.writeback.compact(&self.backend)?

@@ -19,7 +19,7 @@ pub const MEMBER_DIR: &str = "member";
 /// Locked by the process that owns the directory.
 const LOCK_FILE: &str = "LOCK";
 /// Zeros are written in pieces of this size.
-const ZEROS_BYTES: usize = 1 << 20;
+const ZEROS_BYTES: usize = 64 << 10;
 /// Parts handed to one call of `pwritev`; the kernel takes 1,024.
 const PARTS_MAX: usize = 512;
 
@@ -240,11 +240,11 @@ impl OsFile {
     }
 
     fn write_zeros(&self, from: u64, to: u64) -> io::Result<()> {
-        let zeros = vec![0; ZEROS_BYTES];
+        static ZEROS: [u8; ZEROS_BYTES] = [0; ZEROS_BYTES];
         let mut offset = from;
         while offset < to {
             let bytes = usize::try_from(to - offset).unwrap_or(ZEROS_BYTES).min(ZEROS_BYTES);
-            self.file.write_all_at(&zeros[..bytes], offset)?;
+            self.file.write_all_at(&ZEROS[..bytes], offset)?;
             offset += bytes as u64;
         }
         Ok(())

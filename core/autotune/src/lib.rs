@@ -11,7 +11,8 @@
 //!
 //! [`Batching`] says how many client commands may share a raft entry. No linger is the default:
 //! while one batch is on its way to the disk the next one gathers by itself, so a timer would only
-//! add its length to every quiet write.
+//! add its length to every quiet write. Only a member whose batches queue for processor gathers
+//! longer.
 
 use thiserror::Error;
 
@@ -28,7 +29,7 @@ pub const ENTRY_BYTES_FLOOR: u64 = 1 << 10;
 pub const ENTRY_BYTES_CEILING: u64 = 16 << 20;
 /// Most that `entry_commands_max` may be.
 pub const ENTRY_COMMANDS_CEILING: u64 = 65_536;
-/// Longest linger: beyond it waiting costs more than any batch can save.
+/// Longest linger and longest gathering: beyond it waiting costs more than any batch can save.
 pub const LINGER_US_MAX: u64 = 100_000;
 
 /// How often a leader speaks up, and how long its silence is borne.
@@ -105,6 +106,9 @@ pub struct Batching {
     pub entry_commands_max: u64,
     /// How long the first command of a batch waits for company; 0: not at all.
     pub linger_us: u64,
+    /// How long after the one before it a batch leaves at the latest, when batches take longer to
+    /// commit than distance and disks account for; 0: at once.
+    pub gather_us_max: u64,
 }
 
 impl Default for Batching {
@@ -114,6 +118,7 @@ impl Default for Batching {
             entry_bytes_max: 1 << 20,
             entry_commands_max: 4_096,
             linger_us: 0,
+            gather_us_max: 10_000,
         }
     }
 }
@@ -121,7 +126,8 @@ impl Default for Batching {
 impl Batching {
     /// Accepts the values, or says in one line which rule they break.
     pub fn validate(&self) -> Result<(), BatchingError> {
-        let Batching { enabled: _, entry_bytes_max, entry_commands_max, linger_us } = *self;
+        let Batching { enabled: _, entry_bytes_max, entry_commands_max, linger_us, gather_us_max } =
+            *self;
         if !(ENTRY_BYTES_FLOOR..=ENTRY_BYTES_CEILING).contains(&entry_bytes_max) {
             return Err(BatchingError::EntryBytes { entry_bytes_max });
         }
@@ -130,6 +136,9 @@ impl Batching {
         }
         if linger_us > LINGER_US_MAX {
             return Err(BatchingError::Linger { linger_us });
+        }
+        if gather_us_max > LINGER_US_MAX {
+            return Err(BatchingError::Gather { gather_us_max });
         }
         Ok(())
     }
@@ -158,6 +167,12 @@ pub enum BatchingError {
     Linger {
         /// The value refused.
         linger_us: u64,
+    },
+    /// Every write of a busy member could wait this long.
+    #[error("gathering of {gather_us_max} µs is above {LINGER_US_MAX} µs")]
+    Gather {
+        /// The value refused.
+        gather_us_max: u64,
     },
 }
 
@@ -220,6 +235,7 @@ mod tests {
             Batching { entry_commands_max: 0, ..fine },
             Batching { entry_commands_max: ENTRY_COMMANDS_CEILING + 1, ..fine },
             Batching { linger_us: LINGER_US_MAX + 1, ..fine },
+            Batching { gather_us_max: LINGER_US_MAX + 1, ..fine },
         ];
         for case in cases {
             assert!(case.validate().is_err(), "{case:?}");

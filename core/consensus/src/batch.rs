@@ -2,8 +2,9 @@
 //!
 //! Clients propose one command at a time; raft, the wire and the disk are paid per entry. So
 //! commands gather here between two outputs and leave as few entries as the limits allow. While
-//! one batch is on its way to the disk the next one gathers: the load itself sets the size, and no
-//! timer is needed. A linger can be set for those who want larger entries at the price of time.
+//! one batch is on its way to the disk the next one gathers: the load itself sets the size, and on a
+//! member short of processor [`crate::pace`] lets it gather longer. A linger can be set for those who
+//! want larger entries at the price of time.
 
 use autotune::Batching;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -42,10 +43,15 @@ impl BatchMaking {
         if self.commands.is_empty() {
             return None;
         }
-        let full = !batching.enabled
+        let linger_us = if self.is_full(batching) { 0 } else { batching.linger_us };
+        Some(self.since_us.saturating_add(linger_us))
+    }
+
+    /// Nothing is gained by waiting for more.
+    pub(crate) fn is_full(&self, batching: &Batching) -> bool {
+        !batching.enabled
             || self.bytes >= batching.entry_bytes_max
-            || self.commands.len() as u64 >= batching.entry_commands_max;
-        Some(if full { self.since_us } else { self.since_us.saturating_add(batching.linger_us) })
+            || self.commands.len() as u64 >= batching.entry_commands_max
     }
 
     /// Takes the commands back, to be told that they were never sent.

@@ -33,6 +33,7 @@ mod log_cache;
 mod membership;
 mod outbox;
 mod output;
+mod pace;
 mod reads;
 mod replica;
 pub mod rtt;

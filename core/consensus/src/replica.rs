@@ -52,6 +52,7 @@ use crate::log_cache::LogCache;
 use crate::membership;
 use crate::outbox::Outbox;
 use crate::output::Role;
+use crate::pace::Pace;
 use crate::reads::{Lead, PeerRead, Reads};
 use crate::timing::{ScaledClock, election_ticks};
 use crate::validate::{self, Ourselves};
@@ -66,6 +67,7 @@ pub struct Replica {
     clock: ScaledClock,
     now_us: u64,
     making: BatchMaking,
+    pace: Pace,
     reads: Reads,
     outbox: Outbox,
     /// What the state contains.
@@ -129,6 +131,7 @@ impl Replica {
             raw,
             now_us,
             making: BatchMaking::default(),
+            pace: Pace::default(),
             outbox: Outbox::default(),
             applied,
             handed_out: applied,
@@ -403,7 +406,10 @@ impl Replica {
     /// When the batch in the making leaves, unless something holds it back.
     fn batch_due_us(&self) -> Option<u64> {
         let held = self.raw.raft.lead_transferee.is_some() || self.stalled();
-        self.making.due_us(&self.config.batching).filter(|_| !held)
+        let batching = &self.config.batching;
+        let due_us = self.making.due_us(batching).filter(|_| !held)?;
+        let is_full = self.making.is_full(batching);
+        Some(if is_full { due_us } else { due_us.max(self.pace.next_us(batching.gather_us_max)) })
     }
 
     fn observe(&mut self, now_us: u64) {
@@ -459,6 +465,7 @@ impl Replica {
             self.elections.won += 1;
             self.elections.answered = false;
             self.clock.became_leader(self.now_us);
+            self.pace = Pace::default();
         }
         let commits = raft.leader_id != raft::INVALID_ID && raft.commit_to_current_term();
         if commits {

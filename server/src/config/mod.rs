@@ -195,6 +195,8 @@ pub struct Config {
     pub batch_linger: Duration,
     /// How what is sent to peers is compressed.
     pub peer_compression: PeerCompression,
+    /// How long a batch gathers at most on a member whose batches queue for processor.
+    pub batch_gather_max: Duration,
     /// Threads that serve clients; none: by the number of processors.
     pub client_threads: Option<usize>,
     /// Client connections at a time.
@@ -387,6 +389,7 @@ impl Config {
                 "zstd" => PeerCompression::Zstd,
                 _ => PeerCompression::None,
             },
+            batch_gather_max: duration(given, "batch-gather-max"),
             client_threads: Some(size(given, "client-threads")).filter(|n| *n > 0),
             client_connections_max: size(given, "client-connections-max"),
             name,
@@ -428,11 +431,13 @@ impl Config {
 
     /// How commands are gathered into entries.
     pub fn batching(&self) -> autotune::Batching {
+        let micros = |it: Duration| u64::try_from(it.as_micros()).unwrap_or(u64::MAX);
         autotune::Batching {
             enabled: self.batch_proposals,
             entry_bytes_max: self.batch_bytes_max as u64,
             entry_commands_max: self.batch_commands_max as u64,
-            linger_us: u64::try_from(self.batch_linger.as_micros()).unwrap_or(u64::MAX),
+            linger_us: micros(self.batch_linger),
+            gather_us_max: micros(self.batch_gather_max),
         }
     }
 

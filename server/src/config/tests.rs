@@ -237,6 +237,7 @@ fn each_bad_flag_is_one_exact_line() {
             "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
         ),
         (&["--batch-commands-max=0"], "--batch-commands-max must be >0"),
+        (&["--batch-gather-max=5h"], "--batch-…: gathering of 18000000000 µs is above 100000 µs"),
         (&["--batch-linger=5h"], "--batch-…: linger of 18000000000 µs is above 100000 µs"),
         (&["--client-threads=100000"], "--client-threads is above 1024"),
         (

@@ -72,6 +72,7 @@ impl Replica {
             output.dropped = self.making.take_commands();
             return;
         }
+        self.pace.committed(self.now_us, self.raw.raft.raft_log.committed);
         if self.batch_due_us().is_none_or(|due_us| due_us > self.now_us) {
             return;
         }
@@ -82,6 +83,7 @@ impl Replica {
             .raft
             .step(convert::propose_message(self.config.id, entries))
             .expect("a leader in its configuration that transfers nothing takes proposals");
+        self.pace.left(self.now_us, self.raw.raft.raft_log.last_index());
         self.settle(before);
     }
 

@@ -1,0 +1,142 @@
+//! How long a batch gathers while the one before it is on its way.
+//!
+//! What a batch costs does not depend on its size: a message to each follower, a sync on every disk, a
+//! dozen threads to wake. Where the members have processor to spare, small batches are quick and nobody
+//! should wait for company. Where they have not, a batch takes longer to commit than distance and disks
+//! account for, and fewer, larger ones carry more writes with the same processor.
+//!
+//! So the time from leaving to committed is measured. Its least value of late stands for distance and
+//! disks, as in BBR (Cardwell et al., 2016); what is beyond it is queueing, and the next batch leaves no
+//! sooner than a multiple of that after the last one. A quiet member, or one whose peers are merely far
+//! away, never waits.
+
+use std::collections::VecDeque;
+
+/// The next batch leaves so many times the queueing delay after the last.
+const QUEUEING_FACTOR: u64 = 2;
+/// The weight of a new measurement is one to this.
+const SMOOTHING: u64 = 8;
+/// The least time to commit is taken from one to two such periods.
+const PERIOD_US: u64 = 10_000_000;
+/// Batches on their way that are timed; more are not.
+const TIMED_MAX: usize = 64;
+
+/// The time batches take to commit, and when the next one may leave.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// The last index of each batch under way, and when it left.
+    under_way: VecDeque<(u64, u64)>,
+    left_us: u64,
+    /// Smoothed time to commit; 0 before the first.
+    commit_us: u64,
+    /// The least time to commit of this period and of the one before.
+    least_us: [Option<u64>; 2],
+    period_end_us: u64,
+}
+
+impl Pace {
+    /// A batch leaves whose last entry has this index.
+    pub(crate) fn left(&mut self, now_us: u64, last_index: u64) {
+        self.left_us = now_us;
+        if self.under_way.len() < TIMED_MAX {
+            self.under_way.push_back((last_index, now_us));
+        }
+    }
+
+    /// The log is committed up to this index.
+    pub(crate) fn committed(&mut self, now_us: u64, index: u64) {
+        while let Some(&(last_index, left_us)) = self.under_way.front()
+            && last_index <= index
+        {
+            self.under_way.pop_front();
+            self.measured(now_us, now_us.saturating_sub(left_us));
+        }
+    }
+
+    fn measured(&mut self, now_us: u64, took_us: u64) {
+        if now_us >= self.period_end_us {
+            self.least_us = [None, self.least_us[0]];
+            self.period_end_us = now_us + PERIOD_US;
+        }
+        let least = self.least_us[0].unwrap_or(u64::MAX);
+        self.least_us[0] = Some(least.min(took_us));
+        self.commit_us = match self.commit_us {
+            0 => took_us,
+            before => (before * (SMOOTHING - 1) + took_us) / SMOOTHING,
+        };
+    }
+
+    /// When the next batch may leave, at most so long after the last.
+    pub(crate) fn next_us(&self, gather_us_max: u64) -> u64 {
+        let Some(least_us) = self.least_us.iter().flatten().min() else { return 0 };
+        let queueing_us = self.commit_us.saturating_sub(*least_us);
+        self.left_us.saturating_add((QUEUEING_FACTOR * queueing_us).min(gather_us_max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GATHER_US_MAX: u64 = 10_000;
+
+    /// Batches one after the other that take so long to commit.
+    fn after(took_us: impl IntoIterator<Item = u64>) -> (Pace, u64) {
+        let (mut pace, mut now_us) = (Pace::default(), 1);
+        for (index, took_us) in (1..).zip(took_us) {
+            pace.left(now_us, index);
+            now_us += took_us;
+            pace.committed(now_us, index);
+        }
+        pace.left(now_us, 1_000_000);
+        (pace, now_us)
+    }
+
+    fn gathers_us(took_us: impl IntoIterator<Item = u64>) -> u64 {
+        let (pace, now_us) = after(took_us);
+        pace.next_us(GATHER_US_MAX).saturating_sub(now_us)
+    }
+
+    #[test]
+    fn before_the_first_measurement_nobody_waits() {
+        assert_eq!(Pace::default().next_us(GATHER_US_MAX), 0);
+        assert_eq!(gathers_us([]), 0);
+    }
+
+    #[test]
+    fn distance_alone_makes_nobody_wait() {
+        assert_eq!(gathers_us([400; 50]), 0);
+        assert_eq!(gathers_us([200_000; 50]), 0);
+    }
+
+    #[test]
+    fn queueing_makes_the_next_batch_gather_for_a_multiple_of_it() {
+        let busy = std::iter::once(500).chain([2_500; 100]);
+        let gathers_us = gathers_us(busy);
+        assert!((3_900..=4_000).contains(&gathers_us), "{gathers_us}");
+    }
+
+    #[test]
+    fn gathering_has_an_end_and_can_be_turned_off() {
+        let (pace, now_us) = after(std::iter::once(500).chain([1_000_000; 8]));
+        assert_eq!(pace.next_us(GATHER_US_MAX), now_us + GATHER_US_MAX);
+        assert_eq!(pace.next_us(0), now_us);
+    }
+
+    #[test]
+    fn a_network_that_has_become_slower_is_not_taken_for_queueing_for_ever() {
+        let slower = std::iter::once(500).chain([2_500; (2 * PERIOD_US / 2_500) as usize + 2]);
+        assert_eq!(gathers_us(slower), 0);
+    }
+
+    #[test]
+    fn no_more_batches_are_timed_than_there_is_room_for() {
+        let mut pace = Pace::default();
+        for index in 0..10 * TIMED_MAX as u64 {
+            pace.left(index, index);
+        }
+        assert_eq!(pace.under_way.len(), TIMED_MAX);
+        pace.committed(1_000, u64::MAX);
+        assert!(pace.under_way.is_empty());
+    }
+}
