@@ -36,6 +36,7 @@ use tower::ServiceExt;
 
 use crate::api::Shared;
 use crate::api::front::Front;
+use crate::api::unary::Answer;
 use crate::config::{Address, Config, Url};
 use crate::door::Door;
 use crate::http::{client_router, control_router, metrics_router};
@@ -339,7 +340,7 @@ pub(crate) trait Answers: Send + Sync + 'static {
         &self,
         content: Content,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    ) -> impl Future<Output = Response<Answer>> + Send;
 }
 
 /// Begins to accept and serve. Ends when `stopping` turns true: no more connections are accepted, the
@@ -499,7 +500,7 @@ struct Pages<D: Door> {
 }
 
 impl<D: Door> Answers for Pages<D> {
-    async fn answer(&self, content: Content, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, content: Content, request: Request<Incoming>) -> Response<Answer> {
         let is_grpc = Front::<D>::is_grpc(&request);
         let router = match content {
             Content::All | Content::Grpc if is_grpc => return self.front.call(request).await,
@@ -514,9 +515,9 @@ impl<D: Door> Answers for Pages<D> {
 }
 
 /// Puts a request to a router.
-pub(crate) async fn ask(router: Router, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn ask(router: Router, request: Request<Incoming>) -> Response<Answer> {
     match router.oneshot(request.map(axum::body::Body::new)).await {
-        Ok(response) => response.map(Body::new),
+        Ok(response) => response.map(|body| Body::new(body).into()),
         Err(never) => match never {},
     }
 }

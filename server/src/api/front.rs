@@ -3,12 +3,13 @@
 //! Every client thread has a [`Front`] of its own, so that the pointers a call touches are not shared
 //! between processors. A call is found in the table of methods, admitted by the gate, given to its
 //! service under the deadline its client set, and counted whatever becomes of it: also when the client
-//! goes away and the call is dropped halfway.
+//! goes away and the call is dropped halfway. Reads and writes of keys take the [short way](super::unary),
+//! everything else the one tonic generates.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -34,7 +35,8 @@ use super::health::HealthService;
 use super::kv::KvService;
 use super::lease::LeaseService;
 use super::maintenance::MaintenanceService;
-use super::method::{self, Kind, MethodId, Service};
+use super::method::{self, Kind, Method, MethodId, Service, Short};
+use super::unary::{self, Answer};
 use super::watch::WatchService;
 use super::{GRPC_OVERHEAD_BYTES, Shared};
 use crate::door::Door;
@@ -42,6 +44,8 @@ use crate::door::Door;
 /// The services of one client thread.
 pub struct Front<D: Door> {
     shared: Arc<Shared<D>>,
+    keys: KvService<D>,
+    bytes_max: usize,
     kv: KvServer<KvService<D>>,
     watch: Arc<WatchService<D>>,
     lease: LeaseServer<LeaseService<D>>,
@@ -64,6 +68,8 @@ impl<D: Door> Front<D> {
         let bytes_max = shared.settings.request_bytes_max + GRPC_OVERHEAD_BYTES;
         let own = || Arc::clone(shared);
         Self {
+            keys: KvService::new(own()),
+            bytes_max,
             kv: KvServer::new(KvService::new(own())).max_decoding_message_size(bytes_max),
             watch: Arc::new(WatchService::new(own())),
             lease: LeaseServer::new(LeaseService::new(own())).max_decoding_message_size(bytes_max),
@@ -89,9 +95,9 @@ impl<D: Door> Front<D> {
     }
 
     /// Answers one call.
-    pub async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn call(&self, request: Request<Incoming>) -> Response<Answer> {
         let Some(id) = MethodId::find(request.uri().path()) else {
-            return Status::unimplemented(method::unknown(request.uri().path())).into_http();
+            return refusal(&Status::unimplemented(method::unknown(request.uri().path())));
         };
         let method = id.info();
         let mut call = Call::start(Arc::clone(&self.shared), id);
@@ -102,8 +108,32 @@ impl<D: Door> Front<D> {
         };
         if let Err(status) = self.shared.admit(method, request.headers()) {
             call.finish(status.code());
-            return status.into_http();
+            return refusal(&status);
         }
+        let short = method.short.filter(|_| !request.headers().contains_key("grpc-encoding"));
+        if let Some(short) = short {
+            let answer = self.serve_short(short, request.into_body());
+            let answer = match timeout {
+                None => answer.await,
+                Some(timeout) => match tokio::time::timeout(timeout, answer).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(deadline_exceeded()),
+                },
+            };
+            call.finish(answer.as_ref().err().map_or(Code::Ok, Status::code));
+            return answer.unwrap_or_else(|status| refusal(&status));
+        }
+        // In a box: what most calls never take should not make each of them longer.
+        Box::pin(self.call_service(method, request, timeout, call)).await.map(Answer::from)
+    }
+
+    async fn call_service(
+        &self,
+        method: &Method,
+        request: Request<Incoming>,
+        timeout: Option<Duration>,
+        mut call: Call<D>,
+    ) -> Response<Body> {
         let answer = self.serve(method.service, request);
         let mut response = match timeout {
             None => answer.await,
@@ -126,6 +156,24 @@ impl<D: Door> Front<D> {
         response
     }
 
+    async fn serve_short(&self, short: Short, body: Incoming) -> Result<Response<Answer>, Status> {
+        match short {
+            Short::Put => {
+                unary::answer(&self.keys.put(unary::read(body, self.bytes_max).await?).await?)
+            }
+            Short::Range => {
+                unary::answer(&self.keys.range(unary::read(body, self.bytes_max).await?).await?)
+            }
+            Short::DeleteRange => {
+                let request = unary::read(body, self.bytes_max).await?;
+                unary::answer(&self.keys.delete_range(request).await?)
+            }
+            Short::Txn => {
+                unary::answer(&self.keys.txn(unary::read(body, self.bytes_max).await?).await?)
+            }
+        }
+    }
+
     async fn serve(&self, service: Service, request: Request<Incoming>) -> Response<Body> {
         let answer = match service {
             Service::Kv => self.kv.clone().call(request),
@@ -142,6 +190,11 @@ impl<D: Door> Front<D> {
             Err(never) => match never {},
         }
     }
+}
+
+/// The answer that says only what went wrong.
+fn refusal(status: &Status) -> Response<Answer> {
+    status.clone().into_http().map(Answer::Body)
 }
 
 /// The code in the headers of an answer without a body, or in its trailers.

@@ -71,6 +71,63 @@ impl<D: Door> KvService<D> {
         answer.map_err(state_status)
     }
 
+    /// Reads a range.
+    pub(super) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+        if !request.serializable {
+            self.shared.refuse_on_learner()?;
+        }
+        check::range(&request).map_err(state_status)?;
+        let view = self.view(request.serializable).await?;
+        self.shared.metrics.mvcc_ranges.inc();
+        let mut response = self.answer_range(view, request).await?;
+        self.shared.fill(&mut response.header, self.shared.door.leadership().term);
+        Ok(response)
+    }
+
+    /// Writes one key.
+    pub(super) async fn put(&self, request: PutRequest) -> Result<PutResponse, Status> {
+        check::put(&request).map_err(state_status)?;
+        self.shared.refuse_over_quota(check::put_quota_cost(&request)).await?;
+        let outcome = self.shared.propose(Op::Put(request)).await?;
+        let Applied::Put(mut response) = outcome.response else {
+            return Err(Shared::<D>::mismatch(&outcome));
+        };
+        self.shared.fill(&mut response.header, outcome.term);
+        Ok(response)
+    }
+
+    /// Deletes a range.
+    pub(super) async fn delete_range(
+        &self,
+        request: DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, Status> {
+        check::delete_range(&request).map_err(state_status)?;
+        let outcome = self.shared.propose(Op::DeleteRange(request)).await?;
+        let Applied::DeleteRange(mut response) = outcome.response else {
+            return Err(Shared::<D>::mismatch(&outcome));
+        };
+        self.shared.fill(&mut response.header, outcome.term);
+        Ok(response)
+    }
+
+    /// Does a txn: through the log if it may write.
+    pub(super) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        check::txn(&request, self.shared.settings.txn_ops_max).map_err(state_status)?;
+        if txn::is_read_only(&request) {
+            let view = self.view(txn::is_serializable(&request)).await?;
+            let mut response = view.txn_read_only(&request).map_err(state_status)?;
+            self.fill_txn(&mut response, self.shared.door.leadership().term);
+            return Ok(response);
+        }
+        self.shared.refuse_over_quota(check::txn_quota_cost(&request)).await?;
+        let outcome = self.shared.propose(Op::Txn(request)).await?;
+        let Applied::Txn(mut response) = outcome.response else {
+            return Err(Shared::<D>::mismatch(&outcome));
+        };
+        self.fill_txn(&mut response, outcome.term);
+        Ok(response)
+    }
+
     /// Fills the header of the txn and, as etcd does, only the revision of those inside.
     fn fill_txn(&self, response: &mut TxnResponse, term: u64) {
         self.shared.fill(&mut response.header, term);
@@ -101,16 +158,7 @@ impl<D: Door> Kv for KvService<D> {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
-        let request = request.into_inner();
-        if !request.serializable {
-            self.shared.refuse_on_learner()?;
-        }
-        check::range(&request).map_err(state_status)?;
-        let view = self.view(request.serializable).await?;
-        self.shared.metrics.mvcc_ranges.inc();
-        let mut response = self.answer_range(view, request).await?;
-        self.shared.fill(&mut response.header, self.shared.door.leadership().term);
-        Ok(Response::new(response))
+        KvService::range(self, request.into_inner()).await.map(Response::new)
     }
 
     type RangeStreamStream = Pieces;
@@ -151,47 +199,18 @@ impl<D: Door> Kv for KvService<D> {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let request = request.into_inner();
-        check::put(&request).map_err(state_status)?;
-        self.shared.refuse_over_quota(check::put_quota_cost(&request)).await?;
-        let outcome = self.shared.propose(Op::Put(request)).await?;
-        let Applied::Put(mut response) = outcome.response else {
-            return Err(Shared::<D>::mismatch(&outcome));
-        };
-        self.shared.fill(&mut response.header, outcome.term);
-        Ok(Response::new(response))
+        KvService::put(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_range(
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let request = request.into_inner();
-        check::delete_range(&request).map_err(state_status)?;
-        let outcome = self.shared.propose(Op::DeleteRange(request)).await?;
-        let Applied::DeleteRange(mut response) = outcome.response else {
-            return Err(Shared::<D>::mismatch(&outcome));
-        };
-        self.shared.fill(&mut response.header, outcome.term);
-        Ok(Response::new(response))
+        KvService::delete_range(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let request = request.into_inner();
-        check::txn(&request, self.shared.settings.txn_ops_max).map_err(state_status)?;
-        if txn::is_read_only(&request) {
-            let view = self.view(txn::is_serializable(&request)).await?;
-            let mut response = view.txn_read_only(&request).map_err(state_status)?;
-            self.fill_txn(&mut response, self.shared.door.leadership().term);
-            return Ok(Response::new(response));
-        }
-        self.shared.refuse_over_quota(check::txn_quota_cost(&request)).await?;
-        let outcome = self.shared.propose(Op::Txn(request)).await?;
-        let Applied::Txn(mut response) = outcome.response else {
-            return Err(Shared::<D>::mismatch(&outcome));
-        };
-        self.fill_txn(&mut response, outcome.term);
-        Ok(Response::new(response))
+        KvService::txn(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn compact(

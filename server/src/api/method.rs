@@ -43,6 +43,15 @@ impl Kind {
     }
 }
 
+/// A method that is served without tonic's machinery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Short {
+    Put,
+    Range,
+    DeleteRange,
+    Txn,
+}
+
 /// One RPC.
 #[derive(Debug)]
 pub(crate) struct Method {
@@ -51,14 +60,21 @@ pub(crate) struct Method {
     pub(crate) kind: Kind,
     /// A learner answers it too. Range is looked at again once it is known to be serializable.
     pub(crate) on_learner: bool,
+    pub(crate) short: Option<Short>,
 }
 
 const fn method(path: &'static str, service: Service, kind: Kind) -> Method {
-    Method { path, service, kind, on_learner: false }
+    Method { path, service, kind, on_learner: false, short: None }
 }
 
 const fn on_learner(path: &'static str, service: Service, kind: Kind) -> Method {
-    Method { path, service, kind, on_learner: true }
+    Method { on_learner: true, ..method(path, service, kind) }
+}
+
+impl Method {
+    const fn shortly(self, short: Short) -> Self {
+        Self { short: Some(short), ..self }
+    }
 }
 
 use Kind::{BidiStream, ServerStream, Unary};
@@ -89,11 +105,11 @@ static METHODS: &[Method] = &[
     method("/etcdserverpb.Cluster/MemberRemove", Cluster, Unary),
     method("/etcdserverpb.Cluster/MemberUpdate", Cluster, Unary),
     method("/etcdserverpb.KV/Compact", Kv, Unary),
-    method("/etcdserverpb.KV/DeleteRange", Kv, Unary),
-    method("/etcdserverpb.KV/Put", Kv, Unary),
-    on_learner("/etcdserverpb.KV/Range", Kv, Unary),
+    method("/etcdserverpb.KV/DeleteRange", Kv, Unary).shortly(Short::DeleteRange),
+    method("/etcdserverpb.KV/Put", Kv, Unary).shortly(Short::Put),
+    on_learner("/etcdserverpb.KV/Range", Kv, Unary).shortly(Short::Range),
     method("/etcdserverpb.KV/RangeStream", Kv, ServerStream),
-    method("/etcdserverpb.KV/Txn", Kv, Unary),
+    method("/etcdserverpb.KV/Txn", Kv, Unary).shortly(Short::Txn),
     method("/etcdserverpb.Lease/LeaseGrant", Lease, Unary),
     method("/etcdserverpb.Lease/LeaseKeepAlive", Lease, BidiStream),
     method("/etcdserverpb.Lease/LeaseLeases", Lease, Unary),

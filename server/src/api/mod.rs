@@ -15,6 +15,7 @@ mod kv;
 mod lease;
 mod maintenance;
 mod method;
+pub(crate) mod unary;
 mod watch;
 
 use std::sync::Arc;

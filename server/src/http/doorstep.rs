@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tonic::body::Body;
 
 use super::{METRICS, TEXT, error, only_get, page};
+use crate::api::unary::Answer;
 use crate::door::NodeStatus;
 use crate::metrics::{Metrics, StateFigures};
 use crate::serve::{Answers, Content, ask};
@@ -57,10 +58,12 @@ impl Doorstep {
 }
 
 impl Answers for Doorstep {
-    async fn answer(&self, _: Content, request: Request<Incoming>) -> http::Response<Body> {
+    async fn answer(&self, _: Content, request: Request<Incoming>) -> http::Response<Answer> {
         match self.inside.get() {
             Some(pages) => ask(pages.clone(), request).await,
-            None => self.alone(request.method(), request.uri().path()).map(Body::new),
+            None => self
+                .alone(request.method(), request.uri().path())
+                .map(|page| Body::new(page).into()),
         }
     }
 }
