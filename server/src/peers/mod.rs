@@ -39,6 +39,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -251,6 +252,7 @@ impl Peers {
     pub fn send(&self, messages: Vec<RaftMessage>) {
         let links = self.core.links();
         let mut dropped: Vec<u64> = Vec::new();
+        let mut asleep: Vec<Waker> = Vec::new();
         for message in messages {
             let to = message.to;
             let Some(link) = links.get(&to) else {
@@ -274,13 +276,18 @@ impl Peers {
                 }
                 Some(Lane::Bulk) => {
                     bytes <= self.core.config.limits.frame_bytes_max
-                        && link.bulk.push(Bulk::Raft(message), bytes, Admit::Connecting).is_ok()
+                        && link
+                            .bulk
+                            .enqueue(Bulk::Raft(message), bytes, Admit::Connecting)
+                            .map(|waker| asleep.extend(waker))
+                            .is_ok()
                 }
                 Some(Lane::Control) => {
                     bytes <= inbound::CONTROL_FRAME_BYTES_MAX
                         && link
                             .control
-                            .push(Urgent::Raft(message), bytes, Admit::Connecting)
+                            .enqueue(Urgent::Raft(message), bytes, Admit::Connecting)
+                            .map(|waker| asleep.extend(waker))
                             .is_ok()
                 }
                 None => {
@@ -293,6 +300,7 @@ impl Peers {
                 dropped.push(to);
             }
         }
+        asleep.into_iter().for_each(Waker::wake);
         dropped.sort_unstable();
         dropped.dedup();
         for to in dropped {

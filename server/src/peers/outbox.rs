@@ -117,25 +117,28 @@ impl<T> Outbox<T> {
 
     /// Queues an item of about so many bytes, or gives it back.
     pub(super) fn push(&self, item: T, bytes: usize, admit: Admit) -> Result<(), T> {
-        let waker = {
-            let mut waiting = self.lock();
-            let admitted = match waiting.phase {
-                Phase::Closed | Phase::Finishing => false,
-                Phase::Connecting => admit == Admit::Connecting,
-                Phase::Open => true,
-            };
-            // An item larger than the whole allowance still passes, alone.
-            let fits = waiting.queue.len() < self.limits.messages_max
-                && (waiting.queue.is_empty() || waiting.bytes + bytes <= self.limits.bytes_max);
-            if !admitted || !fits {
-                return Err(item);
-            }
-            waiting.bytes += bytes;
-            waiting.queue.push_back((item, bytes));
-            waiting.waker.take()
-        };
-        wake(waker);
+        wake(self.enqueue(item, bytes, admit)?);
         Ok(())
+    }
+
+    /// The same, but whoever pulls is left asleep: the caller wakes them when it has queued all there
+    /// is, so that it leaves in one write.
+    pub(super) fn enqueue(&self, item: T, bytes: usize, admit: Admit) -> Result<Option<Waker>, T> {
+        let mut waiting = self.lock();
+        let admitted = match waiting.phase {
+            Phase::Closed | Phase::Finishing => false,
+            Phase::Connecting => admit == Admit::Connecting,
+            Phase::Open => true,
+        };
+        // An item larger than the whole allowance still passes, alone.
+        let fits = waiting.queue.len() < self.limits.messages_max
+            && (waiting.queue.is_empty() || waiting.bytes + bytes <= self.limits.bytes_max);
+        if !admitted || !fits {
+            return Err(item);
+        }
+        waiting.bytes += bytes;
+        waiting.queue.push_back((item, bytes));
+        Ok(waiting.waker.take())
     }
 
     /// The next item for this session's stream; `None` when the session is over.
@@ -196,6 +199,40 @@ mod tests {
         assert_eq!(pull(&outbox, session), Poll::Ready(Some(1)));
         assert_eq!(pull(&outbox, session), Poll::Ready(Some(3)));
         assert_eq!(pull(&outbox, session), Poll::Pending);
+    }
+
+    #[derive(Default)]
+    struct Wakes(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Wakes {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_queues_many_wakes_once_and_at_the_end() {
+        let outbox = Outbox::new(LIMITS);
+        let session = outbox.begin();
+        outbox.open(session);
+        let wakes = std::sync::Arc::new(Wakes::default());
+        let count = || wakes.0.load(std::sync::atomic::Ordering::Relaxed);
+        let waker = Waker::from(std::sync::Arc::clone(&wakes));
+        assert_eq!(outbox.poll_pull(&mut Context::from_waker(&waker), session), Poll::Pending);
+        let mut asleep = Vec::new();
+        for item in 1..=3 {
+            asleep.extend(outbox.enqueue(item, 1, Admit::Open).unwrap());
+        }
+        assert_eq!((count(), asleep.len()), (0, 1), "asleep while there is more to queue");
+        asleep.into_iter().for_each(Waker::wake);
+        assert_eq!(count(), 1);
+        assert_eq!(pull(&outbox, session), Poll::Ready(Some(1)));
+        // One that queues a single item wakes by itself.
+        assert_eq!(pull(&outbox, session), Poll::Ready(Some(2)));
+        assert_eq!(pull(&outbox, session), Poll::Ready(Some(3)));
+        assert_eq!(outbox.poll_pull(&mut Context::from_waker(&waker), session), Poll::Pending);
+        outbox.push(4, 1, Admit::Open).unwrap();
+        assert_eq!(count(), 2);
     }
 
     #[test]
