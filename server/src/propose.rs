@@ -288,7 +288,13 @@ impl Handle {
         input: impl FnOnce(u64) -> Input,
         call: leader_request::Call,
     ) -> Result<Option<LeaseTtl>, RequestError> {
-        match self.ask_lease_here(input).await? {
+        let led = *self.shared.led.borrow();
+        // Where another leads, the raft thread would only say so.
+        let answer = match led.leader {
+            Some(leader) if !led.is_leader => Err(Some(leader)),
+            _ => self.ask_lease_here(input).await?,
+        };
+        match answer {
             Ok(lease) => Ok(lease),
             Err(_) => match self.ask_leader(call).await? {
                 leader_reply::Reply::LeaseTtl(ttl) => Ok((ttl.ttl >= 0)

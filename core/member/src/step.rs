@@ -29,6 +29,12 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 const WAITING_CHANGES_MAX: usize = 16;
 /// Lease questions waiting for a new leader to catch up with its own term.
 const WAITING_LEASES_MAX: usize = 100_000;
+/// After a round that answered so many lease questions the next one gathers: it begins when
+/// [`LEASE_ROUND_FULL`] wait, or this long after the one before. A few callers, each waiting for its
+/// answer before it asks again, are never held up.
+const LEASE_ROUND_CROWDED: usize = 4;
+const LEASE_ROUND_FULL: usize = 64;
+const LEASE_ROUND_INTERVAL_US: u64 = 2_000;
 /// How many outputs of the replica one step takes at most; a ready replica is stepped again at once.
 const OUTPUTS_PER_STEP_MAX: usize = 16;
 /// Committed entries handed to apply and not reported back, in bytes, before more are held back.
@@ -83,6 +89,8 @@ pub struct Member {
     /// The read that proves this member still leads, and how many of the lease questions came before
     /// it.
     lease_round: Option<(u64, usize)>,
+    /// Until then a round that is not full waits for more questions.
+    lease_round_gathers_until_us: u64,
     /// Revocations of expired leases number themselves below the callers' tickets.
     own_sequence: u64,
     /// A received snapshot: the persist it belongs to, and where the log then restarts.
@@ -133,6 +141,7 @@ impl Member {
             waiting_changes: VecDeque::new(),
             waiting_leases: VecDeque::new(),
             lease_round: None,
+            lease_round_gathers_until_us: 0,
             own_sequence: OWN_SEQUENCES_FROM,
             restoring: None,
             apply_held: VecDeque::new(),
@@ -151,7 +160,7 @@ impl Member {
         self.replica.tick(now_us);
         self.revoke_expired(now_us);
         self.give_waiting(now_us, &mut effects);
-        self.prove_leadership();
+        self.prove_leadership(now_us);
         for round in 0.. {
             let output = self.replica.take_output(now_us);
             self.carry(now_us, output, &mut effects);
@@ -200,6 +209,9 @@ impl Member {
             && let Some(turn) = self.leases.next_turn_us()
         {
             at = at.min(turn.max(now_us + 1));
+        }
+        if self.wants_lease_round() {
+            at = at.min(self.lease_round_gathers_until_us.max(now_us + 1));
         }
         at
     }
@@ -414,14 +426,24 @@ impl Member {
 
     /// Lease questions are answered by a leader that was one after they were asked. One that was
     /// deposed and has not heard of it would renew what its successor lets end.
-    fn prove_leadership(&mut self) {
-        // A lease granted in an earlier term may not be applied yet: "no such lease" would be a lie.
-        let may_answer = self.is_leader && self.applied_term >= self.term;
-        if may_answer && self.lease_round.is_none() && !self.waiting_leases.is_empty() {
+    fn prove_leadership(&mut self, now_us: u64) {
+        let gathers = now_us < self.lease_round_gathers_until_us
+            && self.waiting_leases.len() < LEASE_ROUND_FULL;
+        if self.wants_lease_round() && !gathers {
             self.own_sequence += 1;
             self.replica.read(self.own_sequence);
-            self.lease_round = Some((self.own_sequence, self.waiting_leases.len()));
+            let questions = self.waiting_leases.len();
+            self.lease_round = Some((self.own_sequence, questions));
+            let interval_us =
+                if questions < LEASE_ROUND_CROWDED { 0 } else { LEASE_ROUND_INTERVAL_US };
+            self.lease_round_gathers_until_us = now_us + interval_us;
         }
+    }
+
+    fn wants_lease_round(&self) -> bool {
+        // A lease granted in an earlier term may not be applied yet: "no such lease" would be a lie.
+        let may_answer = self.is_leader && self.applied_term >= self.term;
+        may_answer && self.lease_round.is_none() && !self.waiting_leases.is_empty()
     }
 
     /// Ends the round of a ticket, if it is one, and says how many questions it was for.

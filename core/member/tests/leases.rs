@@ -24,6 +24,7 @@ struct Stage {
     replies: Vec<Reply>,
     /// Messages of the member that nobody has answered yet.
     sent: Vec<RaftMessage>,
+    wake_at_us: u64,
 }
 
 impl Stage {
@@ -55,14 +56,15 @@ impl Stage {
             strict_reconfig_check: true,
         };
         let member = Member::new(config, booted.boot, &view, booted.held, 0).expect("a founder");
-        Stage { member, apply, now_us: 0, replies: Vec::new(), sent: Vec::new() }
+        Stage { member, apply, now_us: 0, replies: Vec::new(), sent: Vec::new(), wake_at_us: 0 }
     }
 
     /// One step, with a disk and an apply worker that are done at once.
     fn step(&mut self, mut inputs: Vec<Input>) {
         for _ in 0..ROUNDS_MAX {
             let effects = self.member.step(self.now_us, inputs);
-            let Effects { disk, net, apply, reply, again, .. } = effects;
+            let Effects { disk, net, apply, reply, again, wake_at_us, .. } = effects;
+            self.wake_at_us = wake_at_us;
             inputs = Vec::new();
             self.replies.extend(reply);
             self.sent.extend(net);
@@ -168,4 +170,37 @@ fn a_leader_that_was_deposed_without_knowing_renews_no_lease() {
     stage.step(vec![Input::Message(successor)]);
     let ask = |ticket| Reply::LeaseAskLeader { ticket, leader: Some(OTHER) };
     assert_eq!(stage.lease_replies(), [&ask(5), &ask(6)]);
+}
+
+#[test]
+fn questions_that_come_in_crowds_share_a_round_and_single_ones_do_not_wait() {
+    let mut stage = Stage::new();
+    stage.lead();
+    drop(stage.answers());
+    let ask = |ticket| Input::LeaseKeepAlive { ticket, id: 77 };
+    // One after the other: each has a round at once.
+    for ticket in 0..3 {
+        stage.step(vec![ask(ticket)]);
+        let answers = stage.answers();
+        assert!(!answers.is_empty(), "a round for question {ticket}");
+        stage.step(answers);
+        assert_eq!(stage.lease_replies().len(), 1);
+        stage.replies.clear();
+    }
+    // After a crowd the next one gathers until its time has come.
+    stage.step((10..20).map(ask).collect());
+    let answers = stage.answers();
+    stage.step(answers);
+    assert_eq!(stage.lease_replies().len(), 10);
+    stage.replies.clear();
+    stage.step(vec![ask(20)]);
+    assert!(stage.answers().is_empty(), "it gathers");
+    assert!(stage.wake_at_us > stage.now_us);
+    stage.step(vec![ask(21)]);
+    assert!(stage.answers().is_empty(), "it still gathers");
+    stage.now_us = stage.wake_at_us;
+    stage.step(vec![Input::Tick]);
+    let answers = stage.answers();
+    stage.step(answers);
+    assert_eq!(stage.lease_replies().len(), 2);
 }
