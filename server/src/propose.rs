@@ -124,6 +124,19 @@ impl Shared {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// When a request that begins now is given up.
+    fn deadline_us(&self) -> u64 {
+        self.now_us() + duration_us(self.request_timeout)
+    }
+
+    /// Gives up what nobody has answered in time.
+    pub(crate) fn expire_tickets(&self, now_us: u64) {
+        self.proposals.expire(now_us);
+        self.reads.expire(now_us);
+        self.leases.expire(now_us);
+        self.transfers.expire(now_us);
+    }
+
     fn next_sequence(&self) -> u64 {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
@@ -209,16 +222,21 @@ impl Handle {
     ) -> Result<Ended, RequestError> {
         let shared = &self.shared;
         let began = *shared.led.borrow();
-        let receiver = shared.proposals.draw(sequence);
+        let deadline_us = shared.deadline_us();
+        let receiver = shared.proposals.draw(sequence, deadline_us);
         let _held = Held { tickets: &shared.proposals, ticket: sequence };
         if !send(&shared.inbox) {
             return Err(shared.inbox.refusal());
         }
-        match tokio::time::timeout(shared.request_timeout, receiver).await {
-            Ok(Ok(ended)) => Ok(ended),
-            Ok(Err(_)) => Err(RequestError::Stopped),
-            Err(_) => Err(self.timeout_since(began)),
+        receiver.await.map_err(|_| self.unanswered(deadline_us, began))
+    }
+
+    /// Why a ticket was torn.
+    fn unanswered(&self, deadline_us: u64, began: Led) -> RequestError {
+        if self.shared.now_us() < deadline_us {
+            return RequestError::Stopped;
         }
+        self.timeout_since(began)
     }
 
     /// Which of etcd's time-out messages fits what happened meanwhile.
@@ -311,16 +329,16 @@ impl Handle {
     ) -> Result<Result<Option<LeaseTtl>, Option<u64>>, RequestError> {
         let shared = &self.shared;
         let ticket = shared.next_sequence();
-        let receiver = shared.leases.draw(ticket);
+        let deadline_us = shared.deadline_us();
+        let receiver = shared.leases.draw(ticket, deadline_us);
         let _held = Held { tickets: &shared.leases, ticket };
         if !shared.inbox.urgent(input(ticket)) {
             return Err(shared.inbox.refusal());
         }
-        match tokio::time::timeout(shared.request_timeout, receiver).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(RequestError::Stopped),
-            Err(_) => Err(RequestError::Timeout),
-        }
+        receiver.await.map_err(|_| {
+            let is_late = shared.now_us() >= deadline_us;
+            if is_late { RequestError::Timeout } else { RequestError::Stopped }
+        })
     }
 
     async fn ask_leader(
@@ -365,7 +383,7 @@ impl Door for Handle {
         if command.len() > shared.request_bytes_max {
             return Err(RequestError::TooLarge);
         }
-        let deadline_us = shared.now_us() + duration_us(shared.request_timeout);
+        let deadline_us = shared.deadline_us();
         let proposal = Proposal { sequence, deadline_us, command };
         match self.await_end(sequence, |inbox| inbox.propose(proposal)).await? {
             Ended::Applied { index, term, completion: Completion::Command(outcome) } => {
@@ -380,26 +398,23 @@ impl Door for Handle {
         let shared = &self.shared;
         let began = *shared.led.borrow();
         let ticket = shared.next_sequence();
-        let receiver = shared.reads.draw(ticket);
+        let deadline_us = shared.deadline_us();
+        let receiver = shared.reads.draw(ticket, deadline_us);
         let _held = Held { tickets: &shared.reads, ticket };
         if !shared.inbox.read(ticket) {
             return Err(shared.inbox.refusal());
         }
-        let read = async {
-            let index = match receiver.await {
-                Ok(Some(index)) => index,
-                Ok(None) => return Err(self.timeout_since(began)),
-                Err(_) => return Err(RequestError::Stopped),
-            };
-            if !shared.applied.reached_already(index) {
-                shared.applied.wait_for(index).await;
-            }
-            Ok(self.view())
+        let index = match receiver.await {
+            Ok(Some(index)) => index,
+            Ok(None) => return Err(self.timeout_since(began)),
+            Err(_) => return Err(self.unanswered(deadline_us, began)),
         };
-        match tokio::time::timeout(shared.request_timeout, read).await {
-            Ok(result) => result,
-            Err(_) => Err(self.timeout_since(began)),
+        if !shared.applied.reached_already(index) {
+            let left = Duration::from_micros(deadline_us.saturating_sub(shared.now_us()));
+            let reached = tokio::time::timeout(left, shared.applied.wait_for(index)).await;
+            reached.map_err(|_| self.timeout_since(began))?;
         }
+        Ok(self.view())
     }
 
     fn view(&self) -> View {
@@ -443,7 +458,8 @@ impl Door for Handle {
             return Ok(());
         }
         let ticket = shared.next_sequence();
-        let receiver = shared.transfers.draw(ticket);
+        let patience = TRANSFER_ELECTIONS * shared.election_timeout;
+        let receiver = shared.transfers.draw(ticket, shared.now_us() + duration_us(patience));
         let _held = Held { tickets: &shared.transfers, ticket };
         if !shared.inbox.urgent(Input::TransferLeader { ticket, to }) {
             return Err(shared.inbox.refusal());
@@ -453,7 +469,7 @@ impl Door for Handle {
             let done = led.wait_for(|now| now.leader.is_some() && !now.is_leader).await;
             done.map(drop).map_err(|_| RequestError::Stopped)
         };
-        tokio::time::timeout(TRANSFER_ELECTIONS * shared.election_timeout, moved)
+        tokio::time::timeout(patience, moved)
             .await
             .unwrap_or(Err(RequestError::TimeoutLeaderTransfer))
     }

@@ -1,4 +1,7 @@
 //! Waiting for what another thread will say: a ticket for an answer, a gate for the applied index.
+//!
+//! A ticket holds until a deadline. A timer for each would cost more than the rest of a ticket; so the
+//! tickets are looked through now and then, and those whose time is over are torn.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,10 +11,17 @@ use tokio::sync::oneshot;
 
 /// Tickets are kept in this many maps, so that threads seldom meet at one.
 const TICKET_SHARDS: usize = 16;
+/// One who waits, and until when.
+#[derive(Debug)]
+struct Waiting<T> {
+    sender: oneshot::Sender<T>,
+    deadline_us: u64,
+}
+
 /// Waits of callers for an answer that some other thread gives.
 #[derive(Debug)]
 pub(crate) struct Tickets<T> {
-    shards: Vec<Mutex<HashMap<u64, oneshot::Sender<T>>>>,
+    shards: Vec<Mutex<HashMap<u64, Waiting<T>>>>,
 }
 
 impl<T> Tickets<T> {
@@ -19,21 +29,30 @@ impl<T> Tickets<T> {
         Tickets { shards: (0..TICKET_SHARDS).map(|_| Mutex::default()).collect() }
     }
 
-    fn shard(&self, ticket: u64) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<T>>> {
+    fn shard(&self, ticket: u64) -> MutexGuard<'_, HashMap<u64, Waiting<T>>> {
         let shard = &self.shards[(ticket % TICKET_SHARDS as u64) as usize];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn draw(&self, ticket: u64) -> oneshot::Receiver<T> {
+    /// A wait for an answer. An error says that none came by the deadline.
+    pub(crate) fn draw(&self, ticket: u64, deadline_us: u64) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
-        self.shard(ticket).insert(ticket, sender);
+        self.shard(ticket).insert(ticket, Waiting { sender, deadline_us });
         receiver
+    }
+
+    /// Tears the tickets whose time is over. To be called often enough for whoever waits.
+    pub(crate) fn expire(&self, now_us: u64) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|_, waiting| waiting.deadline_us > now_us);
+        }
     }
 
     /// Answers a ticket, if anyone still holds it.
     pub(crate) fn call(&self, ticket: u64, answer: T) {
-        let sender = self.shard(ticket).remove(&ticket);
-        if let Some(sender) = sender {
+        let waiting = self.shard(ticket).remove(&ticket);
+        if let Some(Waiting { sender, .. }) = waiting {
             drop(sender.send(answer));
         }
     }
@@ -97,5 +116,28 @@ impl AppliedGate {
 
     pub(crate) fn reached_already(&self, index: u64) -> bool {
         self.index.load(Ordering::Acquire) >= index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_answered_once_or_torn_when_its_time_is_over() {
+        let tickets = Tickets::new();
+        let mut early = tickets.draw(1, 100);
+        let mut late = tickets.draw(2, 101);
+        tickets.expire(99);
+        assert_eq!(tickets.outstanding(), 2);
+        tickets.expire(100);
+        assert_eq!(early.try_recv(), Err(TryRecvError::Closed));
+        assert_eq!(late.try_recv(), Err(TryRecvError::Empty));
+        tickets.call(1, "too late");
+        tickets.call(2, "in time");
+        assert_eq!(late.try_recv(), Ok("in time"));
+        assert_eq!(tickets.outstanding(), 0);
     }
 }

@@ -15,6 +15,8 @@ use crate::propose::{Led, Shared};
 
 /// The status others see is at most this old while the member is busy.
 const STATUS_AGE_MAX: Duration = Duration::from_millis(20);
+/// How much later than its deadline a request may be given up.
+const EXPIRY_INTERVAL_US: u64 = 100_000;
 
 pub(super) struct RaftThread {
     member: Member,
@@ -42,6 +44,7 @@ impl RaftThread {
 
     pub(super) fn run(&mut self) {
         let mut wake_at = self.shared.started;
+        let mut expire_us = 0;
         while let Some(inputs) = self.shared.inbox.take(wake_at) {
             let now_us = self.shared.now_us();
             let effects = self.member.step(now_us, inputs);
@@ -56,13 +59,13 @@ impl RaftThread {
                 again,
                 wake_at_us,
             } = effects;
-            let due_us = if again { now_us } else { wake_at_us };
+            if now_us >= expire_us {
+                self.shared.expire_tickets(now_us);
+                expire_us = now_us + EXPIRY_INTERVAL_US;
+            }
+            let due_us = if again { now_us } else { wake_at_us.min(expire_us) };
             self.shared.raft_due_us.store(due_us, Ordering::Relaxed);
-            wake_at = if again {
-                self.shared.started
-            } else {
-                self.shared.started + Duration::from_micros(wake_at_us)
-            };
+            wake_at = self.shared.started + Duration::from_micros(if again { 0 } else { due_us });
             // A receiver is gone only when its thread has failed, and that has been told.
             if !disk.is_empty() {
                 let sizes = &self.metrics.batch_commands;
