@@ -54,7 +54,8 @@ mod tests {
         let cpu = || {
             let families = process.collect();
             let mut found = families.iter().filter(|family| family.name() == CPU);
-            let value = found.next().expect("it is there").get_metric()[0].get_counter().get_value();
+            let value =
+                found.next().expect("it is there").get_metric()[0].get_counter().get_value();
             assert!(found.next().is_none(), "once");
             value
         };

@@ -110,6 +110,20 @@ impl Inbox {
         })
     }
 
+    /// A report that is found with whatever comes next, or after [`Inbox::wake`].
+    pub(crate) fn leave(&self, report: Input) {
+        let mut lanes = self.lock();
+        if !lanes.closed {
+            debug_assert!(lanes.urgent.len() < URGENT_MAX, "whoever leaves reports leaves few");
+            lanes.urgent.push(report);
+        }
+    }
+
+    /// Wakes the raft thread if something has been left for it.
+    pub(crate) fn wake(&self) {
+        self.push(|lanes| !lanes.is_empty());
+    }
+
     /// An append or a forward of a peer; waits for room. False: closed.
     pub(crate) async fn bulk(&self, input: Input) -> bool {
         let mut input = Some(input);

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 
 /// The next batch leaves so many times the queueing delay after the last.
-const QUEUEING_FACTOR: u64 = 2;
+const QUEUEING_FACTOR: u64 = 3;
 /// The weight of a new measurement is one to this.
 const SMOOTHING: u64 = 8;
 /// The least time to commit is taken from one to two such periods.
@@ -113,7 +113,7 @@ mod tests {
     fn queueing_makes_the_next_batch_gather_for_a_multiple_of_it() {
         let busy = std::iter::once(500).chain([2_500; 100]);
         let gathers_us = gathers_us(busy);
-        assert!((3_900..=4_000).contains(&gathers_us), "{gathers_us}");
+        assert!((5_900..=6_000).contains(&gathers_us), "{gathers_us}");
     }
 
     #[test]

@@ -112,7 +112,8 @@ impl<D: Door> Front<D> {
         }
         let short = method.short.filter(|_| !request.headers().contains_key("grpc-encoding"));
         if let Some(short) = short {
-            let answer = self.serve_short(short, request.into_body());
+            // In a box, for a call is moved several times before it is first asked.
+            let answer = Box::pin(self.serve_short(short, request.into_body()));
             let answer = match timeout {
                 None => answer.await,
                 Some(timeout) => match tokio::time::timeout(timeout, answer).await {

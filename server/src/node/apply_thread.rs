@@ -88,7 +88,8 @@ impl ApplyThread {
                 changed
             });
         }
-        self.shared.inbox.urgent(Input::Applied(report));
+        // What a caller asks next must find the raft thread informed, but the answer goes first.
+        self.shared.inbox.leave(Input::Applied(report));
         let mut over_quota = false;
         for done in completed {
             if let Completion::Command(outcome) = &done.completion {
@@ -104,6 +105,7 @@ impl ApplyThread {
                 self.shared.proposals.call(done.id.sequence, ended);
             }
         }
+        self.shared.inbox.wake();
         for sink in &mut self.sinks {
             sink.applied(&view, &changes, replaced);
         }

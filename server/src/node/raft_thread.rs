@@ -66,22 +66,23 @@ impl RaftThread {
             let due_us = if again { now_us } else { wake_at_us.min(expire_us) };
             self.shared.raft_due_us.store(due_us, Ordering::Relaxed);
             wake_at = self.shared.started + Duration::from_micros(if again { 0 } else { due_us });
-            // A receiver is gone only when its thread has failed, and that has been told.
+            // First what somebody waits for, then what comes back from others, then the own disk, which
+            // is the nearest. A receiver is gone only when its thread has failed, and that has been told.
+            if !apply.is_empty() {
+                drop(self.to_apply.send(apply));
+            }
+            if !net.is_empty() {
+                self.peers.send(net);
+            }
             if !disk.is_empty() {
                 let sizes = &self.metrics.batch_commands;
                 self.shared.figures.note_entries(&disk, |commands| sizes.observe(commands as f64));
                 drop(self.to_log.send(disk));
             }
-            if !net.is_empty() {
-                self.peers.send(net);
-            }
             if let Some(Forward { to, commands }) = forward
                 && let Err(commands) = self.peers.forward(to, commands)
             {
                 self.shared.inbox.urgent(Input::NotForwarded(commands));
-            }
-            if !apply.is_empty() {
-                drop(self.to_apply.send(apply));
             }
             for reply in reply {
                 self.count(&reply);
