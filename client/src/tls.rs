@@ -162,7 +162,8 @@ fn handshake_failure(error: &io::Error) -> String {
     }
 }
 
-/// A connection with TLS around it, or without.
+/// A connection with TLS around it, or without. It does not say that it takes several pieces at a time,
+/// for h2 would then write every message of 256 bytes and more by itself.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
@@ -191,24 +192,6 @@ impl AsyncWrite for Stream {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
