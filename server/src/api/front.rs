@@ -3,7 +3,7 @@
 //! Every client thread has a [`Front`] of its own, so that the pointers a call touches are not shared
 //! between processors. A call is found in the table of methods, admitted by the gate, given to its
 //! service under the deadline its client set, and counted whatever becomes of it: also when the client
-//! goes away and the call is dropped halfway. Reads and writes of keys take the [short way](super::unary),
+//! goes away and the call is dropped halfway. Reads and writes of keys take the short way of `unary`,
 //! everything else the one tonic generates.
 
 use std::pin::Pin;
