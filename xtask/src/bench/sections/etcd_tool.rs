@@ -13,13 +13,15 @@ pub(super) const SECTION: Section = Section {
     name: "etcd-tool",
     about: "puts and one-key ranges by etcd's own load tool, three members; the unary echo",
     how: "etcd's own load tool, three members; 1,000 clients over 100 connections, 1 over 1; values of \
-          256 B, `--sequential-keys --key-space-size=1000000`; ranges read one key. The echo is tonic's \
+          256 B, `--sequential-keys --key-space-size=1000000`; puts go to the leader (`--target-leader`) \
+          unless it says otherwise, ranges, of one key, to all members. The echo is tonic's \
           KV service on one current-thread runtime whose `Put` answers at once (server/examples/echo.rs).",
     round,
 };
 
 pub(in crate::bench) const PUT_1: &str = "put, 1 client";
 pub(in crate::bench) const PUT: &str = "put, 1,000 clients";
+const PUT_SPREAD: &str = "put, 1,000 clients, spread over all members";
 pub(in crate::bench) const RANGE_L: &str = "linearizable range, 1,000 clients";
 pub(in crate::bench) const RANGE_S: &str = "serializable range, 1,000 clients";
 
@@ -31,8 +33,11 @@ fn round(bench: &Bench, record: &mut Record) -> Result<()> {
         let cluster = bench.start(system, MEMBERS)?;
         etcd_tool_put(bench, &cluster, "1", "1", one)?.add_to(record, PUT_1, system);
         etcd_tool_put(bench, &cluster, "100", "1000", many)?.add_to(record, PUT, system);
-        // The tool's own keys hold zero bytes, which no command line can carry: read another one.
         let endpoints = cluster.endpoints();
+        let words = [&clients[..], &ETCD_TOOL_PUT].concat();
+        etcd_tool(bench, &endpoints, &words, many, &|| cluster.cpu_us())?
+            .add_to(record, PUT_SPREAD, system);
+        // The tool's own keys hold zero bytes, which no command line can carry: read another one.
         let mut write = etcdctl(bench, &endpoints);
         write.args(["put", "one", &"v".repeat(VALUE_BYTES.parse()?)]);
         stop::run(write, TOOL_TIMEOUT)?;

@@ -81,7 +81,7 @@ fn etcd_tool(
 const ETCD_TOOL_PUT: [&str; 6] =
     ["put", "--val-size", VALUE_BYTES, "--sequential-keys", "--key-space-size", KEY_SPACE];
 
-/// A put load of etcd's tool on a cluster.
+/// A put load of etcd's tool on a cluster, all of it on the leader.
 fn etcd_tool_put(
     bench: &Bench,
     cluster: &Cluster,
@@ -89,7 +89,8 @@ fn etcd_tool_put(
     clients: &str,
     ops: u64,
 ) -> Result<Load> {
-    let words = [&["--conns", connections, "--clients", clients][..], &ETCD_TOOL_PUT].concat();
+    let clients = ["--target-leader", "--conns", connections, "--clients", clients];
+    let words = [&clients[..], &ETCD_TOOL_PUT].concat();
     etcd_tool(bench, &cluster.endpoints(), &words, ops, &|| cluster.cpu_us())
 }
 

@@ -1,10 +1,12 @@
 //! The project's own load generator, which is cheap enough to show what the servers can do: the
 //! maximum, then fixed rates, where latency is not throughput said in other words.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result};
 
 use super::{Bench, MEMBERS, Record, SYSTEMS, Section, put, say};
-use crate::bench::cluster::{Cluster, Echo};
+use crate::bench::cluster::Echo;
 use crate::bench::record::{ECHO, ETCD, METASTORE};
 use crate::bench::tools::OPS_PER_S;
 
@@ -12,13 +14,14 @@ pub(super) const SECTION: Section = Section {
     name: "open-loop",
     about: "metactl bench put: closed loop, highest open-loop rate, equal offered loads",
     how: "`metactl bench put`, three members, distinct values of 256 B that do not compress, 1,000 \
-          clients over 100 connections; in an open loop requests fall due at fixed times and their \
+          clients over 100 connections, all on the leader unless it says otherwise; in an open loop requests fall due at fixed times and their \
           latency counts from then. The highest rate is sought in five halvings between 30 % and 100 % \
           of the closed loop's.",
     round,
 };
 
 pub(in crate::bench) const CLOSED: &str = "closed loop";
+const SPREAD: &str = "closed loop, spread over all members";
 pub(in crate::bench) const HIGHEST: &str = "highest rate with p50 ≤ 10 ms and p99 ≤ 50 ms";
 pub(in crate::bench) const PUTS_PER_SYNC: &str = "puts per log sync";
 
@@ -40,7 +43,10 @@ fn round(bench: &Bench, record: &mut Record) -> Result<()> {
     for system in SYSTEMS {
         say(&format!("  {system}"));
         let cluster = bench.start(system, MEMBERS)?;
-        let closed = put(bench, &cluster.endpoints(), None, bench.seconds(CLOSED_S))?;
+        let leader = cluster.leader()?;
+        let spread = put(bench, &cluster.endpoints(), None, bench.seconds(CLOSED_S))?;
+        spread.load()?.add_to(record, SPREAD, system);
+        let closed = put(bench, &leader, None, bench.seconds(CLOSED_S))?;
         closed.load()?.add_to(record, CLOSED, system);
         if let Some(puts) = closed.ops_per_sync() {
             record.add(CLOSED, PUTS_PER_SYNC, system, puts);
@@ -50,13 +56,13 @@ fn round(bench: &Bench, record: &mut Record) -> Result<()> {
         let most = *rounds.and_then(<[f64]>::last).context("etcd has no maximum")?;
         let shares = SHARES.map(|(share, case)| (share * most, case));
         for (rate, case) in shares.into_iter().chain(RATES) {
-            let report = put(bench, &cluster.endpoints(), Some(rate), bench.seconds(RATE_S))?;
+            let report = put(bench, &leader, Some(rate), bench.seconds(RATE_S))?;
             report.load()?.add_to(record, case, system);
         }
         if system == METASTORE {
             let most = closed.load()?.ops_per_s;
             record
-                .attempt("highest open-loop rate", |record| seek(bench, &cluster, most, record))?;
+                .attempt("highest open-loop rate", |record| seek(bench, &leader, most, record))?;
         }
         cluster.stop()?;
     }
@@ -68,12 +74,12 @@ fn round(bench: &Bench, record: &mut Record) -> Result<()> {
 }
 
 /// The highest rate carried within the bounds.
-fn seek(bench: &Bench, cluster: &Cluster, most: f64, record: &mut Record) -> Result<()> {
+fn seek(bench: &Bench, leader: &SocketAddr, most: f64, record: &mut Record) -> Result<()> {
     let mut best = None;
     let (mut low, mut high) = (SOUGHT_FROM * most, most);
     for _ in 0..HALVINGS {
         let rate = f64::midpoint(low, high);
-        let load = put(bench, &cluster.endpoints(), Some(rate), bench.seconds(STEP_S))?.load()?;
+        let load = put(bench, leader, Some(rate), bench.seconds(STEP_S))?.load()?;
         if load.p50_ms <= P50_MS_MAX && load.p99_ms <= P99_MS_MAX {
             (low, best) = (rate, Some(load));
         } else {
