@@ -15,13 +15,14 @@ pub(super) const SECTION: Section = Section {
     about: "metactl bench put: closed loop, highest open-loop rate, equal offered loads",
     how: "`metactl bench put`, three members, distinct values of 256 B that do not compress, 1,000 \
           clients over 100 connections, all on the leader unless it says otherwise; in an open loop requests fall due at fixed times and their \
-          latency counts from then. The highest rate is sought in five halvings between 30 % and 100 % \
+          latency counts from then. CPU is that of the members that are asked: of the leader alone, of \
+          all three where the load is spread. The highest rate is sought in five halvings between 30 % and 100 % \
           of the closed loop's.",
     round,
 };
 
 pub(in crate::bench) const CLOSED: &str = "closed loop";
-const SPREAD: &str = "closed loop, spread over all members";
+pub(in crate::bench) const SPREAD: &str = "closed loop, spread over all members";
 pub(in crate::bench) const HIGHEST: &str = "highest rate with p50 ≤ 10 ms and p99 ≤ 50 ms";
 pub(in crate::bench) const PUTS_PER_SYNC: &str = "puts per log sync";
 
