@@ -218,11 +218,11 @@ impl Handle {
     async fn await_end(
         &self,
         sequence: u64,
+        deadline_us: u64,
         send: impl FnOnce(&Inbox) -> bool,
     ) -> Result<Ended, RequestError> {
         let shared = &self.shared;
         let began = *shared.led.borrow();
-        let deadline_us = shared.deadline_us();
         let receiver = shared.proposals.draw(sequence, deadline_us);
         let _held = Held { tickets: &shared.proposals, ticket: sequence };
         if !send(&shared.inbox) {
@@ -289,7 +289,9 @@ impl Handle {
         let sequence = self.shared.next_sequence();
         change.id = Some(RequestId { member: self.shared.origin, sequence });
         let ended = self
-            .await_end(sequence, |inbox| inbox.urgent(Input::ProposeMembership(change)))
+            .await_end(sequence, self.shared.deadline_us(), |inbox| {
+                inbox.urgent(Input::ProposeMembership(change))
+            })
             .await?;
         match ended {
             Ended::Applied { index, completion: Completion::Membership(result), .. } => {
@@ -385,7 +387,7 @@ impl Door for Handle {
         }
         let deadline_us = shared.deadline_us();
         let proposal = Proposal { sequence, deadline_us, command };
-        match self.await_end(sequence, |inbox| inbox.propose(proposal)).await? {
+        match self.await_end(sequence, deadline_us, |inbox| inbox.propose(proposal)).await? {
             Ended::Applied { index, term, completion: Completion::Command(outcome) } => {
                 Ok(AppliedOutcome { index, term, response: outcome.result? })
             }

@@ -114,13 +114,7 @@ impl<D: Door> Front<D> {
         if let Some(short) = short {
             // In a box, for a call is moved several times before it is first asked.
             let answer = Box::pin(self.serve_short(short, request.into_body()));
-            let answer = match timeout {
-                None => answer.await,
-                Some(timeout) => match tokio::time::timeout(timeout, answer).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(deadline_exceeded()),
-                },
-            };
+            let answer = within(timeout, answer).await.flatten();
             call.finish(answer.as_ref().err().map_or(Code::Ok, Status::code));
             return answer.unwrap_or_else(|status| refusal(&status));
         }
@@ -136,13 +130,7 @@ impl<D: Door> Front<D> {
         mut call: Call<D>,
     ) -> Response<Body> {
         let answer = self.serve(method.service, request);
-        let mut response = match timeout {
-            None => answer.await,
-            Some(timeout) => match tokio::time::timeout(timeout, answer).await {
-                Ok(response) => response,
-                Err(_) => deadline_exceeded().into_http(),
-            },
-        };
+        let mut response = within(timeout, answer).await.unwrap_or_else(Status::into_http);
         if let Some(status) = too_large(response.headers()) {
             response = status.into_http();
         }
@@ -189,6 +177,19 @@ impl<D: Door> Front<D> {
         match answer.await {
             Ok(response) => response,
             Err(never) => match never {},
+        }
+    }
+}
+
+/// Waits for an answer as long as its client does.
+async fn within<T>(
+    timeout: Option<Duration>,
+    answer: impl Future<Output = T>,
+) -> Result<T, Status> {
+    match timeout {
+        None => Ok(answer.await),
+        Some(timeout) => {
+            tokio::time::timeout(timeout, answer).await.map_err(|_| deadline_exceeded())
         }
     }
 }
