@@ -562,6 +562,11 @@ fn peer_observation(link: &PeerLink, progress: Option<&PeerProgress>) -> PeerObs
         state: state.unwrap_or_default().to_owned(),
         inflight: progress.map_or(0, |progress| progress.inflight as u64),
         last_contact_us: link.last_contact.map_or(u64::MAX, duration_us),
+        probes_sent: link.probes_sent,
+        probes_lost: link.probes_lost,
+        link: link.state.as_str().to_owned(),
+        boot_id: link.boot_id.unwrap_or_default(),
+        ..PeerObservation::default()
     }
 }
 

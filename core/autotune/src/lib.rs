@@ -14,7 +14,14 @@
 //! add its length to every quiet write. Only a member whose batches queue for processor gathers
 //! longer.
 
+mod plan;
+
 use thiserror::Error;
+
+pub use plan::{
+    BatchBounds, INFLIGHT_BYTES_CEILING, INFLIGHT_MESSAGES_CEILING, LEASE_PERCENT_MAX,
+    MESSAGE_BYTES_CEILING, MESSAGE_BYTES_FLOOR, Origin, Params, ParamsError, Phase, Plan,
+};
 
 /// No heartbeat is sent more often than this.
 pub const HEARTBEAT_INTERVAL_US_MIN: u64 = 1_000;

@@ -143,6 +143,8 @@ pub(crate) fn message_to_raft(message: RaftMessage) -> eraftpb::Message {
         reject_hint,
         context,
         priority,
+        // The member's, not raft's.
+        tuning: _,
     } = message;
     out.to = to;
     out.from = from;
@@ -182,6 +184,7 @@ pub(crate) fn message_from_raft(message: &eraftpb::Message) -> RaftMessage {
         reject_hint: message.reject_hint,
         context: message.context.clone(),
         priority: message.priority,
+        tuning: None,
     }
 }
 
