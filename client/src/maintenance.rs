@@ -3,13 +3,17 @@
 //! Most of these answer for the member that was asked: go through [`Client::at`] to choose it.
 
 use bytes::Bytes;
-use proto::admin::{ObserveRequest, ObserveResponse};
+use proto::admin::{
+    ObserveRequest, ObserveResponse, SubmitTuningRequest, SubmitTuningResponse, TuningRequest,
+    TuningResponse,
+};
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, HashKvRequest,
     HashKvResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
     StatusRequest, StatusResponse,
 };
+use proto::log::TuningSubmit;
 use tonic::Code;
 
 use crate::Client;
@@ -30,6 +34,10 @@ const ALARMS: Method<AlarmRequest, AlarmResponse> = Method::read("/etcdserverpb.
 const ALARM: Method<AlarmRequest, AlarmResponse> = Method::write("/etcdserverpb.Maintenance/Alarm");
 const OBSERVE: Method<ObserveRequest, ObserveResponse> =
     Method::read("/metastore.admin.v1.Admin/Observe");
+const TUNING: Method<TuningRequest, TuningResponse> =
+    Method::read("/metastore.admin.v1.Admin/Tuning");
+const SUBMIT_TUNING: Method<SubmitTuningRequest, SubmitTuningResponse> =
+    Method::write("/metastore.admin.v1.Admin/SubmitTuning");
 
 impl Client {
     /// How the asked member is.
@@ -93,6 +101,18 @@ impl Client {
     /// `Unimplemented`.
     pub async fn observe(&self) -> Result<ObserveResponse> {
         self.route.unary(&OBSERVE, ObserveRequest {}).await
+    }
+
+    /// The plan of timing as the asked member has applied it. MetaStore only, as [`Client::observe`].
+    pub async fn tuning(&self) -> Result<TuningResponse> {
+        self.route.unary(&TUNING, TuningRequest {}).await
+    }
+
+    /// Submits a plan of timing, through any member; the leader carries it out. It is refused where
+    /// the newest plan is not the expected one.
+    pub async fn submit_tuning(&self, submit: TuningSubmit) -> Result<SubmitTuningResponse> {
+        let submit = Some(submit);
+        self.route.unary(&SUBMIT_TUNING, SubmitTuningRequest { submit }).await
     }
 }
 
