@@ -8,7 +8,8 @@ use proto::log::command::Op;
 use proto::log::{
     Batch, Chunk, ClusterVersionSet, Command, ConfState, Entry, HardState, LeaseCheckpoint,
     LeaseGrant, LeaseRevoke, Member, MemberPublish, MemberUpdate, MembershipChange, RequestId,
-    SnapshotMeta, entry, lease_checkpoint, membership_change,
+    SnapshotMeta, Tuning, TuningAdvance, TuningOrigin, TuningParams, TuningPast, TuningSubmit,
+    entry, lease_checkpoint, membership_change,
 };
 
 #[test]
@@ -99,9 +100,74 @@ fn every_command_keeps_its_bytes() {
             Op::ClusterVersionSet(ClusterVersionSet { version: "3.6.0".to_owned() }),
             "0a0d08ef9bafcdf8acd1910110ac02a201070a05332e362e30",
         ),
+        (
+            Op::TuningSubmit(TuningSubmit {
+                expected_epoch: 6,
+                to: Some(tuning_params()),
+                planner: "metactl".to_owned(),
+                reason: "one zone".to_owned(),
+                at_ms: 1_790_000_000_000,
+                supersede: true,
+            }),
+            concat!(
+                "0a0d08ef9bafcdf8acd1910110ac02aa013e0806121e08a8c30110f89c131898",
+                "cb0e20802028d00f3080804038800240808080201a076d65746163746c22086f",
+                "6e65207a6f6e652880d8c1a28c343001"
+            ),
+        ),
+        (
+            Op::TuningAdvance(TuningAdvance { epoch: 7, phase: 2 }),
+            "0a0d08ef9bafcdf8acd1910110ac02b2010408071002",
+        ),
     ] {
         pin(&Command { id: Some(request_id()), op: Some(op) }, hex);
     }
+}
+
+fn tuning_params() -> TuningParams {
+    TuningParams {
+        heartbeat_interval_us: 25_000,
+        election_timeout_us: 315_000,
+        lease_us: 239_000,
+        batch_commands_max: 4_096,
+        linger_us_max: 2_000,
+        message_bytes_max: 1 << 20,
+        inflight_messages_max: 256,
+        inflight_bytes_max: 64 << 20,
+    }
+}
+
+#[test]
+fn the_plan_of_timing_keeps_its_bytes() {
+    let past = TuningPast {
+        epoch: 6,
+        to: None,
+        planner: "metactl".to_owned(),
+        reason: "back".to_owned(),
+        at_ms: 1_780_000_000_000,
+    };
+    pin(
+        &Tuning {
+            epoch: 7,
+            phase: 3,
+            from: Some(TuningOrigin {
+                params: Some(tuning_params()),
+                election_us_min: 1_000_000,
+                flags: true,
+            }),
+            to: Some(tuning_params()),
+            planner: "metactl".to_owned(),
+            reason: "one zone".to_owned(),
+            at_ms: 1_790_000_000_000,
+            past: vec![past],
+        },
+        concat!(
+            "080710031a260a1e08a8c30110f89c131898cb0e20802028d00f308080403880",
+            "02408080802010c0843d1801221e08a8c30110f89c131898cb0e20802028d00f",
+            "3080804038800240808080202a076d65746163746c32086f6e65207a6f6e6538",
+            "80d8c1a28c34421808061a076d65746163746c22046261636b2880909282e733"
+        ),
+    );
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::admin::ObserveResponse;
+use proto::admin::{ObserveResponse, TuningResponse};
 use proto::log::command::Op;
-use proto::log::{Member, membership_change};
+use proto::log::{Member, TuningSubmit, membership_change};
 use state::{StateError, View};
 use tokio::sync::watch;
 
@@ -215,6 +215,15 @@ pub trait Door: Clone + Send + Sync + 'static {
 
     /// Gives back what the store on disk does not use.
     fn defragment(&self) -> impl Future<Output = Result<(), RequestError>> + Send;
+
+    /// Submits a plan of timing; answers with its epoch.
+    fn submit_tuning(
+        &self,
+        submit: TuningSubmit,
+    ) -> impl Future<Output = Result<u64, RequestError>> + Send;
+
+    /// The plan of timing, as this member has applied it.
+    fn tuning(&self) -> TuningResponse;
 
     /// What this member observes of itself and of its peers.
     fn observe(&self) -> ObserveResponse;

@@ -191,6 +191,21 @@ impl Door for FakeNode {
         Ok(())
     }
 
+    async fn submit_tuning(&self, submit: proto::log::TuningSubmit) -> Result<u64, RequestError> {
+        match self.propose(Op::TuningSubmit(submit)).await?.response {
+            state::Response::Tuning { epoch } => Ok(epoch),
+            other => panic!("a plan was answered with {other:?}"),
+        }
+    }
+
+    fn tuning(&self) -> proto::admin::TuningResponse {
+        proto::admin::TuningResponse {
+            member_id: self.identity().member_id,
+            tuning: Some(self.view().tuning().clone()),
+            ..proto::admin::TuningResponse::default()
+        }
+    }
+
     fn observe(&self) -> proto::admin::ObserveResponse {
         proto::admin::ObserveResponse {
             member_id: self.identity().member_id,

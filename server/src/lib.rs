@@ -34,4 +34,5 @@ mod strangers;
 pub mod telemetry;
 mod tickets;
 pub mod tls;
+mod tuning;
 pub mod version;

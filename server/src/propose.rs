@@ -14,10 +14,12 @@ use bytes::Bytes;
 use member::consensus::{self, PeerProgress, ProgressState};
 use member::{Completion, Input, MembershipRefusal, Proposal, Reply};
 use prost::Message as _;
-use proto::admin::{Alarm, ObserveResponse, PeerObservation};
+use proto::admin::{Alarm, ObserveResponse, PeerObservation, TuningResponse};
 use proto::etcdserverpb::AlarmMember;
 use proto::log::command::Op;
-use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId, membership_change};
+use proto::log::{
+    Command, Member as MemberRow, MembershipChange, RequestId, TuningSubmit, membership_change,
+};
 use proto::peer::{LeaderRequest, leader_reply, leader_request};
 use state::{StateError, View};
 use tokio::sync::watch;
@@ -490,6 +492,14 @@ impl Door for Handle {
     async fn defragment(&self) -> Result<(), RequestError> {
         let rebuilt = self.shared.backend.rebuild().await;
         rebuilt.map_err(RequestError::Other)
+    }
+
+    async fn submit_tuning(&self, submit: TuningSubmit) -> Result<u64, RequestError> {
+        self.submit_plan_here(submit).await.map(|(epoch, _)| epoch)
+    }
+
+    fn tuning(&self) -> TuningResponse {
+        self.plan()
     }
 
     fn observe(&self) -> ObserveResponse {

@@ -28,6 +28,7 @@ use crate::mvcc::{RestoreError, Store, Transaction};
 use crate::outcome::{Event, LeaseChange, Outcome, Response, header};
 use crate::parts::{Applied, Changes, RowChange, StateParts, Table};
 use crate::record::Record;
+use crate::tuning::{Tuning, TuningError};
 use crate::view::View;
 use crate::{hash, txn};
 
@@ -75,6 +76,7 @@ pub(crate) struct Contents {
     pub(crate) leases: Leases,
     pub(crate) alarms: Alarms,
     pub(crate) membership: Membership,
+    pub(crate) tuning: Tuning,
     pub(crate) index: u64,
     pub(crate) term: u64,
     pub(crate) rolling_hash: u32,
@@ -101,6 +103,12 @@ impl Contents {
     /// are not, as in etcd.
     pub(crate) fn refuse_corrupt(&self) -> Result<(), StateError> {
         if self.alarms.is_on(AlarmType::Corrupt) { Err(StateError::Corrupt) } else { Ok(()) }
+    }
+
+    /// Whether a change of who belongs to the cluster makes sense now.
+    pub(crate) fn check_membership(&self, change: &MembershipChange) -> Result<(), StateError> {
+        self.membership.check(change)?;
+        Ok(self.tuning.check_membership(change)?)
     }
 
     fn refuse_without_space(&self) -> Result<(), StateError> {
@@ -178,6 +186,7 @@ impl State {
                 Table::Member | Table::Removed | Table::Cluster => {
                     contents.membership.restore(row.table, &row.key, &row.value)
                 }
+                Table::Tuning => contents.tuning.restore(&row.key, &row.value),
             };
             restored.ok_or(PartsError::Row { table: row.table, key: row.key })?;
         }
@@ -206,6 +215,12 @@ impl State {
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         self.contents.membership.members().cloned().collect()
+    }
+
+    /// The plan of timing and how far it has come; the default where there never was one.
+    #[must_use]
+    pub fn tuning(&self) -> &proto::log::Tuning {
+        self.contents.tuning.get()
     }
 
     /// The state as it is now, for readers. Costs a handful of pointers, and takes a compaction that
@@ -248,6 +263,7 @@ impl State {
         change: &MembershipChange,
     ) -> Result<Vec<Member>, StateError> {
         self.skip(index, term);
+        self.contents.check_membership(change)?;
         let rows = self.contents.membership.change(change)?;
         self.changes.rows.extend(rows);
         Ok(self.members())
@@ -320,6 +336,14 @@ impl State {
                 let row = self.contents.membership.set_cluster_version(&set.version);
                 self.changes.rows.extend(row);
                 Ok(Response::ClusterVersion)
+            }
+            Op::TuningSubmit(submit) => {
+                let changed = self.contents.tuning.submit(submit);
+                self.tuned(changed)
+            }
+            Op::TuningAdvance(advance) => {
+                let changed = self.contents.tuning.advance(advance);
+                self.tuned(changed)
             }
         }
     }
@@ -410,6 +434,11 @@ impl State {
         let (alarms, row): (_, Option<RowChange>) = self.contents.alarms.apply(request);
         self.changes.rows.extend(row);
         Response::Alarm(AlarmResponse { header: self.header(), alarms })
+    }
+
+    fn tuned(&mut self, changed: Result<RowChange, TuningError>) -> Result<Response, StateError> {
+        self.changes.rows.push(changed?);
+        Ok(Response::Tuning { epoch: self.contents.tuning.get().epoch })
     }
 
     fn header(&self) -> Option<proto::etcdserverpb::ResponseHeader> {

@@ -5,6 +5,8 @@
 
 use thiserror::Error;
 
+use crate::tuning::TuningError;
+
 /// Why a request or command was refused. Refusing is deterministic: every member refuses alike.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum StateError {
@@ -71,4 +73,7 @@ pub enum StateError {
     /// A command of a later version, or none at all.
     #[error("etcdserver: not capable")]
     NotCapable,
+    /// A plan of timing, or what one stands in the way of.
+    #[error(transparent)]
+    Tuning(#[from] TuningError),
 }

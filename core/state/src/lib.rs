@@ -9,7 +9,7 @@
 //! |---|---|
 //! | what a command does | [`command`], [`txn`], [`check`] for what is refused at the door |
 //! | what a key was at a revision | [`mvcc`] |
-//! | who deletes a leased key, what an alarm refuses, who is a member | [`lease`], [`alarm`], [`membership`] |
+//! | who deletes a leased key, what an alarm refuses, who is a member, how a plan of timing goes on | [`lease`], [`alarm`], [`membership`], [`tuning`] |
 //! | what a watcher is told | [`watch`] |
 //! | how the state is kept and sent | [`parts`], [`block`], [`backend`], [`snapshot`], [`portable`] |
 //! | how members compare what they hold | [`hash`] |
@@ -40,6 +40,7 @@ pub mod portable;
 mod query;
 pub mod record;
 pub mod snapshot;
+pub mod tuning;
 pub mod txn;
 pub mod view;
 pub mod watch;
@@ -52,4 +53,5 @@ pub use mvcc::log::EventPage;
 pub use outcome::{Event, LeaseChange, Outcome, Response};
 pub use parts::{Applied, Changes, StateParts};
 pub use record::{Record, RecordError, Revision};
+pub use tuning::TuningError;
 pub use view::{LeaseInfo, RangePage, View};

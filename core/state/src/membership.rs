@@ -198,7 +198,7 @@ impl Membership {
                     tables.versions.insert(id, version.to_owned()).is_none()
                 }
             }
-            Table::Lease | Table::Alarm => false,
+            Table::Lease | Table::Alarm | Table::Tuning => false,
         };
         new.then_some(())
     }
@@ -262,7 +262,8 @@ impl StateParts {
         self
     }
 
-    /// Makes these, and no others, the members. Former members count as removed.
+    /// Makes these, and no others, the members. Former members count as removed, and the plan of
+    /// timing that was made for them is dropped.
     pub fn set_members(&mut self, members: Vec<Member>) {
         let mut removed: BTreeSet<Vec<u8>> = BTreeSet::new();
         self.rows.retain(|row| match row.table {
@@ -271,6 +272,8 @@ impl StateParts {
                 false
             }
             Table::Cluster => !row.key.starts_with(MEMBER_VERSION_PREFIX),
+            // Other members, other distances: a plan never reaches another cluster.
+            Table::Tuning => false,
             Table::Lease | Table::Alarm => true,
         });
         for member in members {

@@ -48,6 +48,11 @@ pub enum Response {
     Members(Vec<Member>),
     /// To a change of the cluster version.
     ClusterVersion,
+    /// To a plan of timing that was submitted or taken a step further.
+    Tuning {
+        /// The plan's.
+        epoch: u64,
+    },
 }
 
 /// One change of a key.

@@ -113,12 +113,14 @@ pub enum Table {
     Removed = 4,
     /// Single values of the cluster, by name: its version and the like.
     Cluster = 5,
+    /// The plan of timing, a single row; there from the first plan on.
+    Tuning = 6,
 }
 
 impl Table {
     /// Every table, by number.
-    pub const ALL: [Self; 5] =
-        [Self::Lease, Self::Alarm, Self::Member, Self::Removed, Self::Cluster];
+    pub const ALL: [Self; 6] =
+        [Self::Lease, Self::Alarm, Self::Member, Self::Removed, Self::Cluster, Self::Tuning];
 
     /// The number it has on disk.
     #[must_use]
@@ -141,6 +143,7 @@ impl Table {
             Self::Member => "member",
             Self::Removed => "removed",
             Self::Cluster => "cluster",
+            Self::Tuning => "tuning",
         }
     }
 }

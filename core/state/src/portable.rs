@@ -118,7 +118,8 @@ pub enum PortableError {
     },
 }
 
-/// The file of a state, piece by piece: about a MiB each, made as they are asked for.
+/// The file of a state, piece by piece: about a MiB each, made as they are asked for. The plan of
+/// timing is left out: it was made for these members.
 pub fn write(view: &View, cluster_id: u64, created_by: &str) -> impl Iterator<Item = Bytes> {
     let applied = view.applied();
     let header = PortableHeader {
@@ -129,7 +130,7 @@ pub fn write(view: &View, cluster_id: u64, created_by: &str) -> impl Iterator<It
         keys: view.keys_total() as u64,
         created_by: created_by.to_owned(),
     };
-    write_chunks(&header, snapshot::chunks(view))
+    write_chunks(&header, snapshot::chunks_for_others(view))
 }
 
 /// The file of a snapshot whose chunks are already there.

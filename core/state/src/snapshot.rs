@@ -124,6 +124,13 @@ pub fn chunks(view: &View) -> impl Iterator<Item = Bytes> {
     Chunks::new(view.applied(), view.rows(), records)
 }
 
+/// As [`chunks`], without what is of no use to another cluster: the plan of timing.
+pub(crate) fn chunks_for_others(view: &View) -> impl Iterator<Item = Bytes> + use<'_> {
+    let mut rows = view.rows();
+    rows.retain(|row| row.table != Table::Tuning);
+    Chunks::new(view.applied(), rows, view.records().cloned())
+}
+
 /// As [`chunks`], for a state taken apart.
 pub fn chunks_of_parts(parts: &StateParts) -> impl Iterator<Item = Bytes> {
     Chunks::new(parts.applied, parts.rows.clone(), parts.records.iter().cloned())

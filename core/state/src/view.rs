@@ -267,6 +267,7 @@ impl View {
         let leases = self.0.leases.iter().map(|lease| lease::row(&lease));
         let mut rows: Vec<Row> =
             leases.chain(self.0.alarms.rows()).chain(self.0.membership.rows()).collect();
+        rows.extend(self.0.tuning.row());
         rows.sort();
         rows
     }
@@ -343,7 +344,13 @@ impl View {
     /// # Errors
     /// What [`crate::State::apply_membership`] would answer.
     pub fn check_membership(&self, change: &MembershipChange) -> Result<(), StateError> {
-        self.0.membership.check(change)
+        self.0.check_membership(change)
+    }
+
+    /// The plan of timing and how far it has come; the default where there never was one.
+    #[must_use]
+    pub fn tuning(&self) -> &proto::log::Tuning {
+        self.0.tuning.get()
     }
 
     /// The cluster's version; `None` until it has been decided.

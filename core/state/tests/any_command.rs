@@ -13,7 +13,7 @@ use proto::etcdserverpb::{
 use proto::log::command::Op;
 use proto::log::{
     ClusterVersionSet, Command, LeaseCheckpoint, LeaseGrant, LeaseRevoke, Member, MemberPublish,
-    MemberUpdate, MembershipChange, lease_checkpoint,
+    MemberUpdate, MembershipChange, TuningAdvance, TuningParams, TuningSubmit, lease_checkpoint,
 };
 use state::{Limits, State, check, hash};
 
@@ -129,6 +129,21 @@ enum Entry {
     Membership(MembershipChange),
 }
 
+fn params() -> impl Strategy<Value = TuningParams> {
+    (0_u64..200_000, prop_oneof![0_u64..60_000_000, Just(u64::MAX)], 0_u64..1_000_000).prop_map(
+        |(heartbeat_interval_us, election_timeout_us, lease_us)| TuningParams {
+            heartbeat_interval_us,
+            election_timeout_us,
+            lease_us,
+            batch_commands_max: 64,
+            linger_us_max: 0,
+            message_bytes_max: 1 << 20,
+            inflight_messages_max: 16,
+            inflight_bytes_max: 1 << 20,
+        },
+    )
+}
+
 fn entry() -> impl Strategy<Value = Entry> {
     let alarm = (enumeration(), id(), enumeration())
         .prop_map(|(action, member_id, alarm)| AlarmRequest { action, member_id, alarm });
@@ -163,6 +178,16 @@ fn entry() -> impl Strategy<Value = Entry> {
             peer_urls: member.peer_urls,
         }))),
         1 => "[12]".prop_map(|version| Some(Op::ClusterVersionSet(ClusterVersionSet { version }))),
+        2 => (0_u64..4, proptest::option::of(params()), any::<bool>()).prop_map(
+            |(expected_epoch, to, supersede)| Some(Op::TuningSubmit(TuningSubmit {
+                expected_epoch,
+                to,
+                supersede,
+                ..TuningSubmit::default()
+            }))
+        ),
+        2 => (0_u64..4, 0_u32..7)
+            .prop_map(|(epoch, phase)| Some(Op::TuningAdvance(TuningAdvance { epoch, phase }))),
     ];
     prop_oneof![
         10 => op.prop_map(|op| Entry::Command(Box::new(Command { id: None, op }))),

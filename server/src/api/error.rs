@@ -5,7 +5,7 @@
 //! many requests` and `re-configuration failed due to not enough started members` leave a real etcd
 //! with code Unknown.
 
-use state::StateError;
+use state::{StateError, TuningError};
 use tonic::{Code, Status};
 
 use crate::door::RequestError;
@@ -31,7 +31,11 @@ fn state_code(error: StateError) -> Code {
         | E::PeerUrlExists
         | E::MemberNotLearner
         | E::TooManyLearners
-        | E::NotCapable => Code::FailedPrecondition,
+        | E::NotCapable
+        | E::Tuning(
+            TuningError::Epoch { .. } | TuningError::Step { .. } | TuningError::Unsettled { .. },
+        ) => Code::FailedPrecondition,
+        E::Tuning(TuningError::Params(_) | TuningError::Text { .. }) => Code::InvalidArgument,
     }
 }
 

@@ -95,6 +95,8 @@ fn encoded_len(op: &Op) -> usize {
         Op::MemberPublish(request) => request.encoded_len(),
         Op::MemberUpdate(request) => request.encoded_len(),
         Op::ClusterVersionSet(request) => request.encoded_len(),
+        Op::TuningSubmit(request) => request.encoded_len(),
+        Op::TuningAdvance(request) => request.encoded_len(),
     }
 }
 

@@ -128,6 +128,8 @@ static METHODS: &[Method] = &[
     on_learner("/grpc.health.v1.Health/List", Health, Unary),
     on_learner("/grpc.health.v1.Health/Watch", Health, ServerStream),
     on_learner("/metastore.admin.v1.Admin/Observe", Admin, Unary),
+    method("/metastore.admin.v1.Admin/SubmitTuning", Admin, Unary),
+    on_learner("/metastore.admin.v1.Admin/Tuning", Admin, Unary),
 ];
 
 /// Place in the table.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use member::Input;
 use proto::log::Member;
 use proto::peer::{
-    Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply, leader_reply,
-    leader_request,
+    Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply, TuningReply,
+    leader_reply, leader_request,
 };
 use tonic::Status;
 
@@ -53,6 +53,11 @@ impl NodeInbound {
                 let change = call.change.unwrap_or_default();
                 let index = handle.change_membership_by_leader(change).await?;
                 Ok(leader_reply::Reply::ReadIndex(ReadIndexReply { index }))
+            }
+            leader_request::Call::Tuning(call) => {
+                let submit = call.submit.unwrap_or_default();
+                let (epoch, index) = handle.submit_plan_here(submit).await?;
+                Ok(leader_reply::Reply::Tuning(TuningReply { epoch, index }))
             }
             leader_request::Call::MemberPromote(_) | leader_request::Call::ReadIndex(_) => {
                 Err(RequestError::Other(String::from("this member does not answer that question")))

@@ -267,7 +267,7 @@ fn outcome_lines(outcome: Outcome) -> Answer {
                 .collect()
         }
         Response::Members(members) => member_lines(&members),
-        Response::ClusterVersion => Vec::new(),
+        Response::ClusterVersion | Response::Tuning { .. } => Vec::new(),
     };
     for change in outcome.leases {
         lines.push(match change {
