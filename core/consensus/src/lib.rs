@@ -43,6 +43,7 @@ mod validate;
 pub use config::{Boot, Config};
 pub use error::{ConsensusError, MembershipError, ProposeError, Rejected, TransferError};
 pub use output::{
-    Leadership, Output, PeerProgress, Persist, ProgressState, ReadReady, Role, Status,
+    ElectionCause, ElectionCauses, Leadership, Output, PeerProgress, Persist, ProgressState,
+    ReadReady, Role, Status,
 };
 pub use replica::Replica;

@@ -85,6 +85,49 @@ pub enum Role {
     Leader,
 }
 
+/// What made a member stand for election.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ElectionCause {
+    /// It was called upon: a sole voter, at boot.
+    Planned,
+    /// Nothing was heard of a leader for a randomised election timeout.
+    #[default]
+    Timeout,
+    /// The leader handed over.
+    Transfer,
+    /// The leader's process was found to be gone.
+    Hint,
+}
+
+/// Elections counted by their cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ElectionCauses {
+    /// See [`ElectionCause::Planned`].
+    pub planned: u64,
+    /// See [`ElectionCause::Timeout`].
+    pub timeout: u64,
+    /// See [`ElectionCause::Transfer`].
+    pub transfer: u64,
+    /// See [`ElectionCause::Hint`].
+    pub hint: u64,
+}
+
+impl ElectionCauses {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.planned + self.timeout + self.transfer + self.hint
+    }
+
+    pub(crate) fn count(&mut self, cause: ElectionCause) {
+        *match cause {
+            ElectionCause::Planned => &mut self.planned,
+            ElectionCause::Timeout => &mut self.timeout,
+            ElectionCause::Transfer => &mut self.transfer,
+            ElectionCause::Hint => &mut self.hint,
+        } += 1;
+    }
+}
+
 /// How a leader sends entries to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgressState {
@@ -154,6 +197,10 @@ pub struct Status {
     pub snapshot_index: u64,
     /// Candidacies of this member since it booted.
     pub elections: u64,
+    /// Of these, the ones that began by asking whether an election could be won.
+    pub pre_campaigns: u64,
+    /// Elections this member really stood in since it booted, by what made it stand.
+    pub elections_stood: ElectionCauses,
     /// Elections this member won since it booted.
     pub elections_won: u64,
     /// Times it stepped down because no quorum answered.

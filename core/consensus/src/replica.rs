@@ -51,7 +51,7 @@ use crate::error::{ConsensusError, ProposeError, Rejected, TransferError};
 use crate::log_cache::LogCache;
 use crate::membership;
 use crate::outbox::Outbox;
-use crate::output::Role;
+use crate::output::{ElectionCause, ElectionCauses, Role};
 use crate::pace::Pace;
 use crate::reads::{Lead, PeerRead, Reads};
 use crate::timing::{ScaledClock, election_ticks};
@@ -89,6 +89,12 @@ pub struct Replica {
 #[derive(Debug, Default)]
 struct Elections {
     begun: u64,
+    pre_campaigns: u64,
+    /// What made it stand the last time.
+    cause: ElectionCause,
+    stood: ElectionCauses,
+    /// The last term in which it voted for itself.
+    stood_in: u64,
     won: u64,
     quorum_losses: u64,
     /// Somebody answered since the candidacy or the leadership began.
@@ -139,7 +145,7 @@ impl Replica {
             vote: (hard_state.term, hard_state.vote),
             reported: (0, 0),
             heard_us: BTreeMap::new(),
-            elections: Elections::default(),
+            elections: Elections { stood_in: hard_state.term, ..Elections::default() },
             config,
         };
         replica.settle(StateRole::Follower);
@@ -190,7 +196,7 @@ impl Replica {
             self.note_answer(kind, term);
         }
         if kind == Type::MsgTimeoutNow && self.raw.raft.state != StateRole::Follower {
-            self.begin_candidacy();
+            self.begin_candidacy(ElectionCause::Transfer);
         }
         self.settle(before);
         Ok(())
@@ -275,7 +281,7 @@ impl Replica {
             return;
         }
         let before = self.raw.raft.state;
-        self.begin_candidacy();
+        self.begin_candidacy(ElectionCause::Planned);
         // The only error is one of storage, and this storage has none to give.
         let _ = self.raw.campaign();
         self.settle(before);
@@ -461,6 +467,10 @@ impl Replica {
         let ticks =
             election_ticks(self.config.seed, self.config.id, raft.term, self.elections.begun);
         raft.set_randomized_election_timeout(ticks);
+        if raft.vote == raft.id && raft.term > self.elections.stood_in {
+            self.elections.stood_in = raft.term;
+            self.elections.stood.count(self.elections.cause);
+        }
         if raft.state == StateRole::Leader && before != StateRole::Leader {
             self.elections.won += 1;
             self.elections.answered = false;
@@ -485,7 +495,7 @@ impl Replica {
             if before != StateRole::Follower && self.elections.answered {
                 self.clock.lost();
             }
-            self.begin_candidacy();
+            self.begin_candidacy(ElectionCause::Timeout);
         }
         if before == StateRole::Leader && self.raw.raft.state == StateRole::Follower {
             self.elections.quorum_losses += 1;
@@ -508,8 +518,17 @@ impl Replica {
             && (!raft.prs().is_singleton() || log.persisted == log.last_index())
     }
 
-    fn begin_candidacy(&mut self) {
+    /// What made this member stand for election the last time it did.
+    pub fn election_cause(&self) -> ElectionCause {
+        self.elections.cause
+    }
+
+    fn begin_candidacy(&mut self, cause: ElectionCause) {
         self.elections.begun += 1;
+        self.elections.cause = cause;
+        // Whom the leader calls upon asks nobody first.
+        let asks = self.config.pre_vote && cause != ElectionCause::Transfer;
+        self.elections.pre_campaigns += u64::from(asks);
         self.elections.answered = false;
     }
 

@@ -26,7 +26,8 @@ impl RttEstimator {
     /// peer held it. Returns the sample, or `None` if the times make no sense.
     pub fn record(&mut self, sent_us: u64, received_us: u64, hold_us: u64) -> Option<u64> {
         let rtt_us = received_us.checked_sub(sent_us)?.checked_sub(hold_us)?;
-        if rtt_us > RTT_US_MAX {
+        // Nothing answers in no time: the clock stood still, or the hold is a lie.
+        if rtt_us == 0 || rtt_us > RTT_US_MAX {
             return None;
         }
         let sample = rtt_us * FRACTION;
@@ -121,6 +122,7 @@ mod tests {
         assert_eq!(rtt.record(2_000, 1_000, 0), None);
         assert_eq!(rtt.record(1_000, 2_000, 1_001), None);
         assert_eq!(rtt.record(0, u64::MAX, 0), None);
+        assert_eq!(rtt.record(1_000, 2_000, 1_000), None);
         assert_eq!(rtt, RttEstimator::default());
     }
 }

@@ -43,6 +43,8 @@ impl Replica {
             log_bytes_in_memory: self.log().bytes(),
             snapshot_index: self.log().available_snapshot_index(),
             elections: self.elections.begun,
+            pre_campaigns: self.elections.pre_campaigns,
+            elections_stood: self.elections.stood,
             elections_won: self.elections.won,
             quorum_losses: self.elections.quorum_losses,
             reads_waiting: self.reads.waiting(),
