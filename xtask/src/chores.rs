@@ -57,9 +57,18 @@ pub(crate) fn sim(kind: &str, number: &str, rest: &[String]) -> Result<()> {
 
 /// Becomes the command, so that its exit code, its signals and the caller's directory are its own.
 pub(crate) fn e2e(arguments: &[String]) -> Result<()> {
+    become_package("e2e", arguments)
+}
+
+/// The same.
+pub(crate) fn lab(arguments: &[String]) -> Result<()> {
+    become_package("lab", arguments)
+}
+
+fn become_package(package: &str, arguments: &[String]) -> Result<()> {
     use std::os::unix::process::CommandExt;
     let manifest = root().join("Cargo.toml");
-    let mut command = cargo(&["run", "--quiet", "-p", "e2e", "--manifest-path"]);
+    let mut command = cargo(&["run", "--quiet", "-p", package, "--manifest-path"]);
     command.arg(manifest).arg("--").args(arguments).current_dir(std::env::current_dir()?);
-    Err(command.exec()).context("cargo run -p e2e")
+    Err(command.exec()).with_context(|| format!("cargo run -p {package}"))
 }

@@ -21,6 +21,8 @@ cargo xtask bench-vs-etcd    measure beside etcd, alternating; writes docs/bench
 cargo xtask gen [--check]    write what is written from other files: Dockerfile, CRD, table of values
 cargo xtask image            container images without Docker, as archives (--help: how)
 cargo xtask e2e VERB         a real Kubernetes node, and the scenarios on it (e2e help: how)
+cargo xtask lab VERB         real servers in a network of one's own making (lab help: how)
+cargo xtask adaptive         leader losses in many networks, beside etcd; docs/adaptive.md (--help: how)
 cargo xtask help             this
 ";
 
@@ -51,6 +53,8 @@ fn run(arguments: &[String]) -> Result<()> {
         ("gen", [check]) if check == "--check" => generated::run(true),
         ("image", rest) => image::run(rest),
         ("e2e", rest) => chores::e2e(rest),
+        ("lab", rest) => chores::lab(rest),
+        ("adaptive", rest) => chores::lab(&[&["adaptive".to_owned()][..], rest].concat()),
         ("help" | "--help" | "-h", _) => Ok(std::io::stdout().write_all(HELP.as_bytes())?),
         ("verify" | "fix" | "gen", [surplus, ..]) => bail!("{chore}: what is {surplus:?} for?"),
         _ => bail!("{chore}: no such chore (see cargo xtask help)"),
