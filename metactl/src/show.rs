@@ -6,6 +6,7 @@
 use std::io::Write;
 
 use anyhow::{Result, bail};
+use client::proto::admin::Distribution;
 use client::{Client, Code, Config};
 use serde::Serialize;
 
@@ -164,10 +165,41 @@ struct RttRow {
 struct Rtt {
     member: String,
     reachable: bool,
+    link: String,
     samples: u64,
     smoothed_us: u64,
     deviation_us: u64,
     min_us: u64,
+    /// Since the newest sample; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_us: Option<u64>,
+    /// Of the last minutes, without what was marked.
+    recent: Spread,
+    /// Samples left out.
+    marked: u64,
+    /// Between two answers.
+    gaps: Spread,
+    probes_sent: u64,
+    probes_lost: u64,
+    boot_id: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Spread {
+    samples: u64,
+    p50_us: u64,
+    p99_us: u64,
+    p999_us: u64,
+    p9999_us: u64,
+    max_us: u64,
+}
+
+impl From<Option<Distribution>> for Spread {
+    fn from(of: Option<Distribution>) -> Self {
+        let Distribution { samples, p50_us, p99_us, p999_us, p9999_us, max_us } =
+            of.unwrap_or_default();
+        Spread { samples, p50_us, p99_us, p999_us, p9999_us, max_us }
+    }
 }
 
 /// The matrix of round-trip times, each row as one member measures it. The members are asked at the
@@ -188,10 +220,18 @@ pub(crate) async fn rtt(
                 let to = observed.peers.into_iter().map(|peer| Rtt {
                     member: hex(peer.member_id),
                     reachable: peer.reachable,
+                    link: peer.link,
                     samples: peer.rtt_samples,
                     smoothed_us: peer.rtt_srtt_us,
                     deviation_us: peer.rtt_var_us,
                     min_us: peer.rtt_min_us,
+                    age_us: (peer.rtt_samples > 0).then_some(peer.rtt_age_us),
+                    recent: peer.rtt.into(),
+                    marked: peer.rtt_marked,
+                    gaps: peer.gaps.into(),
+                    probes_sent: peer.probes_sent,
+                    probes_lost: peer.probes_lost,
+                    boot_id: hex(peer.boot_id),
                 });
                 (None, to.collect())
             }
@@ -217,7 +257,7 @@ pub(crate) async fn rtt(
             table.row(cells);
         }
         table.write(out)?;
-        writeln!(out, "milliseconds: smoothed, +- mean deviation")?;
+        writeln!(out, "milliseconds: smoothed, +- mean deviation, p99 of the last minutes")?;
     }
     match rows.iter().filter(|row| row.error.is_some()).count() {
         0 => Ok(()),
@@ -232,7 +272,13 @@ fn cell(from: &RttRow, to: &RttRow) -> String {
         Some(rtt) if rtt.samples == 0 => "unknown".into(),
         Some(rtt) => {
             let ms = |us: u64| us as f64 / 1e3;
-            format!("{:.2} +- {:.2}", ms(rtt.smoothed_us), ms(rtt.deviation_us))
+            // A member of an earlier version tells no percentiles.
+            let p99 = if rtt.recent.samples > 0 {
+                format!("{:.2}", ms(rtt.recent.p99_us))
+            } else {
+                "?".into()
+            };
+            format!("{:.2} +- {:.2} p99 {p99}", ms(rtt.smoothed_us), ms(rtt.deviation_us))
         }
     }
 }

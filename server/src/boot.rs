@@ -23,7 +23,7 @@ use crate::peers::{
 };
 use crate::propose::{Shared, SharedLimits};
 use crate::tls::Tls;
-use crate::version;
+use crate::{version, vitals};
 
 /// File in the member's directory that says whose it is, by name.
 const OWNER: &str = "OWNER";
@@ -497,6 +497,7 @@ fn start(
     .map_err(|error| BootError::Start(error.to_string()))?;
     metrics.register(peers.collector());
     metrics.register(figures::collector(&shared));
+    metrics.register(vitals::collector(&shared));
     peers.set_members(addresses(&acquaintances));
     let sinks = sinks(&view).map_err(failed)?;
     let parts = Parts {

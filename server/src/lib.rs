@@ -36,3 +36,4 @@ mod tickets;
 pub mod tls;
 mod tuning;
 pub mod version;
+mod vitals;

@@ -130,7 +130,7 @@ impl Node {
         threads.push(spawn("log", &fatal, {
             let (inbox, fatal) = (Arc::clone(&inbox), fatal.clone());
             let (metrics, shared) = (Arc::clone(&metrics), Arc::clone(&shared));
-            move || log_thread::run(log, &log_tasks, &inbox, &metrics, &shared.figures, &fatal)
+            move || log_thread::run(log, &log_tasks, &inbox, &metrics, &shared, &fatal)
         })?);
         threads.push(spawn("apply", &fatal, {
             let (shared, fatal) = (Arc::clone(&shared), fatal.clone());

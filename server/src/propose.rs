@@ -31,6 +31,7 @@ use crate::figures::Figures;
 use crate::inbox::Inbox;
 use crate::peers::{LinkState, PeerLink, Peers};
 use crate::tickets::{AppliedGate, Held, Tickets};
+use crate::vitals::{self, Vitals};
 
 /// How long a transfer of leadership may take, in election timeouts.
 const TRANSFER_ELECTIONS: u32 = 3;
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) status: ArcSwap<NodeStatus>,
     pub(crate) replica: ArcSwapOption<consensus::Status>,
     pub(crate) figures: Figures,
+    pub(crate) vitals: Vitals,
     pub(crate) applied: AppliedGate,
     pub(crate) proposals: Tickets<Ended>,
     pub(crate) reads: Tickets<Option<u64>>,
@@ -105,6 +107,7 @@ impl Shared {
             status: ArcSwap::from_pointee(NodeStatus { identity, ..NodeStatus::default() }),
             replica: ArcSwapOption::empty(),
             figures: Figures::default(),
+            vitals: Vitals::default(),
             applied,
             proposals: Tickets::new(),
             reads: Tickets::new(),
@@ -505,6 +508,8 @@ impl Door for Handle {
     fn observe(&self) -> ObserveResponse {
         let shared = &self.shared;
         let view = Door::view(self);
+        let now_us = shared.now_us();
+        let signs = shared.vitals.signs(now_us);
         let mut response = ObserveResponse {
             member_id: shared.identity.member_id,
             cluster_id: shared.identity.cluster_id,
@@ -514,6 +519,14 @@ impl Door for Handle {
             batches: Some(shared.figures.batches()),
             syncs: Some(shared.figures.syncs()),
             alarms: view.alarms().iter().map(alarm).collect(),
+            boot_id: shared.origin,
+            uptime_us: now_us,
+            is_learner: shared.leadership.borrow().is_learner,
+            loop_stalls: Some(vitals::distribution(signs.loop_stalls)),
+            loop_stall_max_us: signs.loop_stall_max_us,
+            sync_times: Some(vitals::distribution(signs.syncs)),
+            sync_max_us: signs.sync_max_us,
+            heartbeat_gaps: Some(vitals::distribution(signs.heartbeat_gaps)),
             ..ObserveResponse::default()
         };
         let links = self.peers.links();
@@ -526,6 +539,7 @@ impl Door for Handle {
             response.first_log_index = status.first_index;
             response.log_bytes = status.log_bytes_in_memory;
             response.snapshot_index = status.snapshot_index;
+            response.elections = Some(vitals::election_stats(status));
             response.heartbeat_interval_us = status.effective_timing.heartbeat_interval_us;
             response.election_timeout_us = status.effective_timing.election_timeout_us;
         }
@@ -572,11 +586,14 @@ fn peer_observation(link: &PeerLink, progress: Option<&PeerProgress>) -> PeerObs
         state: state.unwrap_or_default().to_owned(),
         inflight: progress.map_or(0, |progress| progress.inflight as u64),
         last_contact_us: link.last_contact.map_or(u64::MAX, duration_us),
+        rtt: Some(vitals::distribution(link.round_trips)),
+        rtt_age_us: link.rtt_age.map_or(u64::MAX, duration_us),
+        rtt_marked: link.rtt_marked,
+        gaps: Some(vitals::distribution(link.gaps)),
         probes_sent: link.probes_sent,
         probes_lost: link.probes_lost,
         link: link.state.as_str().to_owned(),
         boot_id: link.boot_id.unwrap_or_default(),
-        ..PeerObservation::default()
     }
 }
 

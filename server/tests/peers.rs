@@ -232,8 +232,7 @@ impl Start {
             boot_id: 1,
             url: "http://127.0.0.1:0".to_owned(),
             limits: PeerLimits {
-                probe_interval_idle: Duration::from_millis(20),
-                probe_interval_min: Duration::from_millis(5),
+                probe_interval: Duration::from_millis(5),
                 ..PeerLimits::default()
             },
             compression: PeerCompression::None,

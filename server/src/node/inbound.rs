@@ -7,7 +7,7 @@ use member::Input;
 use proto::log::Member;
 use proto::peer::{
     Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply, TuningReply,
-    leader_reply, leader_request,
+    leader_reply, leader_request, raft_message::Type,
 };
 use tonic::Status;
 
@@ -28,6 +28,15 @@ pub(crate) struct NodeInbound {
 impl NodeInbound {
     pub(crate) fn new(shared: Arc<Shared>, fatal: Fatal) -> Self {
         NodeInbound { shared, handle: Arc::default(), fatal }
+    }
+
+    /// What a leader says keeps its followers from standing for election.
+    fn note_sign_of_life(&self, message: &RaftMessage) {
+        if matches!(message.r#type(), Type::MsgAppend | Type::MsgHeartbeat)
+            && self.shared.led.borrow().leader == Some(message.from)
+        {
+            self.shared.vitals.note_leader_heard(self.shared.now_us(), message.from);
+        }
     }
 
     /// From now on questions for the leader can be answered.
@@ -79,10 +88,12 @@ impl NodeInbound {
 
 impl Inbound for NodeInbound {
     async fn append(&self, message: RaftMessage) -> bool {
+        self.note_sign_of_life(&message);
         self.shared.inbox.bulk(Input::Message(message)).await
     }
 
     fn urgent(&self, message: RaftMessage) -> bool {
+        self.note_sign_of_life(&message);
         self.shared.inbox.urgent(Input::Message(message))
     }
 

@@ -7,16 +7,16 @@ use member::{DiskTask, LogWorker};
 
 use super::{Fatal, IDLE};
 use crate::disk::OsDisk;
-use crate::figures::Figures;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
+use crate::propose::Shared;
 
 pub(super) fn run(
     mut worker: LogWorker<OsDisk>,
     tasks: &Receiver<Vec<DiskTask>>,
     inbox: &Inbox,
     metrics: &Metrics,
-    figures: &Figures,
+    shared: &Shared,
     fatal: &Fatal,
 ) {
     loop {
@@ -45,7 +45,10 @@ pub(super) fn run(
                 let after = worker.log().stats();
                 if after.syncs > before.syncs {
                     let took = began.elapsed();
-                    figures.note_sync(took, after.appended_bytes - before.appended_bytes);
+                    let bytes = after.appended_bytes - before.appended_bytes;
+                    shared.figures.note_sync(took, bytes);
+                    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                    shared.vitals.note_sync(shared.now_us(), took_us);
                     metrics.wal_fsync_seconds.observe(took.as_secs_f64());
                     metrics.wal_batch_entries.observe((after.entries - before.entries) as f64);
                 }

@@ -47,6 +47,11 @@ impl RaftThread {
         let mut expire_us = 0;
         while let Some(inputs) = self.shared.inbox.take(wake_at) {
             let now_us = self.shared.now_us();
+            let meant_us = self.shared.raft_due_us.load(Ordering::Relaxed);
+            // 0: it has not come round yet.
+            if meant_us > 0 && meant_us <= now_us {
+                self.shared.vitals.note_pass(now_us, now_us - meant_us);
+            }
             let effects = self.member.step(now_us, inputs);
             let Effects {
                 disk,
@@ -119,6 +124,8 @@ impl RaftThread {
         if new.leader.is_some() && new.leader != self.shared.led.borrow().leader {
             self.metrics.leader_changes.inc();
         }
+        let now_us = self.shared.now_us();
+        self.shared.vitals.note_leadership(now_us, new.leader, new.is_leader);
         self.shared.led.send_modify(|held| {
             let changes = held.changes + u64::from(new.leader != held.leader);
             *held = Led { leader: new.leader, is_leader: new.is_leader, changes };
@@ -143,15 +150,12 @@ impl RaftThread {
         let members = self.member.members();
         let is_learner = members.iter().any(|m| m.id == identity.member_id && m.is_learner);
         let view = self.shared.view.load();
-        let links = self.peers.links();
         let peers = members
             .iter()
             .filter(|member| member.id != identity.member_id)
             .map(|member| PeerStatus {
                 member_id: member.id,
-                reachable: links
-                    .get(&member.id)
-                    .is_some_and(|link| link.state == LinkState::Healthy),
+                reachable: self.peers.link_state(member.id) == Some(LinkState::Healthy),
                 is_learner: member.is_learner,
                 match_index: status.progress.get(&member.id).map_or(0, |p| p.match_index),
             })

@@ -39,10 +39,8 @@ pub struct PeerLimits {
     pub queue_messages_max: usize,
     /// The same in bytes.
     pub queue_bytes_max: usize,
-    /// Between two probes when nothing else is sent.
-    pub probe_interval_idle: Duration,
-    /// Between two probes that go along with other messages.
-    pub probe_interval_min: Duration,
+    /// Between two probes of each peer, whatever the heartbeat interval is.
+    pub probe_interval: Duration,
     /// Snapshots sent at one time.
     pub snapshots_sending_max: usize,
     /// Rate of one snapshot, as it is sent; `None`: as fast as it goes.
@@ -55,8 +53,7 @@ impl Default for PeerLimits {
             frame_bytes_max: 16 << 20,
             queue_messages_max: 4_096,
             queue_bytes_max: 64 << 20,
-            probe_interval_idle: Duration::from_secs(1),
-            probe_interval_min: Duration::from_millis(100),
+            probe_interval: Duration::from_millis(25),
             snapshots_sending_max: 2,
             snapshot_bytes_per_second: None,
         }

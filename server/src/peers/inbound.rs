@@ -50,7 +50,7 @@ pub(super) const CONTROL_FRAME_BYTES_MAX: usize = 256 << 10;
 /// Largest question to the leader.
 const LEADER_REQUEST_BYTES_MAX: usize = 256 << 10;
 /// Answers to probes that wait to be sent; a peer that does not read them gets no more.
-const PROBE_REPLIES_MAX: usize = 64;
+const PROBE_REPLIES_MAX: usize = 256;
 /// Rest after accepting failed, as it does when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -272,6 +272,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         let mut admitted = self.admit(hello, Lane::Control, &caller)?;
         let from = admitted.link.id;
         let (probes, replies) = mpsc::channel(PROBE_REPLIES_MAX);
+        let core = Arc::clone(&self.core);
         tokio::spawn(async move {
             let ended = tokio::select! {
                 () = admitted.ended() => Err(Status::aborted("replaced by a newer stream")),
@@ -281,7 +282,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
                 self.core.broke(from, Lane::Control, &status);
             }
         });
-        Ok(tonic::Response::new(ProbeReplies(replies)))
+        Ok(tonic::Response::new(ProbeReplies { core, probes: replies }))
     }
 
     async fn read_control(
@@ -423,17 +424,25 @@ pub(super) fn lane_for(message_type: i32) -> Option<Lane> {
 
 /// Answers to probes, each stamped on its way out with the time it lay here.
 #[derive(Debug)]
-struct ProbeReplies(mpsc::Receiver<(Probe, Instant)>);
+struct ProbeReplies {
+    core: Arc<Core>,
+    probes: mpsc::Receiver<(Probe, Instant)>,
+}
 
 impl Stream for ProbeReplies {
     type Item = Result<ControlFrame, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(context).map(|probe| {
+        let ProbeReplies { core, probes } = &mut *self;
+        probes.poll_recv(context).map(|probe| {
             probe.map(|(probe, received_at)| {
-                let hold_us = u64::try_from(received_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-                let reply =
-                    ProbeReply { sequence: probe.sequence, echoed_sent_us: probe.sent_us, hold_us };
+                let (received_us, now_us) = (core.us(received_at), core.us(Instant::now()));
+                let reply = ProbeReply {
+                    sequence: probe.sequence,
+                    echoed_sent_us: probe.sent_us,
+                    hold_us: now_us.saturating_sub(received_us),
+                    marked: core.pacer.stood_still(received_us, now_us),
+                };
                 Ok(ControlFrame { frame: Some(control_frame::Frame::ProbeReply(reply)) })
             })
         })

@@ -1,12 +1,15 @@
 //! One peer as this member sees it: what waits for it, how it fares, how far away it is.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use autotune::{Distribution, Percentiles};
 use bytes::Bytes;
 use consensus::rtt::RttEstimator;
+use prometheus::Histogram;
 use proto::peer::{Hello, RaftMessage};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -14,11 +17,11 @@ use tonic::transport::Channel;
 
 use super::PeerLimits;
 use super::codec::{Length, Traffic};
-use super::outbox::{Outbox, OutboxLimits};
+use super::outbox::{Admit, Outbox, OutboxLimits};
 use crate::config::Url;
 
 /// Probes without an answer that are remembered; the oldest is forgotten and counts as lost.
-const PROBES_OUTSTANDING_MAX: usize = 64;
+const PROBES_OUTSTANDING_MAX: usize = 1_024;
 /// Urgent messages that wait for one peer. They are small, and soon stale.
 const URGENT_MESSAGES_MAX: usize = 1_024;
 const URGENT_BYTES_MAX: usize = 1 << 20;
@@ -74,6 +77,16 @@ pub struct PeerLink {
     /// Round trip over the control connection, without the time the peer held the probe. Without
     /// samples its numbers mean nothing.
     pub rtt: RttEstimator,
+    /// Since the newest round trip; `None`: none yet.
+    pub rtt_age: Option<Duration>,
+    /// Round trips of the last minutes.
+    pub round_trips: Percentiles,
+    /// Answers to probes that were left out of the round trips: a snapshot was under way on the link,
+    /// one of the ends stood still, or the times make no sense.
+    pub rtt_marked: u64,
+    /// Between two answers to probes, of the last minutes. Without what a standstill of this member
+    /// made longer.
+    pub gaps: Percentiles,
     /// Sent to the peer.
     pub sent: LinkTraffic,
     /// Received from the peer.
@@ -131,6 +144,26 @@ pub(super) enum Urgent {
     Probe,
 }
 
+/// What a peer answers a probe with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    pub(super) sequence: u64,
+    /// How long the probe lay with the peer.
+    pub(super) hold: Duration,
+    /// The peer stood still meanwhile.
+    pub(super) marked: bool,
+}
+
+/// Held while a snapshot is on its way.
+#[derive(Debug)]
+pub(super) struct Transferring(Arc<Link>);
+
+impl Drop for Transferring {
+    fn drop(&mut self) {
+        self.0.transfers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A snapshot on its way.
 #[derive(Debug)]
 struct Transfer {
@@ -159,6 +192,12 @@ pub(super) struct Link {
     pub(super) retry_bulk: Notify,
     /// The peer has fallen silent: the append connection is most likely as dead as the other.
     pub(super) reset_bulk: Notify,
+    /// Snapshots on their way to the peer or from it.
+    transfers: AtomicU64,
+    /// A probe waits in the outbox: another would tell nothing more.
+    probe_waits: AtomicBool,
+    /// What `/metrics` says of round trips to the peer.
+    pub(super) round_trips: OnceLock<Histogram>,
     health: Mutex<Health>,
     calls: Mutex<Option<Channel>>,
     /// The tasks that keep the connections, to be ended with the link.
@@ -172,9 +211,18 @@ struct Health {
     bulk_since: Option<Instant>,
     last_contact: Option<Instant>,
     rtt: RttEstimator,
+    rtt_at: Option<Instant>,
+    rtt_marked: u64,
+    round_trips: Distribution,
+    gaps: Distribution,
+    /// When a probe was last answered, unless a gap from then would tell nothing of the network.
+    answered_at: Option<Instant>,
+    /// Where the round trips known were measured to, and where probes go now. Where the two differ,
+    /// what is known is kept until something is known of the new place.
+    measured_to: Option<SocketAddr>,
+    connected_to: Option<SocketAddr>,
     outstanding: VecDeque<(u64, Instant)>,
     probe_sequence: u64,
-    last_probe: Option<Instant>,
     probes_sent: u64,
     probes_lost: u64,
     failures: u64,
@@ -220,6 +268,9 @@ impl Link {
             retry_control: Notify::new(),
             retry_bulk: Notify::new(),
             reset_bulk: Notify::new(),
+            transfers: AtomicU64::new(0),
+            probe_waits: AtomicBool::new(false),
+            round_trips: OnceLock::new(),
             health: Mutex::default(),
             calls: Mutex::default(),
             tasks: Mutex::default(),
@@ -295,6 +346,8 @@ impl Link {
         if lane == Lane::Control {
             health.probes_lost += health.outstanding.len() as u64;
             health.outstanding.clear();
+            // How long a connection is away is no gap in what it carries.
+            health.answered_at = None;
             let stood = health.control_since.take().is_some();
             health.losses += u64::from(stood);
             stood
@@ -312,6 +365,49 @@ impl Link {
         lock(&self.calls).clone()
     }
 
+    /// The peer has moved here from another link's addresses: what is known of it is better than
+    /// nothing until something is known of the new ones.
+    pub(super) fn remember(&self, moved: &Link) {
+        let known = lock(&moved.health);
+        let mut health = lock(&self.health);
+        health.rtt = known.rtt;
+        health.rtt_at = known.rtt_at;
+        health.rtt_marked = known.rtt_marked;
+        health.round_trips = known.round_trips.clone();
+        health.gaps = known.gaps.clone();
+        health.measured_to = known.measured_to;
+    }
+
+    /// Where the control connection leads.
+    pub(super) fn leads_to(&self, address: Option<SocketAddr>) {
+        lock(&self.health).connected_to = address;
+    }
+
+    /// For as long as a snapshot is on its way.
+    pub(super) fn transferring(self: &Arc<Self>) -> Transferring {
+        self.transfers.fetch_add(1, Ordering::Relaxed);
+        Transferring(Arc::clone(self))
+    }
+
+    /// Whether round trips tell of the network now, and not of a snapshot.
+    pub(super) fn is_transferring(&self) -> bool {
+        self.transfers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Queues a probe, unless one waits already.
+    pub(super) fn ask(&self) {
+        if !self.probe_waits.swap(true, Ordering::Relaxed)
+            && self.control.push(Urgent::Probe, 0, Admit::Open).is_err()
+        {
+            self.probe_waits.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A probe that waited has left, or never will.
+    pub(super) fn asked(&self) {
+        self.probe_waits.store(false, Ordering::Relaxed);
+    }
+
     /// Numbers a probe that leaves now.
     pub(super) fn probe_leaves(&self, now: Instant) -> u64 {
         let mut health = lock(&self.health);
@@ -322,34 +418,58 @@ impl Link {
         health.probe_sequence += 1;
         let sequence = health.probe_sequence;
         health.outstanding.push_back((sequence, now));
-        health.last_probe = Some(now);
         health.probes_sent += 1;
         sequence
     }
 
     /// The answer to a probe. The time it left is the one remembered here, not the one the peer
-    /// echoes: a peer cannot make itself near or far. Returns the round trip, if it was one.
+    /// echoes: a peer cannot make itself near or far. Returns the round trip, if it was one and tells
+    /// of the network. `clock` says what time it is on the transport's clock, in microseconds, and
+    /// `stood_still` whether this member did since a time.
     pub(super) fn probe_answered(
         &self,
-        sequence: u64,
-        hold: Duration,
+        answer: &Answer,
         now: Instant,
+        now_us: u64,
+        stood_still: impl FnOnce(u64) -> bool,
     ) -> Option<Duration> {
         let mut health = lock(&self.health);
+        let health = &mut *health;
         health.last_contact = Some(now);
-        let at = health.outstanding.iter().position(|(s, _)| *s == sequence)?;
+        let at = health.outstanding.binary_search_by_key(&answer.sequence, |(s, _)| *s).ok()?;
         // One connection keeps the order: whatever was sent before and is not answered, is lost.
         health.probes_lost += at as u64;
-        let (_, left) = health.outstanding.drain(..=at).next_back().expect("position found it");
-        // The estimator takes no answer that was held for longer than it was away.
+        let (_, left) = health.outstanding.drain(..=at).next_back().expect("search found it");
         let away = now.saturating_duration_since(left);
-        health.rtt.record(0, us(away), us(hold));
-        away.checked_sub(hold)
+        let was_still = stood_still(now_us.saturating_sub(us(away)));
+        if let Some(before) = health.answered_at.replace(now)
+            && !was_still
+        {
+            health.gaps.record(now_us, us(now.saturating_duration_since(before)));
+        }
+        let rtt_us = if was_still || answer.marked || self.is_transferring() {
+            None
+        } else {
+            if health.connected_to != health.measured_to {
+                health.rtt.reset();
+                health.round_trips = Distribution::new();
+                health.measured_to = health.connected_to;
+            }
+            // The estimator takes no answer that was held for longer than it was away.
+            health.rtt.record(0, us(away), us(answer.hold))
+        };
+        let Some(rtt_us) = rtt_us else {
+            health.rtt_marked += 1;
+            return None;
+        };
+        health.rtt_at = Some(now);
+        health.round_trips.record(now_us, rtt_us);
+        Some(Duration::from_micros(rtt_us))
     }
 
-    /// When the last probe left.
-    pub(super) fn last_probe(&self) -> Option<Instant> {
-        lock(&self.health).last_probe
+    /// The round trip as it is known; `None`: it is not.
+    pub(super) fn rtt(&self) -> Option<RttEstimator> {
+        Some(lock(&self.health).rtt).filter(|rtt| rtt.samples() > 0)
     }
 
     /// How long nothing has been heard.
@@ -370,13 +490,13 @@ impl Link {
     }
 
     /// The link as of now. Longer silence than `quiet_after` is worth a doubt.
-    pub(super) fn view(&self, now: Instant, quiet_after: Duration) -> PeerLink {
+    pub(super) fn view(&self, now: Instant, now_us: u64, quiet_after: Duration) -> PeerLink {
         let traffic = |traffic: &Traffic| LinkTraffic {
             messages: traffic.messages.load(Ordering::Relaxed),
             bytes: traffic.bytes.load(Ordering::Relaxed),
             plain_bytes: traffic.plain_bytes.load(Ordering::Relaxed),
         };
-        let health = lock(&self.health);
+        let mut health = lock(&self.health);
         PeerLink {
             id: self.id,
             urls: crate::config::texts(&self.urls),
@@ -387,6 +507,10 @@ impl Link {
                 .map(|(control, bulk)| now.saturating_duration_since(control.max(bulk))),
             last_contact: health.last_contact.map(|at| now.saturating_duration_since(at)),
             rtt: health.rtt,
+            rtt_age: health.rtt_at.map(|at| now.saturating_duration_since(at)),
+            round_trips: health.round_trips.percentiles(now_us),
+            rtt_marked: health.rtt_marked,
+            gaps: health.gaps.percentiles(now_us),
             sent: traffic(&self.sent),
             received: traffic(&self.received),
             dropped: self.dropped.load(Ordering::Relaxed),
@@ -419,13 +543,25 @@ mod tests {
     const QUIET: Duration = Duration::from_secs(2);
     const MS: Duration = Duration::from_millis(1);
 
+    fn answer(sequence: u64, hold: Duration) -> Answer {
+        Answer { sequence, hold, marked: false }
+    }
+
+    fn told(link: &Link, sequence: u64, hold: Duration, now: Instant) -> Option<Duration> {
+        link.probe_answered(&answer(sequence, hold), now, 0, |_| false)
+    }
+
+    fn view(link: &Link, now: Instant) -> PeerLink {
+        link.view(now, 0, QUIET)
+    }
+
     #[test]
     fn a_round_trip_is_what_elapsed_here_without_what_the_peer_held() {
         let link = link();
         let start = Instant::now();
         let sequence = link.probe_leaves(start);
-        link.probe_answered(sequence, 4 * MS, start + 10 * MS);
-        let rtt = link.view(start, QUIET).rtt;
+        told(&link, sequence, 4 * MS, start + 10 * MS);
+        let rtt = view(&link, start).rtt;
         assert_eq!((rtt.srtt_us(), rtt.rttvar_us(), rtt.samples()), (6_000, 3_000, 1));
     }
 
@@ -434,10 +570,87 @@ mod tests {
         let link = link();
         let start = Instant::now();
         let sequence = link.probe_leaves(start);
-        link.probe_answered(sequence + 1, Duration::ZERO, start + MS);
-        link.probe_answered(sequence, 5 * MS, start + MS);
-        link.probe_answered(sequence, Duration::ZERO, start + MS);
-        assert_eq!(link.view(start, QUIET).rtt.samples(), 0);
+        told(&link, sequence + 1, Duration::ZERO, start + MS);
+        told(&link, sequence, 5 * MS, start + MS);
+        told(&link, sequence, Duration::ZERO, start + MS);
+        assert_eq!(view(&link, start).rtt.samples(), 0);
+    }
+
+    #[test]
+    fn samples_that_tell_nothing_of_the_network_are_left_out_and_counted() {
+        let link = Arc::new(link());
+        let start = Instant::now();
+        let ask = |marked, still, hold| {
+            let answer = Answer { sequence: link.probe_leaves(start), hold, marked };
+            link.probe_answered(&answer, start + 2 * MS, 0, |_| still)
+        };
+        assert_eq!(ask(true, false, MS), None, "the peer stood still");
+        assert_eq!(ask(false, true, MS), None, "this member stood still");
+        assert_eq!(ask(false, false, 2 * MS), None, "no time at all");
+        assert_eq!(ask(false, false, 3 * MS), None, "held for longer than it was away");
+        {
+            let _transferring = link.transferring();
+            assert_eq!(ask(false, false, MS), None, "a snapshot is on its way");
+        }
+        let seen = view(&link, start);
+        assert_eq!((seen.rtt.samples(), seen.round_trips.samples, seen.rtt_marked), (0, 0, 5));
+        assert_eq!(seen.rtt_age, None);
+        assert_eq!(ask(false, false, MS), Some(MS));
+        let seen = view(&link, start + 5 * MS);
+        assert_eq!((seen.rtt.samples(), seen.round_trips.max_us, seen.rtt_marked), (1, 1_000, 5));
+        assert_eq!(seen.rtt_age, Some(3 * MS));
+    }
+
+    #[test]
+    fn gaps_are_between_answers_and_reach_over_no_standstill_and_no_lost_connection() {
+        let link = link();
+        let start = Instant::now();
+        let answered = |at: u32, still| {
+            let answer = answer(link.probe_leaves(start), Duration::ZERO);
+            link.probe_answered(&answer, start + at * MS, 0, |_| still);
+        };
+        answered(10, false);
+        answered(35, false);
+        answered(90, true);
+        answered(100, false);
+        link.failed(Lane::Control, "cut");
+        answered(400, false);
+        let gaps = view(&link, start).gaps;
+        assert_eq!((gaps.samples, gaps.max_us), (2, 25_000));
+    }
+
+    #[test]
+    fn a_peer_that_moves_is_measured_anew_and_known_as_it_was_until_then() {
+        let near = link();
+        let start = Instant::now();
+        near.leads_to("10.0.0.1:2380".parse().ok());
+        for _ in 0..9 {
+            let sequence = near.probe_leaves(start);
+            told(&near, sequence, Duration::ZERO, start + MS);
+        }
+        let link = link();
+        link.remember(&near);
+        link.leads_to("10.0.0.2:2380".parse().ok());
+        let last_known = view(&link, start + 7 * MS);
+        assert_eq!((last_known.rtt.srtt_us(), last_known.rtt.samples()), (1_000, 9));
+        assert_eq!(last_known.rtt_age, Some(6 * MS));
+        let sequence = link.probe_leaves(start);
+        told(&link, sequence, Duration::ZERO, start + 80 * MS);
+        let anew = view(&link, start);
+        assert_eq!((anew.rtt.srtt_us(), anew.rtt.samples()), (80_000, 1));
+        assert_eq!((anew.round_trips.samples, anew.round_trips.p50_us), (1, 80_000));
+    }
+
+    #[test]
+    fn one_probe_waits_at_a_time() {
+        let link = link();
+        let session = link.control.begin();
+        link.ask();
+        link.control.open(session);
+        for _ in 0..3 {
+            link.ask();
+        }
+        assert_eq!(link.control.close().len(), 1);
     }
 
     #[test]
@@ -446,21 +659,21 @@ mod tests {
         let start = Instant::now();
         link.probe_leaves(start);
         let second = link.probe_leaves(start);
-        link.probe_answered(second, Duration::ZERO, start + MS);
-        assert_eq!(link.view(start, QUIET).probes_lost, 1);
+        told(&link, second, Duration::ZERO, start + MS);
+        assert_eq!(view(&link, start).probes_lost, 1);
         link.probe_leaves(start);
         link.failed(Lane::Control, "cut");
-        assert_eq!(link.view(start, QUIET).probes_lost, 2);
+        assert_eq!(view(&link, start).probes_lost, 2);
         for _ in 0..=PROBES_OUTSTANDING_MAX {
             link.probe_leaves(start);
         }
-        assert_eq!(link.view(start, QUIET).probes_lost, 3);
+        assert_eq!(view(&link, start).probes_lost, 3);
     }
 
     #[test]
     fn a_link_goes_from_healthy_over_probing_to_disconnected() {
         let link = link();
-        let state = |after: Duration| link.view(Instant::now() + after, QUIET).state;
+        let state = |after: Duration| view(&link, Instant::now() + after).state;
         assert_eq!(state(Duration::ZERO), LinkState::Disconnected);
         link.connected(Lane::Control, None);
         assert_eq!(state(Duration::ZERO), LinkState::Healthy);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, exponential_buckets,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, exponential_buckets,
 };
 
 use super::link::{Link, LinkState};
@@ -77,6 +77,8 @@ impl Peers {
         let mut descriptions: Vec<Desc> =
             counters.iter().flat_map(Collector::desc).cloned().collect();
         descriptions.extend(self.core.round_trips.desc().into_iter().cloned());
+        descriptions.extend(smoothed().desc().into_iter().cloned());
+        descriptions.extend(deviation().desc().into_iter().cloned());
         descriptions.extend(active().desc().into_iter().cloned());
         descriptions.extend(disconnected().desc().into_iter().cloned());
         Box::new(LinkCollector { core: Arc::clone(&self.core), descriptions })
@@ -108,6 +110,16 @@ impl Collector for LinkCollector {
             active.with_label_values(&[&local, id]).set(i64::from(is_active));
             disconnected.with_label_values(&[&local, id]).inc_by(link.losses());
         }
+        let (smoothed, deviation) = (smoothed(), deviation());
+        for (id, link) in &named {
+            // Nothing is known of a peer that has never answered.
+            if let Some(rtt) = link.rtt() {
+                smoothed.with_label_values(&[id]).set(rtt.srtt_us() as f64 / 1e6);
+                deviation.with_label_values(&[id]).set(rtt.rttvar_us() as f64 / 1e6);
+            }
+        }
+        families.extend(smoothed.collect());
+        families.extend(deviation.collect());
         families.extend(self.core.round_trips.collect());
         families.extend(active.collect());
         families.extend(disconnected.collect());
@@ -127,6 +139,18 @@ pub(super) fn round_trips() -> HistogramVec {
 
 fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name, help), labels).unwrap_or_else(|why| panic!("{name}: {why}"))
+}
+
+fn smoothed() -> GaugeVec {
+    gauge("metastore_peer_srtt_seconds", "Round trips to peers, smoothed as in RFC 6298.")
+}
+
+fn deviation() -> GaugeVec {
+    gauge("metastore_peer_rttvar_seconds", "Mean deviation of round trips, as in RFC 6298.")
+}
+
+fn gauge(name: &str, help: &str) -> GaugeVec {
+    GaugeVec::new(Opts::new(name, help), &["To"]).unwrap_or_else(|why| panic!("{name}: {why}"))
 }
 
 fn active() -> IntGaugeVec {

@@ -30,6 +30,7 @@ mod metrics;
 mod net_thread;
 mod outbound;
 mod outbox;
+mod pacer;
 mod pages;
 mod ports;
 mod snapshot;
@@ -60,8 +61,9 @@ use admission::{Admission, Throttle, Topic};
 use codec::FrameCodec;
 use inbound::Door;
 use link::{Bulk, Lane, Link, Urgent, lock};
-use net_thread::{NetThread, watch_lateness};
+use net_thread::NetThread;
 use outbox::Admit;
+use pacer::Pacer;
 
 /// Commands are forwarded in frames of about this size.
 const FORWARD_BYTES: usize = 1 << 20;
@@ -103,7 +105,7 @@ struct Core {
     throttle: Throttle,
     sending: Semaphore,
     stopping: AtomicBool,
-    control_lateness_us: Arc<AtomicU64>,
+    pacer: Pacer,
     urgent_refused: AtomicU64,
     round_trips: prometheus::HistogramVec,
 }
@@ -222,7 +224,7 @@ impl Peers {
             throttle: Throttle::default(),
             sending: Semaphore::new(config.limits.snapshots_sending_max),
             stopping: AtomicBool::new(false),
-            control_lateness_us: Arc::default(),
+            pacer: Pacer::new(config.limits.probe_interval),
             urgent_refused: AtomicU64::new(0),
             round_trips: metrics::round_trips(),
             config,
@@ -236,7 +238,7 @@ impl Peers {
                 control.handle.spawn(Arc::clone(&door).accept(listener, tls));
             }
         }
-        control.handle.spawn(watch_lateness(Arc::clone(&core.control_lateness_us)));
+        control.handle.spawn(pacer::run(Arc::clone(&core)));
         let reports = Arc::new(Told { core: Arc::clone(&core), inbound, chunks });
         let threads = Arc::new(Mutex::new(vec![control, bulk]));
         Ok(Peers { core, reports, threads, local_addresses })
@@ -357,8 +359,12 @@ impl Peers {
                 let urls = usable(id, &urls);
                 let link = match links.get(&id) {
                     Some(link) if link.urls == urls => Arc::clone(link),
-                    _ => {
-                        let link = Arc::new(Link::new(id, urls, &core.config.limits));
+                    moved => {
+                        let link = Link::new(id, urls, &core.config.limits);
+                        if let Some(moved) = moved {
+                            link.remember(moved);
+                        }
+                        let link = Arc::new(link);
                         started.push(Arc::clone(&link));
                         link
                     }
@@ -427,9 +433,9 @@ impl Peers {
     /// Every peer, as of now.
     pub fn links(&self) -> BTreeMap<u64, PeerLink> {
         let now = Instant::now();
-        let quiet_after = self.core.quiet_after();
+        let (now_us, quiet_after) = (self.core.us(now), self.core.quiet_after());
         let links = self.core.links();
-        links.iter().map(|(id, link)| (*id, link.view(now, quiet_after))).collect()
+        links.iter().map(|(id, link)| (*id, link.view(now, now_us, quiet_after))).collect()
     }
 
     /// How one peer can be reached: cheaper than [`Peers::links`]. `None`: there is no such peer.
@@ -440,7 +446,7 @@ impl Peers {
 
     /// How late the control thread ran at worst since this was last asked.
     pub fn control_lateness_us(&self) -> u64 {
-        self.core.control_lateness_us.swap(0, Ordering::Relaxed)
+        self.core.pacer.take_worst_us()
     }
 
     /// Urgent messages from peers which the node had no room for.
@@ -507,13 +513,13 @@ impl Core {
 
     /// A healthy link is heard from at least once in this time.
     fn quiet_after(&self) -> Duration {
-        self.config.limits.probe_interval_idle + SILENCE_MIN / 2
+        self.config.limits.probe_interval + SILENCE_MIN
     }
 
     /// A connection silent for longer is made anew.
     fn silence_max(&self) -> Duration {
         let doubtful = 2 * self.config.timing.election_timeout();
-        doubtful.max(SILENCE_MIN).max(3 * self.config.limits.probe_interval_idle)
+        doubtful.max(SILENCE_MIN).max(3 * self.config.limits.probe_interval)
     }
 
     fn count_refused(&self) {

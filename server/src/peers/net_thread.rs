@@ -1,7 +1,5 @@
-//! A thread with a runtime of its own, and how late it runs.
+//! A thread with a runtime of its own.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,8 +8,6 @@ use tokio::sync::oneshot;
 
 use super::PeersError;
 
-/// How often a thread looks at how late it runs.
-const LATENESS_INTERVAL: Duration = Duration::from_millis(50);
 /// For a network thread to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Threads that compress and check chunks.
@@ -53,15 +49,5 @@ impl NetThread {
         if self.thread.join().is_err() {
             tracing::error!("a network thread panicked");
         }
-    }
-}
-
-/// Watches how late the runtime this is spawned on wakes its timers, and keeps the worst.
-pub(super) async fn watch_lateness(worst_us: Arc<AtomicU64>) {
-    loop {
-        let due = tokio::time::Instant::now() + LATENESS_INTERVAL;
-        tokio::time::sleep_until(due).await;
-        let late_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-        worst_us.fetch_max(late_us, Ordering::Relaxed);
     }
 }

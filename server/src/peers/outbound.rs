@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use futures::Stream;
 use http::uri::PathAndQuery;
 use proto::peer::{
-    AppendAck, AppendFrame, ControlFrame, Forward, Hello, Probe, append_frame, control_frame,
+    AppendAck, AppendFrame, ControlFrame, Forward, Hello, Probe, ProbeReply, append_frame,
+    control_frame,
 };
 use tonic::codec::Streaming;
 use tonic::transport::Channel;
@@ -22,8 +23,8 @@ use tonic::{Request, Status};
 use super::admission::{Refusal, Topic};
 use super::codec::{Frame, FrameCodec, Received};
 use super::compress::{Agreed, Reads};
-use super::link::{Bulk, Lane, Link, Urgent};
-use super::outbox::Admit;
+use super::link::{Answer, Bulk, Lane, Link, Urgent};
+use super::wire::Dialled;
 use super::{Core, Reports, wire};
 
 /// Path of a method of `metastore.peer.v1.Peer`.
@@ -45,8 +46,8 @@ const RETRY_REFUSED_MAX: Duration = Duration::from_secs(5);
 /// A connection that stood this long begins over with short waits.
 const STOOD_LONG: Duration = Duration::from_secs(1);
 
-/// For a silent peer to answer one last probe: it may be this member that was asleep.
-const LAST_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a connection asks whether its peer has fallen silent; twice in a row, and it has.
+const SILENCE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -162,13 +163,13 @@ enum Never {}
 async fn bulk_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Result<Never, Ended> {
     let session = link.bulk.begin();
     let pull = BulkPull { link: Arc::clone(link), hello: Some(core.hello(link.id)), session };
-    let (channel, mut acks) = tokio::time::timeout(
+    let (dialled, mut acks) = tokio::time::timeout(
         GREETING_TIMEOUT,
         open::<_, AppendFrame, AppendAck>(core, link, url, Lane::Bulk, APPEND, pull),
     )
     .await
     .map_err(|_| Ended::because("no answer to the greeting"))??;
-    if link.connected(Lane::Bulk, Some(channel)) {
+    if link.connected(Lane::Bulk, Some(dialled.channel)) {
         tracing::info!(peer = format_args!("{:x}", link.id), "append connection to a peer stands");
     }
     link.bulk.open(session);
@@ -194,20 +195,20 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
         link: Arc::clone(link),
         hello: Some(core.hello(link.id)),
         session,
-        probe_next: false,
     };
-    let (_channel, mut replies) = tokio::time::timeout(
+    let (dialled, mut replies) = tokio::time::timeout(
         GREETING_TIMEOUT,
         open::<_, ControlFrame, ControlFrame>(core, link, url, Lane::Control, CONTROL, pull),
     )
     .await
     .map_err(|_| Ended::because("no answer to the greeting"))??;
     link.connected(Lane::Control, None);
+    link.leads_to(dialled.address);
+    link.asked();
     link.control.open(session);
-    // At once: the distance to a new peer is worth knowing.
-    drop(link.control.push(Urgent::Probe, 0, Admit::Open));
-    let idle = core.config.limits.probe_interval_idle;
-    let mut next_check = tokio::time::Instant::now() + idle;
+    // At once: the distance to a new peer is worth knowing. The next ones the pacer asks for.
+    link.ask();
+    let mut next_check = tokio::time::Instant::now() + SILENCE_CHECK_INTERVAL;
     let mut is_suspect = false;
     loop {
         tokio::select! {
@@ -216,11 +217,7 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
                     let now = Instant::now();
                     link.received.add(length);
                     if let Some(control_frame::Frame::ProbeReply(reply)) = message.frame {
-                        let hold = Duration::from_micros(reply.hold_us);
-                        if let Some(away) = link.probe_answered(reply.sequence, hold, now) {
-                            let to = format!("{:x}", link.id);
-                            core.round_trips.with_label_values(&[&to]).observe(away.as_secs_f64());
-                        }
+                        take_answer(core, link, &reply, now);
                     }
                 }
                 Ok(None) => return Err(Ended::because("closed by the peer")),
@@ -231,25 +228,31 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
                 if link.silence(now) <= core.silence_max() {
                     is_suspect = false;
                 } else if !is_suspect {
+                    // It may be this member that was asleep.
                     is_suspect = true;
-                    drop(link.control.push(Urgent::Probe, 0, Admit::Open));
-                    next_check = tokio::time::Instant::now() + LAST_PROBE_TIMEOUT;
-                    continue;
                 } else {
                     // After a partition TCP itself tries again only after many seconds: a fresh
                     // connection finds a peer that is back much sooner.
                     link.reset_bulk.notify_waiters();
                     return Err(Ended::because("the peer has fallen silent"));
                 }
-                let since = link.last_probe().map_or(idle, |at| now.saturating_duration_since(at));
-                if since >= idle {
-                    drop(link.control.push(Urgent::Probe, 0, Admit::Open));
-                    next_check = tokio::time::Instant::now() + idle;
-                } else {
-                    next_check = tokio::time::Instant::now() + (idle - since);
-                }
+                next_check = tokio::time::Instant::now() + SILENCE_CHECK_INTERVAL;
             }
         }
+    }
+}
+
+fn take_answer(core: &Core, link: &Link, reply: &ProbeReply, now: Instant) {
+    let answer = Answer {
+        sequence: reply.sequence,
+        hold: Duration::from_micros(reply.hold_us),
+        marked: reply.marked,
+    };
+    let now_us = core.us(now);
+    let stood_still = |since_us| core.pacer.stood_still(since_us, now_us);
+    if let Some(away) = link.probe_answered(&answer, now, now_us, stood_still) {
+        let known = || core.round_trips.with_label_values(&[&format!("{:x}", link.id)]);
+        link.round_trips.get_or_init(known).observe(away.as_secs_f64());
     }
 }
 
@@ -261,7 +264,7 @@ async fn open<S, E, D>(
     lane: Lane,
     path: &'static str,
     frames: S,
-) -> Result<(Channel, Streaming<Received<D>>), Ended>
+) -> Result<(Dialled, Streaming<Received<D>>), Ended>
 where
     S: Stream<Item = E> + Send + 'static,
     E: Frame,
@@ -270,13 +273,13 @@ where
     let Some(url) = link.urls.get(url) else {
         return Err(Ended::because("the peer has no usable URL"));
     };
-    let channel = wire::dial(url, lane, core.config.tls.as_ref()).await.map_err(Ended::because)?;
+    let dialled = wire::dial(url, lane, core.config.tls.as_ref()).await.map_err(Ended::because)?;
     let agreed = Agreed::default();
     let codec = FrameCodec::<E, D>::new(REPLY_BYTES_MAX).counting(&link.sent).packing(&agreed);
     let (replies, reads) =
-        open_stream(channel.clone(), path, codec, frames, REPLY_BYTES_MAX).await?;
+        open_stream(dialled.channel.clone(), path, codec, frames, REPLY_BYTES_MAX).await?;
     agreed.set(reads.agree(core.config.compression));
-    Ok((channel, replies))
+    Ok((dialled, replies))
 }
 
 /// Opens a stream on a connection. Returns when the peer has accepted the greeting, with what it reads.
@@ -327,18 +330,17 @@ impl Stream for BulkPull {
     }
 }
 
-/// The stream behind the control connection. A probe is stamped here, on its way out, and one goes
-/// along with other messages as often as the limits allow: they share a packet.
+/// The stream behind the control connection. A probe is stamped here, on its way out.
 struct ControlPull {
     core: Arc<Core>,
     link: Arc<Link>,
     hello: Option<Hello>,
     session: u64,
-    probe_next: bool,
 }
 
 impl ControlPull {
     fn probe(&self) -> control_frame::Frame {
+        self.link.asked();
         let now = Instant::now();
         let sequence = self.link.probe_leaves(now);
         control_frame::Frame::Probe(Probe { sequence, sent_us: self.core.us(now) })
@@ -354,18 +356,12 @@ impl Stream for ControlPull {
     ) -> Poll<Option<ControlFrame>> {
         let frame = if let Some(hello) = self.hello.take() {
             control_frame::Frame::Hello(hello)
-        } else if std::mem::take(&mut self.probe_next) {
-            self.probe()
         } else {
             match self.link.control.poll_pull(context, self.session) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Ready(Some(Urgent::Probe)) => self.probe(),
-                Poll::Ready(Some(Urgent::Raft(message))) => {
-                    let least = self.core.config.limits.probe_interval_min;
-                    self.probe_next = self.link.last_probe().is_none_or(|at| at.elapsed() >= least);
-                    control_frame::Frame::Raft(message)
-                }
+                Poll::Ready(Some(Urgent::Raft(message))) => control_frame::Frame::Raft(message),
             }
         };
         Poll::Ready(Some(ControlFrame { frame: Some(frame) }))

@@ -59,6 +59,7 @@ pub(super) async fn send<C: Chunks>(
     message: RaftMessage,
 ) -> Result<(), String> {
     let _turn = core.sending.acquire().await.map_err(|_| "stopping".to_owned())?;
+    let _transferring = link.transferring();
     let meta = message.snapshot.as_ref().ok_or("a snapshot message without a snapshot")?;
     let index = meta.index;
     let sizes = checked_manifest(meta)?;
@@ -130,7 +131,7 @@ async fn dial_any(core: &Core, link: &Link) -> Result<Channel, Ended> {
     let mut ended = Ended::because("the peer has no usable URL");
     for url in &link.urls {
         match wire::dial(url, Lane::Snapshot, core.config.tls.as_ref()).await {
-            Ok(channel) => return Ok(channel),
+            Ok(dialled) => return Ok(dialled.channel),
             Err(why) => ended = Ended::because(why),
         }
     }
@@ -190,6 +191,7 @@ async fn receive_all<I: Inbound, C: Chunks>(
 ) -> Result<(), String> {
     let _turn = door.receiving.try_acquire().map_err(|_| "busy with other snapshots".to_owned())?;
     let link = door.core.link(from).map_err(|status| status.message().to_owned())?;
+    let _transferring = link.transferring();
     let message = match next(&link, frames).await? {
         snapshot_frame::Frame::Offer(SnapshotOffer { message: Some(message) }) => message,
         _ => return Err("no offer".to_owned()),

@@ -9,9 +9,9 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::net::TcpListener as StdListener;
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Request, Response, Uri};
@@ -63,8 +63,16 @@ pub(super) fn bind(url: &Url) -> Result<StdListener, PeersError> {
     bound.map_err(|error| PeersError::bind(url, &error))
 }
 
+/// A connection to a peer.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    pub(super) channel: Channel,
+    /// Where it leads.
+    pub(super) address: Option<SocketAddr>,
+}
+
 /// Connects to a peer. The connection lives on the runtime this is called on.
-pub(super) async fn dial(url: &Url, lane: Lane, tls: Option<&Arc<Tls>>) -> Result<Channel, String> {
+pub(super) async fn dial(url: &Url, lane: Lane, tls: Option<&Arc<Tls>>) -> Result<Dialled, String> {
     // TLS is ours: what tonic is told is only what requests carry.
     let authority = url.to_string();
     let authority = authority.split_once("://").map_or("", |(_, authority)| authority);
@@ -83,14 +91,21 @@ pub(super) async fn dial(url: &Url, lane: Lane, tls: Option<&Arc<Tls>>) -> Resul
         .keep_alive_while_idle(true)
         .http2_max_header_list_size(HEADER_BYTES_MAX);
     let (to, tls) = (url.clone(), tls.cloned());
+    let address = Arc::new(OnceLock::new());
+    let found = Arc::clone(&address);
     let connector = tower::service_fn(move |_: Uri| {
-        let (to, tls) = (to.clone(), tls.clone());
-        async move { connect(&to, lane, tls.as_ref(), Speaks::Http2).await.map(TokioIo::new) }
+        let (to, tls, found) = (to.clone(), tls.clone(), Arc::clone(&found));
+        async move {
+            let stream = connect(&to, lane, tls.as_ref(), Speaks::Http2).await?;
+            if let Ok(address) = stream.below().peer_addr() {
+                let _ = found.set(address);
+            }
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
     });
-    endpoint
-        .connect_with_connector(connector)
-        .await
-        .map_err(|error| format!("{url}: {}", cause(&error)))
+    let channel = endpoint.connect_with_connector(connector).await;
+    let channel = channel.map_err(|error| format!("{url}: {}", cause(&error)))?;
+    Ok(Dialled { channel, address: address.get().copied() })
 }
 
 async fn connect(

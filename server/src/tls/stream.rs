@@ -15,6 +15,16 @@ pub(crate) enum MaybeTls<S> {
     Tls(Box<TlsStream<S>>),
 }
 
+impl<S> MaybeTls<S> {
+    /// What lies below TLS.
+    pub(crate) fn below(&self) -> &S {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MaybeTls<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -1,0 +1,318 @@
+//! How steadily this member runs, as far as timings are chosen by it: how late the loop that carries
+//! the protocol comes round, how long syncs of the log take, how regularly the leader is heard, how
+//! long there was none.
+//!
+//! Each is recorded by the thread it happens on, under a lock of its own that is held for a few
+//! nanoseconds; percentiles are made when somebody asks.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use autotune::{Distribution, LongestOfDay, Percentiles};
+use member::consensus;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Counter, exponential_buckets};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts};
+use proto::admin;
+
+use crate::propose::Shared;
+
+/// One kind of duration.
+#[derive(Debug, Default)]
+struct Durations {
+    recent: Distribution,
+    longest: LongestOfDay,
+}
+
+impl Durations {
+    fn record(&mut self, now_us: u64, value_us: u64) {
+        self.recent.record(now_us, value_us);
+        self.longest.record(now_us, value_us);
+    }
+}
+
+/// The leader's signs of life.
+#[derive(Debug, Default)]
+struct Heartbeats {
+    gaps: Distribution,
+    /// From whom the last one came, and when.
+    last: Option<(u64, u64)>,
+}
+
+/// How long nobody led.
+#[derive(Debug)]
+struct Leaderless {
+    total_us: u64,
+    since_us: Option<u64>,
+}
+
+/// What one member observes of itself.
+#[derive(Debug)]
+pub(crate) struct Vitals {
+    loop_stalls: Mutex<Durations>,
+    syncs: Mutex<Durations>,
+    heartbeats: Mutex<Heartbeats>,
+    leaderless: Mutex<Leaderless>,
+    stall_seconds: Histogram,
+    gap_seconds: Histogram,
+}
+
+/// The numbers, as of one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct VitalSigns {
+    pub(crate) loop_stalls: Percentiles,
+    pub(crate) loop_stall_max_us: u64,
+    pub(crate) syncs: Percentiles,
+    pub(crate) sync_max_us: u64,
+    pub(crate) heartbeat_gaps: Percentiles,
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Vitals {
+            loop_stalls: Mutex::default(),
+            syncs: Mutex::default(),
+            heartbeats: Mutex::default(),
+            // Nobody leads when a member begins.
+            leaderless: Mutex::new(Leaderless { total_us: 0, since_us: Some(0) }),
+            stall_seconds: histogram(
+                "metastore_raft_loop_stall_seconds",
+                "By how much passes of the loop that carries the protocol were late.",
+            ),
+            gap_seconds: histogram(
+                "metastore_heartbeat_gap_seconds",
+                "Between two signs of life of the leader, on its followers.",
+            ),
+        }
+    }
+}
+
+impl Vitals {
+    /// The loop comes round, so much later than it meant to.
+    pub(crate) fn note_pass(&self, now_us: u64, late_us: u64) {
+        lock(&self.loop_stalls).record(now_us, late_us);
+        self.stall_seconds.observe(seconds(late_us));
+    }
+
+    /// A sync of the log took so long.
+    pub(crate) fn note_sync(&self, now_us: u64, took_us: u64) {
+        lock(&self.syncs).record(now_us, took_us);
+    }
+
+    /// The leader was heard.
+    pub(crate) fn note_leader_heard(&self, now_us: u64, leader: u64) {
+        let mut heartbeats = lock(&self.heartbeats);
+        if let Some((from, before_us)) = heartbeats.last.replace((leader, now_us))
+            && from == leader
+        {
+            let gap_us = now_us.saturating_sub(before_us);
+            heartbeats.gaps.record(now_us, gap_us);
+            drop(heartbeats);
+            self.gap_seconds.observe(seconds(gap_us));
+        }
+    }
+
+    /// Who leads has changed. Gaps do not reach over that, and a leader hears none.
+    pub(crate) fn note_leadership(&self, now_us: u64, leader: Option<u64>, is_leader: bool) {
+        let mut heartbeats = lock(&self.heartbeats);
+        heartbeats.last = None;
+        if is_leader {
+            heartbeats.gaps = Distribution::new();
+        }
+        drop(heartbeats);
+        let mut leaderless = lock(&self.leaderless);
+        match (leader, leaderless.since_us) {
+            (None, None) => leaderless.since_us = Some(now_us),
+            (Some(_), Some(since_us)) => {
+                leaderless.total_us += now_us.saturating_sub(since_us);
+                leaderless.since_us = None;
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn signs(&self, now_us: u64) -> VitalSigns {
+        let mut told = VitalSigns::default();
+        {
+            let mut stalls = lock(&self.loop_stalls);
+            told.loop_stalls = stalls.recent.percentiles(now_us);
+            told.loop_stall_max_us = stalls.longest.longest_us(now_us);
+        }
+        {
+            let mut syncs = lock(&self.syncs);
+            told.syncs = syncs.recent.percentiles(now_us);
+            told.sync_max_us = syncs.longest.longest_us(now_us);
+        }
+        told.heartbeat_gaps = lock(&self.heartbeats).gaps.percentiles(now_us);
+        told
+    }
+
+    fn leaderless_us(&self, now_us: u64) -> u64 {
+        let leaderless = lock(&self.leaderless);
+        let running = leaderless.since_us.map_or(0, |since_us| now_us.saturating_sub(since_us));
+        leaderless.total_us + running
+    }
+}
+
+/// As the admin API says it.
+pub(crate) fn distribution(of: Percentiles) -> admin::Distribution {
+    let Percentiles { samples, p50_us, p99_us, p999_us, p9999_us, max_us } = of;
+    admin::Distribution { samples, p50_us, p99_us, p999_us, p9999_us, max_us }
+}
+
+/// As the admin API says it.
+pub(crate) fn election_stats(status: &consensus::Status) -> admin::ElectionStats {
+    admin::ElectionStats {
+        pre_campaigns: status.pre_campaigns,
+        begun: status.elections_stood.total(),
+        won: status.elections_won,
+        quorum_losses: status.quorum_losses,
+        false_elections: 0,
+    }
+}
+
+/// Reads the numbers at each scrape.
+struct VitalsCollector {
+    shared: Arc<Shared>,
+    descriptions: Vec<Desc>,
+}
+
+/// What a registry of metrics takes.
+pub(crate) fn collector(shared: &Arc<Shared>) -> Box<dyn Collector> {
+    let collector = VitalsCollector { shared: Arc::clone(shared), descriptions: Vec::new() };
+    let descriptions = collector.parts().iter().flat_map(|part| part.desc()).cloned().collect();
+    Box::new(VitalsCollector { descriptions, ..collector })
+}
+
+impl VitalsCollector {
+    fn parts(&self) -> Vec<Box<dyn Collector>> {
+        let now_us = self.shared.now_us();
+        let vitals = &self.shared.vitals;
+        let elections = counters(
+            "metastore_elections_total",
+            "Elections this member stood in, by what made it stand.",
+            "cause",
+        );
+        let pre_campaigns = must(IntCounter::new(
+            "metastore_precampaigns_total",
+            "Times this member asked whether an election could be won.",
+        ));
+        let leaderless = must(Counter::new(
+            "metastore_leaderless_seconds_total",
+            "For how long this member knew of no leader.",
+        ));
+        let slack = must(Gauge::new(
+            "metastore_heartbeat_slack_ratio",
+            "Longest but one in a thousand of the gaps between the leader's signs of life, as a share \
+             of the election timeout. From 1 on elections begin.",
+        ));
+        leaderless.inc_by(seconds(vitals.leaderless_us(now_us)));
+        let stood = self.shared.replica.load().as_ref().map(|status| {
+            pre_campaigns.inc_by(status.pre_campaigns);
+            let gap_us = vitals.signs(now_us).heartbeat_gaps.p999_us;
+            slack.set(gap_us as f64 / status.effective_timing.election_timeout_us as f64);
+            status.elections_stood
+        });
+        let stood = stood.unwrap_or_default();
+        for (cause, count) in [
+            ("planned", stood.planned),
+            ("timeout", stood.timeout),
+            ("transfer", stood.transfer),
+            ("hint", stood.hint),
+        ] {
+            elections.with_label_values(&[cause]).inc_by(count);
+        }
+        vec![
+            Box::new(elections),
+            Box::new(pre_campaigns),
+            Box::new(leaderless),
+            Box::new(slack),
+            Box::new(vitals.stall_seconds.clone()),
+            Box::new(vitals.gap_seconds.clone()),
+        ]
+    }
+}
+
+impl Collector for VitalsCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.parts().iter().flat_map(|part| part.collect()).collect()
+    }
+}
+
+/// From 0.1 ms to 13 s.
+fn histogram(name: &str, help: &str) -> Histogram {
+    let buckets = exponential_buckets(0.0001, 2.0, 18);
+    let options = buckets.map(|buckets| HistogramOpts::new(name, help).buckets(buckets));
+    must(options.and_then(Histogram::with_opts))
+}
+
+fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
+    must(IntCounterVec::new(Opts::new(name, help), &[label]))
+}
+
+/// Names are constants, so failing here is a mistake in this file.
+fn must<T>(made: prometheus::Result<T>) -> T {
+    made.unwrap_or_else(|error| panic!("metric: {error}"))
+}
+
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_between_signs_of_one_leader() {
+        let vitals = Vitals::default();
+        vitals.note_leader_heard(0, 1);
+        vitals.note_leader_heard(100, 1);
+        vitals.note_leader_heard(900, 2);
+        vitals.note_leader_heard(950, 2);
+        let gaps = vitals.signs(1_000).heartbeat_gaps;
+        assert_eq!((gaps.samples, gaps.max_us), (2, 100));
+        vitals.note_leadership(1_000, Some(2), false);
+        vitals.note_leader_heard(5_000, 2);
+        assert_eq!(vitals.signs(5_000).heartbeat_gaps.samples, 2);
+    }
+
+    #[test]
+    fn a_leader_has_no_gaps() {
+        let vitals = Vitals::default();
+        vitals.note_leader_heard(0, 1);
+        vitals.note_leader_heard(100, 1);
+        vitals.note_leadership(200, Some(3), true);
+        assert_eq!(vitals.signs(200).heartbeat_gaps, Percentiles::default());
+    }
+
+    #[test]
+    fn time_without_a_leader_adds_up_and_counts_while_it_lasts() {
+        let vitals = Vitals::default();
+        assert_eq!(vitals.leaderless_us(50), 50);
+        vitals.note_leadership(100, Some(1), false);
+        vitals.note_leadership(300, Some(2), false);
+        assert_eq!(vitals.leaderless_us(1_000), 100);
+        vitals.note_leadership(2_000, None, false);
+        vitals.note_leadership(2_500, None, false);
+        assert_eq!(vitals.leaderless_us(3_000), 1_100);
+    }
+
+    #[test]
+    fn the_longest_stays_when_percentiles_have_forgotten_it() {
+        let vitals = Vitals::default();
+        vitals.note_pass(0, 400_000);
+        vitals.note_sync(0, 700_000);
+        let signs = vitals.signs(2 * autotune::WINDOW_US);
+        assert_eq!(signs.loop_stalls.samples, 0);
+        assert_eq!((signs.loop_stall_max_us, signs.sync_max_us), (400_000, 700_000));
+    }
+}
