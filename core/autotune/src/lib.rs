@@ -10,6 +10,7 @@
 mod batching;
 mod distribution;
 mod plan;
+pub mod planner;
 mod timing;
 
 pub use batching::{
