@@ -28,7 +28,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`raw`] is for load generators: unary calls whose bytes were prepared beforehand.
+//! [`raw`] is for load generators: unary calls whose bytes were prepared beforehand. [`tuning`] is for
+//! whoever plans timings: what all members observe, in the planner's words.
 
 mod call;
 mod cluster;
@@ -41,6 +42,7 @@ mod link;
 mod maintenance;
 pub mod raw;
 mod tls;
+pub mod tuning;
 mod watch;
 
 use std::sync::Arc;

@@ -62,6 +62,9 @@ pub struct MemberRow {
     pub election_timeout_us: u64,
     /// How late the loop that carries the protocol was.
     pub loop_stalls: Percentiles,
+    /// At most, in 24 hours. Told, not reckoned with: what one member suffers deposes nobody, and what
+    /// a quorum suffers shows in `heartbeat_gaps`.
+    pub loop_stall_us_max: u64,
     /// How long syncs took.
     pub sync_times: Percentiles,
     /// At most, in 24 hours.

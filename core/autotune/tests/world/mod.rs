@@ -127,6 +127,7 @@ impl World {
                 heartbeat_interval_us: in_force.heartbeat_interval_us,
                 election_timeout_us: in_force.election_timeout_us,
                 loop_stalls: percentiles(50_000, self.stall_us),
+                loop_stall_us_max: self.stall_us,
                 sync_times: percentiles(50_000, self.sync_us.get(id).copied().unwrap_or(4_000)),
                 sync_us_max: self.sync_us.get(id).copied().unwrap_or(4_000),
                 heartbeat_gaps: if leads {
