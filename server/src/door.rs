@@ -158,6 +158,9 @@ pub enum RequestError {
     /// The change would leave too few members running.
     #[error("etcdserver: re-configuration failed due to not enough started members")]
     NotEnoughStarted,
+    /// The leader takes no plan of timing now.
+    #[error(transparent)]
+    Plan(member::TuningRefusal),
     /// The encoded command is larger than `--max-request-bytes`.
     #[error("etcdserver: request is too large")]
     TooLarge,

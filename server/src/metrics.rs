@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use member::TuningStatus;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder, exponential_buckets,
@@ -142,6 +143,9 @@ struct Scraped {
     known_peers: IntGaugeVec,
     id: IntGaugeVec,
     heartbeat_effective_seconds: GaugeVec,
+    timing_flags_seconds: GaugeVec,
+    tuning_epoch: IntGauge,
+    tuning_phase: IntGauge,
     fd_used: IntGauge,
     fd_limit: IntGauge,
 }
@@ -416,6 +420,23 @@ impl Metrics {
                     ),
                     &["timing"],
                 )),
+                timing_flags_seconds: m.add(GaugeVec::new(
+                    Opts::new(
+                        "metastore_raft_timing_flags_seconds",
+                        "Heartbeat interval and election timeout of this member's flags, which rule \
+                         where no plan does.",
+                    ),
+                    &["timing"],
+                )),
+                tuning_epoch: m.gauge(
+                    "metastore_tuning_epoch",
+                    "Epoch of the newest plan of timing this member has applied; 0: none, the flags \
+                     rule.",
+                ),
+                tuning_phase: m.gauge(
+                    "metastore_tuning_phase",
+                    "Its phase: 1 raise, 2 beat, 3 lease, 4 settle, 5 settled.",
+                ),
                 fd_used: m.gauge("os_fd_used", "File descriptors in use."),
                 fd_limit: m.gauge("os_fd_limit", "File descriptors this process may use."),
             },
@@ -427,6 +448,20 @@ impl Metrics {
     pub fn register(&self, collector: Box<dyn prometheus::core::Collector>) {
         let registered = self.registry.register(collector);
         registered.unwrap_or_else(|error| panic!("metric: {error}"));
+    }
+
+    /// How the plan of timing stands.
+    pub fn note_tuning(&self, tuning: &TuningStatus) {
+        let s = &self.scraped;
+        s.tuning_epoch.set(tuning.epoch.cast_signed());
+        s.tuning_phase.set(tuning.phase as i64);
+        let flags = tuning.flags.timing;
+        for (timing, us) in
+            [("heartbeat", flags.heartbeat_interval_us), ("election", flags.election_timeout_us)]
+        {
+            let seconds = Duration::from_micros(us).as_secs_f64();
+            s.timing_flags_seconds.with_label_values(&[timing]).set(seconds);
+        }
     }
 
     /// Everything in the text format of Prometheus.

@@ -69,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) view: ArcSwap<View>,
     pub(crate) status: ArcSwap<NodeStatus>,
     pub(crate) replica: ArcSwapOption<consensus::Status>,
+    pub(crate) tuning: ArcSwapOption<member::TuningStatus>,
     pub(crate) figures: Figures,
     pub(crate) vitals: Vitals,
     pub(crate) applied: AppliedGate,
@@ -106,6 +107,7 @@ impl Shared {
             view: ArcSwap::from_pointee(view),
             status: ArcSwap::from_pointee(NodeStatus { identity, ..NodeStatus::default() }),
             replica: ArcSwapOption::empty(),
+            tuning: ArcSwapOption::empty(),
             figures: Figures::default(),
             vitals: Vitals::default(),
             applied,
@@ -130,7 +132,7 @@ impl Shared {
     }
 
     /// When a request that begins now is given up.
-    fn deadline_us(&self) -> u64 {
+    pub(crate) fn deadline_us(&self) -> u64 {
         self.now_us() + duration_us(self.request_timeout)
     }
 
@@ -142,7 +144,7 @@ impl Shared {
         self.transfers.expire(now_us);
     }
 
-    fn next_sequence(&self) -> u64 {
+    pub(crate) fn next_sequence(&self) -> u64 {
         self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -169,6 +171,9 @@ impl Shared {
             Reply::MembershipRefused { sequence, refusal } => {
                 self.proposals.call(sequence, Ended::Refused(refusal.into()));
             }
+            Reply::TuningRefused { sequence, refusal } => {
+                self.proposals.call(sequence, Ended::Refused(refusal.into()));
+            }
             Reply::TransferBegun { ticket } => self.transfers.call(ticket, Ok(())),
             Reply::TransferRefused { ticket, error } => {
                 self.transfers.call(ticket, Err(error.into()));
@@ -192,6 +197,7 @@ impl From<MembershipRefusal> for RequestError {
             MembershipRefusal::NotLearner => StateError::MemberNotLearner.into(),
             MembershipRefusal::NotFound => StateError::MemberNotFound.into(),
             MembershipRefusal::Exists => StateError::MemberExists.into(),
+            MembershipRefusal::Tuning(error) => StateError::Tuning(error).into(),
             MembershipRefusal::Busy => RequestError::TooManyRequests,
         }
     }
@@ -220,7 +226,7 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
-    async fn await_end(
+    pub(crate) async fn await_end(
         &self,
         sequence: u64,
         deadline_us: u64,
@@ -348,7 +354,7 @@ impl Handle {
         })
     }
 
-    async fn ask_leader(
+    pub(crate) async fn ask_leader(
         &self,
         call: leader_request::Call,
     ) -> Result<leader_reply::Reply, RequestError> {
@@ -498,7 +504,7 @@ impl Door for Handle {
     }
 
     async fn submit_tuning(&self, submit: TuningSubmit) -> Result<u64, RequestError> {
-        self.submit_plan_here(submit).await.map(|(epoch, _)| epoch)
+        self.submit_plan(submit).await
     }
 
     fn tuning(&self) -> TuningResponse {

@@ -1,34 +1,95 @@
 //! The plan of timing, at the door: what of it this member has applied, and the way of a new one to the
 //! leader, who judges it before it proposes it.
 
-use proto::admin::TuningResponse;
+use member::{Completion, Input, TuningRefusal, TuningStatus};
+use proto::admin::{TuningConfirmation, TuningResponse};
 use proto::log::TuningSubmit;
-use proto::log::command::Op;
-use state::Response;
+use proto::peer::{TuningProposal, leader_reply, leader_request};
+use state::tuning::params_to_log;
+use state::{Response, StateError};
 
 use crate::door::{Door, RequestError};
-use crate::propose::Handle;
+use crate::propose::{Ended, Handle};
+
+impl From<TuningRefusal> for RequestError {
+    fn from(refusal: TuningRefusal) -> Self {
+        match refusal {
+            TuningRefusal::NotLeader { .. } => RequestError::NotLeader,
+            TuningRefusal::State(error) => StateError::Tuning(error).into(),
+            TuningRefusal::Busy => RequestError::TooManyRequests,
+            refusal => RequestError::Plan(refusal),
+        }
+    }
+}
 
 impl Handle {
-    /// Gets a plan into the log: its epoch and where in the log it stands.
+    /// Gets a plan into the log, here or at the leader, and waits until this member has applied it:
+    /// its epoch.
+    pub(crate) async fn submit_plan(&self, submit: TuningSubmit) -> Result<u64, RequestError> {
+        if self.shared.led.borrow().is_leader {
+            return self.submit_plan_here(submit).await.map(|(epoch, _)| epoch);
+        }
+        let call = leader_request::Call::Tuning(TuningProposal { submit: Some(submit) });
+        let leader_reply::Reply::Tuning(taken) = self.ask_leader(call).await? else {
+            return Err(RequestError::Stopped);
+        };
+        // What the leader has applied the caller may expect to see here too.
+        let wait = self.shared.applied.wait_for(taken.index);
+        tokio::time::timeout(self.shared.request_timeout, wait)
+            .await
+            .map_err(|_| RequestError::TimeoutAppliedIndex)?;
+        Ok(taken.epoch)
+    }
+
+    /// As the leader: the plan's epoch and where in the log it stands.
     pub(crate) async fn submit_plan_here(
         &self,
         submit: TuningSubmit,
     ) -> Result<(u64, u64), RequestError> {
-        let applied = self.propose(Op::TuningSubmit(submit)).await?;
-        match applied.response {
-            Response::Tuning { epoch } => Ok((epoch, applied.index)),
-            _ => Err(RequestError::Stopped),
+        let sequence = self.shared.next_sequence();
+        let ended = self
+            .await_end(sequence, self.shared.deadline_us(), |inbox| {
+                inbox.urgent(Input::SubmitTuning { sequence, submit })
+            })
+            .await?;
+        match ended {
+            Ended::Applied { index, completion: Completion::Command(outcome), .. } => {
+                match outcome.result? {
+                    Response::Tuning { epoch } => Ok((epoch, index)),
+                    _ => Err(RequestError::Stopped),
+                }
+            }
+            Ended::Applied { .. } => Err(RequestError::Stopped),
+            Ended::Refused(error) => Err(error),
         }
     }
 
     /// The plan as this member has applied it, and what it uses.
     pub(crate) fn plan(&self) -> TuningResponse {
-        TuningResponse {
+        let mut response = TuningResponse {
             member_id: self.shared.identity.member_id,
             tuning: Some(Door::view(self).tuning().clone()),
             leader_id: self.shared.led.borrow().leader.unwrap_or_default(),
             ..TuningResponse::default()
+        };
+        if let Some(status) = self.shared.tuning.load().as_deref() {
+            say(status, &mut response);
         }
+        response
     }
+}
+
+fn say(status: &TuningStatus, response: &mut TuningResponse) {
+    response.flags = Some(params_to_log(&status.flags));
+    response.in_force = Some(params_to_log(&status.in_force));
+    response.held_by = status.held_by.as_ref().map(ToString::to_string).unwrap_or_default();
+    response.confirmations = status
+        .confirmed
+        .iter()
+        .map(|(id, (epoch, phase))| TuningConfirmation {
+            member_id: *id,
+            epoch: *epoch,
+            phase: *phase as u32,
+        })
+        .collect();
 }

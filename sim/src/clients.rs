@@ -240,6 +240,10 @@ impl World {
                 self.figures.count("membership changes refused");
                 running.callers.remove(&sequence);
             }
+            Reply::TuningRefused { sequence, refusal: _ } => {
+                self.figures.count("plans refused by the leader");
+                running.callers.remove(&sequence);
+            }
             Reply::TransferRefused { ticket, error: _ } | Reply::TransferBegun { ticket } => {
                 running.callers.remove(&ticket);
             }
@@ -292,6 +296,11 @@ impl World {
             }
         };
         let revision = |header: &Option<ResponseHeader>| header.as_ref().map_or(0, |h| h.revision);
+        if let (Caller::Plan { expected_epoch, is_legal }, Ok(Response::Tuning { epoch })) =
+            (caller, &outcome.result)
+        {
+            self.plan_taken(expected_epoch, is_legal, *epoch);
+        }
         let told = match outcome.result {
             Ok(Response::Put(put)) => Told::Put { revision: revision(&put.header) },
             Ok(Response::DeleteRange(delete)) => {

@@ -14,6 +14,7 @@
 //! | `network`, `nemesis` | what goes wrong |
 //! | `clients`, `history` | what is asked, and whether the answers fit together |
 //! | `truth` | what must hold at every step |
+//! | `tunings` | plans of timing, and what must hold between any two members |
 //! | [`Plan`] | what a seed stands for |
 //! | [`Mutant`] | bugs on demand, to prove that all this finds them |
 //!
@@ -34,6 +35,7 @@ mod steps;
 mod trace;
 mod transport;
 mod truth;
+mod tunings;
 mod watchers;
 mod workers;
 mod world;

@@ -53,11 +53,21 @@ pub enum Mutant {
     WatchGap,
     /// Two boots of a member number their requests alike.
     SameOrigin,
+    /// A plan of timing goes on when a quorum has confirmed a phase.
+    QuorumBarrier,
+    /// Election timeouts fall together with heartbeat intervals, not after them.
+    ElectionFirst,
+    /// Leases grow when a plan begins, not when every voter bears with the leader for longer.
+    LeaseEarly,
+    /// A plan is taken whatever plan it was made upon.
+    StaleEpoch,
+    /// A leader sends heartbeats although its disk stands still.
+    NoHeartbeatGate,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 23] = [
+    pub const ALL: [Mutant; 28] = [
         Mutant::SkipDataSync,
         Mutant::SkipRecoverySync,
         Mutant::SkipDirSync,
@@ -81,6 +91,11 @@ impl Mutant {
         Mutant::KeepAliveLost,
         Mutant::WatchGap,
         Mutant::SameOrigin,
+        Mutant::QuorumBarrier,
+        Mutant::ElectionFirst,
+        Mutant::LeaseEarly,
+        Mutant::StaleEpoch,
+        Mutant::NoHeartbeatGate,
     ];
 
     /// Its name on the command line.
@@ -109,6 +124,11 @@ impl Mutant {
             Mutant::KeepAliveLost => "keepalive-lost",
             Mutant::WatchGap => "watch-gap",
             Mutant::SameOrigin => "same-origin",
+            Mutant::QuorumBarrier => "quorum-barrier",
+            Mutant::ElectionFirst => "election-first",
+            Mutant::LeaseEarly => "lease-early",
+            Mutant::StaleEpoch => "stale-epoch",
+            Mutant::NoHeartbeatGate => "no-heartbeat-gate",
         }
     }
 

@@ -1,7 +1,6 @@
 //! Whoever breaks things, within what the plan allows.
 
 use member::Input;
-use member::autotune::Timing;
 use proto::etcdserverpb::CompactionRequest;
 use proto::log::command::Op;
 use proto::log::membership_change::Kind;
@@ -42,13 +41,18 @@ enum Fault {
     Pause,
     Membership,
     Transfer,
-    Timing,
+    Plan,
+    DiskStall,
     Compaction,
 }
 
 impl Nemesis {
     pub(crate) fn new(seed: u64) -> Self {
         Nemesis { random: Random::of(seed, "nemesis", 0), partitions: 0 }
+    }
+
+    pub(crate) fn random(&mut self) -> &mut Random {
+        &mut self.random
     }
 }
 
@@ -73,20 +77,25 @@ impl World {
             (allowed.membership, Fault::Membership),
             (allowed.membership, Fault::Membership),
             (allowed.transfers, Fault::Transfer),
-            (allowed.timing, Fault::Timing),
+            (allowed.plans, Fault::Plan),
+            (allowed.plans, Fault::Plan),
+            (allowed.plans, Fault::Plan),
+            (allowed.disk_stalls, Fault::DiskStall),
         ]
         .into_iter()
         .filter_map(|(is_allowed, fault)| is_allowed.then_some(fault))
         .collect();
         let every_us = self.plan.fault_every_us;
         let random = &mut self.nemesis.random;
-        let next_us = random.within(every_us / 4, 2 * every_us);
+        let mut next_us = random.within(every_us / 4, 2 * every_us);
         let fault = random.pick(&kinds).copied().unwrap_or(Fault::Compaction);
-        self.after(next_us, Event::Fault);
+        let mut stalls_us = None;
         let running: Vec<u64> =
             self.nodes.iter().filter(|(_, n)| n.process.is_some()).map(|(id, _)| *id).collect();
         let random = &mut self.nemesis.random;
-        let Some(id) = random.pick(&running).copied() else { return };
+        let Some(id) = random.pick(&running).copied() else {
+            return self.after(next_us, Event::Fault);
+        };
         let away_us = random.within(1_000, AWAY_US_MAX);
         match fault {
             Fault::Death => {
@@ -122,9 +131,12 @@ impl World {
             }
             Fault::Membership => self.change_membership(),
             Fault::Transfer => self.hand_over(),
-            Fault::Timing => self.change_timing(&running),
+            Fault::Plan => self.submit_plan(&running),
+            Fault::DiskStall => stalls_us = self.stall_disk(),
             Fault::Compaction => self.compact(id),
         }
+        next_us += stalls_us.unwrap_or(0);
+        self.after(next_us, Event::Fault);
     }
 
     /// Every machine loses its power, or every process dies, at once.
@@ -292,19 +304,6 @@ impl World {
         self.input(leader, Input::TransferLeader { ticket, to });
     }
 
-    fn change_timing(&mut self, running: &[u64]) {
-        let random = &mut self.nemesis.random;
-        let election_timeout_us = random.within(40_000, 500_000);
-        let heartbeat_interval_us = election_timeout_us / random.within(5, 12);
-        let timing = Timing { heartbeat_interval_us, election_timeout_us };
-        self.figures.count("timing changes");
-        for id in running {
-            if self.nemesis.random.permille(900) {
-                self.input(*id, Input::SetTiming(timing));
-            }
-        }
-    }
-
     fn compact(&mut self, id: u64) {
         let back = i64::try_from(self.nemesis.random.below(30)).unwrap_or(0);
         let Some(running) = self.nodes.get(&id).and_then(|node| node.running()) else { return };
@@ -325,8 +324,14 @@ impl World {
             disk.faults.fail_sync_after = None;
             disk.faults.fail_write_after = None;
         }
+        let boot = node.boot;
+        let was_stalled = std::mem::take(&mut node.stalled_us) > self.now_us;
         let paused_us = node.paused_us.saturating_sub(self.now_us);
-        if node.process.is_none() && !node.is_retired {
+        let starts = node.process.is_none() && !node.is_retired;
+        if was_stalled {
+            self.after(0, Event::Log { node: id, boot });
+        }
+        if starts {
             self.start(id);
         }
         let Some(running) = self.nodes.get(&id).and_then(|node| node.running()) else { return 0 };

@@ -33,6 +33,8 @@ pub(crate) const WRITEBACK: WritebackLimits = WritebackLimits {
 pub(crate) enum Caller {
     /// A client, its turn, and the number of its request.
     Client { client: u64, turn: u64, request: usize },
+    /// The nemesis: the epoch its plan was made upon, and whether it may be taken.
+    Plan { expected_epoch: u64, is_legal: bool },
     /// The simulator itself, which only wants it done.
     Chore,
 }
@@ -185,6 +187,8 @@ pub(crate) struct Node {
     pub(crate) backend: MemBackend,
     /// Grows with every stop: what belongs to an earlier process is void.
     pub(crate) boot: u64,
+    /// The disk stands still until then.
+    pub(crate) stalled_us: u64,
     /// The process stands still until then.
     pub(crate) paused_us: u64,
     pub(crate) process: Option<Box<Running>>,
@@ -206,6 +210,7 @@ impl Node {
             disk,
             backend: MemBackend::new(),
             boot: 0,
+            stalled_us: 0,
             paused_us: 0,
             process: None,
             confirmed: Confirmed::default(),

@@ -74,8 +74,10 @@ pub struct Faults {
     pub membership: bool,
     /// The leadership is handed over.
     pub transfers: bool,
-    /// Heartbeats and timeouts change.
-    pub timing: bool,
+    /// Plans of timing are submitted.
+    pub plans: bool,
+    /// The leader's disk stands still.
+    pub disk_stalls: bool,
 }
 
 impl Plan {
@@ -86,6 +88,8 @@ impl Plan {
         let election_timeout_us = random.within(50_000, 300_000);
         let heartbeat_interval_us = election_timeout_us / random.within(5, 10);
         let delay_us_max = [400, 2_000, election_timeout_us / 20][random.below(3) as usize];
+        // Kinds that came later draw from a stream of their own, so that seeds keep what they had.
+        let mut new_faults = Random::of(seed, "plan", 1);
         let mut sometimes = |permille| random.permille(permille);
         let faults = Faults {
             process_deaths: sometimes(600),
@@ -98,7 +102,8 @@ impl Plan {
             pauses: sometimes(400),
             membership: sometimes(400),
             transfers: members > 1 && sometimes(400),
-            timing: sometimes(300),
+            plans: sometimes(300) || new_faults.permille(300),
+            disk_stalls: new_faults.permille(250),
         };
         let noisy = random.permille(500);
         Plan {

@@ -108,8 +108,10 @@ impl World {
     /// Ends a process. Whoever waited for it never learns how that ended.
     pub(crate) fn stop(&mut self, id: u64) {
         self.end_watchers(id, false);
+        self.forget_plan(id);
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.boot += 1;
+        node.stalled_us = 0;
         node.paused_us = 0;
         let Some(process) = node.process.take() else { return };
         let waiting: Vec<Caller> =

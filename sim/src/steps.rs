@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use member::consensus::Role;
 use member::{Effects, Input, conf_state_of};
 
+use crate::mutant::Mutant;
 use crate::world::{Event, World};
 
 /// How long a step waits for more inputs at most.
@@ -71,6 +72,10 @@ impl World {
         );
         self.carry_out(id, effects);
         self.check_member(id);
+        self.check_plan(id);
+        if self.is(Mutant::NoHeartbeatGate) {
+            self.beat_anyway(id);
+        }
     }
 
     pub(crate) fn carry_out(&mut self, id: u64, effects: Effects) {
@@ -93,6 +98,9 @@ impl World {
         }
         self.give_disk(id, disk);
         for message in net {
+            if let Some(ack) = &message.tuning {
+                self.confirmed_plan(id, ack);
+            }
             self.send(id, message);
         }
         if let Some(forward) = forward {

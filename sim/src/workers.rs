@@ -34,6 +34,7 @@ impl World {
         let pace_us = self.pace.within(50, self.plan.disk_us_max);
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let boot = node.boot;
+        let stalls_us = node.stalled_us.saturating_sub(self.now_us);
         let Some(running) = node.process.as_deref_mut() else { return };
         let (mut told, mut ahead) = (Vec::new(), Vec::new());
         for mut task in tasks {
@@ -64,7 +65,7 @@ impl World {
         }
         let begins = !std::mem::replace(&mut running.log_runs, true);
         if begins {
-            self.after(pace_us, Event::Log { node: id, boot });
+            self.after(pace_us.max(stalls_us), Event::Log { node: id, boot });
         }
         for input in told {
             if let Input::Persisted { number } = input {
@@ -80,6 +81,10 @@ impl World {
     pub(crate) fn run_log(&mut self, id: u64, boot: u64) {
         let ignores = self.is(Mutant::IgnoreFailedSync);
         let Some(node) = self.nodes.get_mut(&id) else { return };
+        if node.stalled_us > self.now_us {
+            let until_us = node.stalled_us;
+            return self.at(until_us, Event::Log { node: id, boot });
+        }
         let Some(running) = node.process_of(boot) else { return };
         let tasks = std::mem::take(&mut running.log_tasks);
         running.log_runs = false;
@@ -159,6 +164,9 @@ impl World {
             return self.plan_apply(id);
         }
         for mut task in tasks {
+            if self.is(Mutant::StaleEpoch) {
+                self.ignore_epoch(id, &mut task);
+            }
             let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.process_of(boot))
             else {
                 return;
@@ -206,6 +214,11 @@ impl World {
         let now_us = self.now_us;
         if self.is(Mutant::SkipConfChange) && id == 1 {
             report.memberships.clear();
+        }
+        if let Some(tuning) = &mut report.tuning
+            && (self.is(Mutant::ElectionFirst) || self.is(Mutant::LeaseEarly))
+        {
+            self.bend_plan(tuning);
         }
         self.trace.note(
             now_us,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use member::state::tuning::plan_of;
 use member::state::{View, hash};
 use member::wal::Identity;
 use proto::log::Member as MemberRow;
@@ -22,6 +23,7 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::trace::Trace;
 use crate::truth::Truth;
+use crate::tunings::{Stall, Tunings};
 
 /// All simulated clusters have this id.
 pub(crate) const CLUSTER_ID: u64 = 0xc1;
@@ -71,6 +73,8 @@ pub(crate) enum Event {
     LeaseAsked { to: u64, client: u64, turn: u64, request: usize, lease: i64 },
     /// The next fault.
     Fault,
+    /// A disk goes on.
+    StallEnds { stall: Stall },
     /// The partition ends.
     Heal { partition: u64 },
     /// The faults end.
@@ -99,6 +103,7 @@ impl Event {
             | Event::Client { .. }
             | Event::TimedOut { .. }
             | Event::Fault
+            | Event::StallEnds { .. }
             | Event::Heal { .. }
             | Event::Calm
             | Event::Look => None,
@@ -158,6 +163,7 @@ pub(crate) struct World {
     /// Where watchers begin, and the like.
     pub(crate) watching: Random,
     pub(crate) phase: Phase,
+    pub(crate) tunings: Tunings,
 }
 
 impl World {
@@ -182,6 +188,7 @@ impl World {
             boots: Random::of(seed, "boots", 0),
             watching: Random::of(seed, "watching", 0),
             phase: Phase::Faults,
+            tunings: Tunings::default(),
             plan,
         };
         world.found();
@@ -263,6 +270,7 @@ impl World {
                 self.lease_asked(to, client, turn, request, lease);
             }
             Event::Fault => self.fault(),
+            Event::StallEnds { stall } => self.stall_ends(&stall),
             Event::Heal { partition } => self.heal(partition),
             Event::Calm => self.calm(),
             Event::Look => self.look(),
@@ -344,7 +352,10 @@ impl World {
         let last = self.truth.last_committed();
         // Leases still end, each a step forward: then nothing is settled yet.
         views.iter().all(|(_, view)| {
-            view.applied_index() >= last && !view.is_compacting() && view.leases_total() == 0
+            view.applied_index() >= last
+                && !view.is_compacting()
+                && view.leases_total() == 0
+                && plan_of(view.tuning()).phase == member::autotune::Phase::Settled
         }) && views.windows(2).all(|pair| pair[0].1.applied_index() == pair[1].1.applied_index())
     }
 

@@ -264,6 +264,24 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// How long after the last voter has confirmed [`Phase::Lease`] a lease of before may still run.
+    pub fn lease_before_us(&self) -> u64 {
+        // Behind a plan that was given up there may be a lease as long as its election timeout allows.
+        let given_up_us = self.from.election_us_min / 100 * LEASE_PERCENT_MAX;
+        self.from.params.map_or(0, |params| params.lease_us).max(given_up_us)
+    }
+
+    /// Whether the phase may be left although a voter has not confirmed it: only where timeouts rise
+    /// alone, and never to a longer lease.
+    pub fn may_leave_absent_behind(&self, own: &Params) -> bool {
+        let before = Plan { phase: Phase::Raise, ..*self }.in_force(own);
+        let after = Plan { phase: Phase::Settled, ..*self }.in_force(own);
+        before.timing.election_timeout_us == after.timing.election_timeout_us
+            && (self.phase != Phase::Beat || after.lease_us <= before.lease_us)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,6 +371,25 @@ mod tests {
         let back = Plan { phase: Phase::Settled, ..plan.succeeded_by(None) };
         assert_eq!(back.in_force(&own), own);
         assert_eq!((plan.epoch, back.epoch), (1, 2));
+    }
+
+    #[test]
+    fn only_a_raise_leaves_the_absent_behind_and_never_to_a_longer_lease() {
+        let own = params(100, 1_000, 0);
+        let at = |from: Option<Params>, to: Params, phase| {
+            let settled = Plan { phase: Phase::Settled, ..Plan::default().succeeded_by(from) };
+            Plan { phase, ..settled.succeeded_by(Some(to)) }.may_leave_absent_behind(&own)
+        };
+        let (short, long) = (params(25, 315, 0), params(250, 2_500, 0));
+        for phase in [Phase::Raise, Phase::Beat, Phase::Lease, Phase::Settle] {
+            assert!(at(None, long, phase));
+            assert!(!at(None, short, phase));
+            assert!(!at(Some(long), own, phase));
+        }
+        let leased = params(250, 2_500, 1_900);
+        assert!(at(None, leased, Phase::Raise));
+        assert!(!at(None, leased, Phase::Beat));
+        assert!(at(Some(params(25, 315, 200)), long, Phase::Beat));
     }
 
     #[test]

@@ -30,7 +30,7 @@
 mod outputs;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use autotune::{Batching, BatchingError, Timing, TimingError};
 use bytes::Bytes;
@@ -340,6 +340,7 @@ impl Replica {
         self.raw
             .apply_conf_change(&step)
             .expect("a step that was checked against the configuration fits it");
+        self.open_windows();
         if self.is_leader() && self.raw.raft.prs().get(self.config.id).is_none() {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, raft::INVALID_ID);
@@ -381,6 +382,44 @@ impl Replica {
         batching.validate()?;
         self.config.batching = batching;
         Ok(())
+    }
+
+    /// Changes how much is sent to a follower before it answers, from now on: entry bytes in one
+    /// message, and messages. A smaller window takes effect as the larger one drains.
+    pub fn set_window(
+        &mut self,
+        message_bytes_max: u64,
+        inflight_max: usize,
+    ) -> Result<(), ConsensusError> {
+        let before = (self.config.message_bytes_max, self.config.inflight_max);
+        (self.config.message_bytes_max, self.config.inflight_max) =
+            (message_bytes_max, inflight_max);
+        if let Err(error) = self.config.validate() {
+            (self.config.message_bytes_max, self.config.inflight_max) = before;
+            return Err(error);
+        }
+        self.raw.raft.max_msg_size = message_bytes_max;
+        self.open_windows();
+        Ok(())
+    }
+
+    /// Raft gives a member that is new to it the window it began with.
+    fn open_windows(&mut self) {
+        let ids: Vec<u64> = self.raw.raft.prs().iter().map(|(id, _)| *id).collect();
+        for id in ids {
+            self.raw.raft.adjust_max_inflight_msgs(id, self.config.inflight_max);
+        }
+    }
+
+    /// Who votes now, in either configuration.
+    pub fn voters(&self) -> BTreeSet<u64> {
+        let conf_state = self.conf_state();
+        conf_state.voters.into_iter().chain(conf_state.voters_outgoing).collect()
+    }
+
+    /// Whether a membership change is in the log and not applied yet, as far as a leader knows.
+    pub fn membership_pending(&self) -> bool {
+        self.raw.raft.has_pending_conf()
     }
 
     /// The disk gate: whether writes have been waiting for half an election timeout without any

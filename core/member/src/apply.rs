@@ -6,7 +6,8 @@
 use bytes::Bytes;
 use prost::Message as _;
 use proto::log::{
-    Batch, Command, Entry, Member as MemberRow, MembershipChange, RequestId, SnapshotMeta, entry,
+    Batch, Command, Entry, Member as MemberRow, MembershipChange, RequestId, SnapshotMeta, Tuning,
+    entry,
 };
 use state::{Changes, LeaseChange, Outcome, State, StateError, StateParts, View};
 
@@ -85,6 +86,8 @@ pub struct ApplyReport {
     pub memberships: Vec<(Entry, bool)>,
     /// The member table, if it changed.
     pub members: Option<Vec<MemberRow>>,
+    /// The plan of timing, if it changed.
+    pub tuning: Option<Tuning>,
     /// What happened to leases.
     pub leases: Vec<LeaseChange>,
     /// The state was replaced.
@@ -167,6 +170,7 @@ impl ApplyWorker {
                 replaced = true;
                 let view = self.state.publish();
                 report.members = Some(view.members());
+                report.tuning = Some(view.tuning().clone());
                 report.restored = Some(Restored {
                     leases: view.leases().map(|l| (l.id, l.remaining_ttl)).collect(),
                     meta,
@@ -234,6 +238,9 @@ impl ApplyWorker {
         report.leases.extend(outcome.leases.iter().cloned());
         if members_change && outcome.result.is_ok() {
             report.members = Some(self.state.members());
+        }
+        if let Ok(state::Response::Tuning { .. }) = outcome.result {
+            report.tuning = Some(self.state.tuning().clone());
         }
         if let Some(id) = command.id {
             completed.push(Completed { id, index, term, completion: Completion::Command(outcome) });

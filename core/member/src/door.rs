@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use consensus::{Config, TransferError};
-use proto::log::{MembershipChange, SnapshotMeta};
+use proto::log::{MembershipChange, SnapshotMeta, TuningSubmit};
 use proto::peer::RaftMessage;
 
 use crate::apply::{ApplyReport, ApplyTask};
 use crate::log_worker::DiskTask;
 use crate::membership::MembershipRefusal;
 use crate::snapshot_policy::SnapshotPolicy;
+use crate::tuning::TuningRefusal;
 
 /// What a member is told once, at its start.
 #[derive(Clone, Debug)]
@@ -100,8 +101,13 @@ pub enum Input {
         /// The peer.
         to: u64,
     },
-    /// New timing, in force at once.
-    SetTiming(autotune::Timing),
+    /// A new plan of timing, for the leader to judge and to propose.
+    SubmitTuning {
+        /// The caller's ticket; with the origin it is the command's request id.
+        sequence: u64,
+        /// The plan.
+        submit: TuningSubmit,
+    },
 }
 
 /// What a lease question is answered with.
@@ -141,6 +147,13 @@ pub enum Reply {
         sequence: u64,
         /// Why.
         refusal: MembershipRefusal,
+    },
+    /// The plan of timing was not proposed and never will be.
+    TuningRefused {
+        /// Sequence of [`Input::SubmitTuning`].
+        sequence: u64,
+        /// Why.
+        refusal: TuningRefusal,
     },
     /// The transfer was not begun.
     TransferRefused {

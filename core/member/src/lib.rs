@@ -37,6 +37,7 @@ mod membership;
 mod snapshot_policy;
 mod snapshot_worker;
 mod step;
+mod tuning;
 
 pub use apply::{
     Applied, ApplyReport, ApplyTask, ApplyWorker, Completed, Completion, Restored, SnapshotJob,
@@ -52,5 +53,6 @@ pub use membership::MembershipRefusal;
 pub use snapshot_policy::SnapshotPolicy;
 pub use snapshot_worker::{SnapshotError, SnapshotWorker, SnapshotsHeld};
 pub use step::Member;
+pub use tuning::{Held, TuningRefusal, TuningStatus};
 
 pub use {autotune, consensus, state, wal};

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use consensus::MembershipError;
 use proto::log::{Member as MemberRow, MembershipChange, membership_change::Kind};
+use state::TuningError;
 
 /// Why a change is not proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum MembershipRefusal {
     NotFound,
     /// The id is a member's already.
     Exists,
+    /// A plan of timing is on its way, and nobody joins meanwhile.
+    Tuning(TuningError),
     /// Too many changes wait already.
     Busy,
 }

@@ -4,6 +4,8 @@
 //! the leader) and the decisions that join rooms: which entries go to apply and when, when to take a
 //! snapshot, how far the log may be released, whether a membership change is safe to propose.
 
+mod plan;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use crate::lease_clock::LeaseClock;
 use crate::log_worker::DiskTask;
 use crate::membership::{self, Connectivity, MembershipRefusal};
 use crate::snapshot_policy::SnapshotDecision;
+use crate::tuning::Tuning;
 
 /// Proposals kept while there is no leader to give them to; one more is answered `Busy`.
 const WAITING_PROPOSALS_MAX: usize = 20_000;
@@ -99,6 +102,7 @@ pub struct Member {
     apply_held: VecDeque<ApplyTask>,
     apply_outstanding_bytes: u64,
     snapshots: SnapshotDecision,
+    tuning: Tuning,
     removed: bool,
 }
 
@@ -115,7 +119,10 @@ impl Member {
         let members = state.members();
         let mut leases = LeaseClock::new(now_us);
         leases.replace(state.leases().map(|lease| (lease.id, lease.remaining_ttl)), now_us);
+        let own = plan::own_params(&config.consensus);
+        let tuning = Tuning::new(own, state.tuning(), &boot, config.origin);
         let mut replica = Replica::new(config.consensus.clone(), boot, now_us)?;
+        plan::put_in_force(&mut replica, &config.consensus, &tuning.in_force());
         if let Some(meta) = &snapshots_held.newest {
             replica.snapshot_available(meta.clone());
         }
@@ -146,6 +153,7 @@ impl Member {
             restoring: None,
             apply_held: VecDeque::new(),
             apply_outstanding_bytes: 0,
+            tuning,
             removed: false,
         })
     }
@@ -159,6 +167,7 @@ impl Member {
         }
         self.replica.tick(now_us);
         self.revoke_expired(now_us);
+        self.take_plan_on(now_us);
         self.give_waiting(now_us, &mut effects);
         self.prove_leadership(now_us);
         for round in 0.. {
@@ -220,10 +229,14 @@ impl Member {
         match input {
             Input::Tick => {}
             // A message that is not valid is the sender's fault; the replica counts it.
-            Input::Message(message) => {
+            Input::Message(mut message) => {
                 let from = message.from;
+                let ack = message.tuning.take();
                 if self.replica.receive(now_us, message).is_ok() {
                     self.heard_us.insert(from, now_us);
+                    if let Some(ack) = ack {
+                        self.tuning.confirm(from, ack);
+                    }
                 }
             }
             Input::Forwarded(commands) => self.take_forwarded(commands, effects),
@@ -254,8 +267,9 @@ impl Member {
             Input::SnapshotFailed => self.snapshots.failed(),
             Input::SnapshotSent { to, ok } => self.replica.report_snapshot(to, ok),
             Input::PeerUnreachable { to } => self.replica.report_unreachable(to),
-            // Whoever offers a timing has checked it; one that is not valid changes nothing.
-            Input::SetTiming(timing) => drop(self.replica.set_timing(timing)),
+            Input::SubmitTuning { sequence, submit } => {
+                self.take_plan(sequence, submit, effects);
+            }
         }
     }
 
@@ -362,6 +376,7 @@ impl Member {
         if !self.is_leader {
             return Err(MembershipRefusal::NotLeader { leader: self.leader });
         }
+        self.check_membership_with_plan(change)?;
         let silence_us_max = self.replica.status().timing.election_timeout_us;
         let connectivity = Connectivity::of(self.id(), &self.heard_us, now_us, silence_us_max);
         membership::check(
@@ -512,6 +527,7 @@ impl Member {
             bytes,
             memberships,
             members,
+            tuning,
             leases,
             restored,
             snapshot_begun,
@@ -534,6 +550,9 @@ impl Member {
             self.removed |= was && !is;
             self.heard_us.retain(|id, _| members.iter().any(|m| m.id == *id));
             self.members = members;
+        }
+        if let Some(tuning) = tuning {
+            self.take_applied_plan(tuning);
         }
         for change in leases {
             self.leases.take(&change, now_us);
@@ -586,6 +605,7 @@ impl Member {
             });
         }
         effects.net.extend(messages.into_iter().map(|mut message| {
+            self.confirm_plan(&mut message);
             if let Some(meta) = &mut message.snapshot {
                 // Whoever receives it takes no other cluster's.
                 meta.cluster_id = self.config.cluster_id;
@@ -629,6 +649,7 @@ impl Member {
         if leadership.is_leader && !self.is_leader {
             // Whoever led before may have renewed leases this member was not told of.
             self.leases.begin_term(now_us);
+            self.tuning.begin_term(now_us);
         }
         self.term = leadership.term;
         self.leader = leadership.leader;

@@ -52,9 +52,11 @@ fn request_code(error: &RequestError) -> Code {
         | E::TimeoutAppliedIndex
         | E::Stopped
         | E::Unhealthy => Code::Unavailable,
-        E::NotLeader | E::LearnerNotSupported | E::BadLeaderTransferee | E::LearnerNotReady => {
-            Code::FailedPrecondition
-        }
+        E::Plan(_)
+        | E::NotLeader
+        | E::LearnerNotSupported
+        | E::BadLeaderTransferee
+        | E::LearnerNotReady => Code::FailedPrecondition,
         E::Remote { code, .. } => Code::from(*code),
         E::TooLarge => Code::InvalidArgument,
         E::TooManyRequests | E::NotEnoughStarted | E::TimeoutLeaderTransfer | E::Other(_) => {

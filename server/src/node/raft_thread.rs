@@ -106,7 +106,9 @@ impl RaftThread {
 
     fn count(&self, reply: &Reply) {
         match reply {
-            Reply::NotProposed { .. } | Reply::MembershipRefused { .. } => {
+            Reply::NotProposed { .. }
+            | Reply::MembershipRefused { .. }
+            | Reply::TuningRefused { .. } => {
                 self.metrics.proposals_failed.inc();
             }
             Reply::ReadFailed { .. } => self.metrics.read_indexes_failed.inc(),
@@ -172,10 +174,13 @@ impl RaftThread {
             db_size_bytes: self.shared.backend.size_bytes().max(view.size_bytes()),
             // History is in use until it is compacted, as in etcd.
             db_size_in_use_bytes: view.size_bytes(),
-            heartbeat_interval_us: status.timing.heartbeat_interval_us,
-            election_timeout_us: status.timing.election_timeout_us,
+            heartbeat_interval_us: status.effective_timing.heartbeat_interval_us,
+            election_timeout_us: status.effective_timing.election_timeout_us,
             peers,
         }));
+        let tuning = self.member.tuning(self.shared.now_us());
+        self.metrics.note_tuning(&tuning);
+        self.shared.tuning.store(Some(Arc::new(tuning)));
         self.shared.replica.store(Some(Arc::new(status)));
     }
 }

@@ -1,0 +1,402 @@
+//! The plan of timing, carried out: what this member uses, what it confirms, and, on the leader, when
+//! the plan goes on.
+//!
+//! A plan goes through the log, so every member applies the same phases in the same order, each at its
+//! own time. Having applied one, a member uses what it says and confirms it in its answers to the
+//! leader. The leader takes the plan to the next phase when every voter has confirmed this one, not
+//! when a quorum has: the one voter that still has the old election timeout is the one that would
+//! depose a leader with the new heartbeat interval.
+//!
+//! What is confirmed must survive a restart, for others count on it. No file of its own is needed: a
+//! phase is confirmed only once applied, and what is applied is durable in the own log or in the own
+//! state. But a boot may find an older state and much log after it, and does not know at once how much
+//! of that is committed. Until it does, the [`Floor`] holds: the longest election timeout, and the
+//! shortest heartbeat interval, of any plan in state or log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use autotune::{Params, Phase, Plan, Timing};
+use bytes::Bytes;
+use consensus::Boot;
+use prost::Message as _;
+use proto::log::{self, Batch, Command, TuningAdvance, TuningSubmit, command};
+use proto::peer::TuningAck;
+use state::TuningError;
+use state::tuning::{check_submit, params_of, plan_of};
+
+/// A voter that was silent for so long no longer keeps a plan from raising timeouts.
+pub(crate) const ABSENT_US_MIN: u64 = 120_000_000;
+
+/// Why a plan is not proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TuningRefusal {
+    /// Only the leader judges and proposes.
+    #[error("only the leader takes a plan")]
+    NotLeader {
+        /// Whom to ask.
+        leader: Option<u64>,
+    },
+    /// The state would refuse it.
+    #[error(transparent)]
+    State(TuningError),
+    /// A membership change is under way.
+    #[error("no plan is taken while a membership change is under way")]
+    MembershipChanging,
+    /// A member that was added has not started.
+    #[error("no plan is taken before member {0:x} has started")]
+    Unstarted(u64),
+    /// A learner is catching up.
+    #[error("no plan is taken while learner {0:x} is catching up")]
+    LearnerBehind(u64),
+    /// Too much waits already.
+    #[error("too many requests")]
+    Busy,
+}
+
+/// What a member says of the plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TuningStatus {
+    /// What its flags say.
+    pub flags: Params,
+    /// What it uses.
+    pub in_force: Params,
+    /// The newest plan it has applied, and the phase of it.
+    pub epoch: u64,
+    /// See `epoch`.
+    pub phase: Phase,
+    /// What each member has confirmed, by id; empty where this member does not lead.
+    pub confirmed: BTreeMap<u64, (u64, Phase)>,
+    /// Why the plan does not go on, on the leader.
+    pub held_by: Option<Held>,
+}
+
+/// Why a plan does not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// The leader has not applied an entry of its own term.
+    NewLeader,
+    /// These voters have not confirmed the phase.
+    Unconfirmed {
+        /// The phase.
+        phase: Phase,
+        /// The voters, and for how long each has been silent.
+        voters: Vec<(u64, u64)>,
+    },
+    /// Leases of the length before may still run for so long.
+    Lease {
+        /// Time left.
+        left_us: u64,
+    },
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Held::NewLeader => f.write_str("the leader is new and has not committed anything yet"),
+            Held::Unconfirmed { phase, voters } => {
+                write!(f, "phase {} is not confirmed by", phase.as_str())?;
+                for (n, (id, silent_us)) in voters.iter().enumerate() {
+                    let comma = if n == 0 { "" } else { "," };
+                    write!(f, "{comma} {id:x} (heard {} ms ago)", silent_us / 1_000)?;
+                }
+                Ok(())
+            }
+            Held::Lease { left_us } => {
+                write!(f, "leases of before may run for another {} ms", left_us / 1_000)
+            }
+        }
+    }
+}
+
+/// What holds from boot on until it is known how much of the log is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Floor {
+    timing: Timing,
+    /// The last entry of the log at boot that concerns a plan.
+    through_index: u64,
+    /// Term of the last entry of the log at boot.
+    log_term: u64,
+}
+
+impl Floor {
+    /// `None`: there never was a plan, neither in the state nor in the log.
+    fn of(own: &Params, plan: &Plan, boot: &Boot) -> Option<Floor> {
+        let mut through_index = 0;
+        let mut timings = vec![own.timing];
+        let mut seen = plan.epoch > 0;
+        if seen {
+            timings.extend([plan.from.params, plan.to].map(|p| p.unwrap_or(*own).timing));
+        }
+        for entry in boot.entries.iter().filter(|entry| entry.index > boot.applied) {
+            for target in targets(entry) {
+                seen = true;
+                through_index = entry.index;
+                timings.extend(target.map(|params| params.timing));
+            }
+        }
+        let election_us = timings.iter().map(|timing| timing.election_timeout_us).max()?;
+        let heartbeat_us = timings.iter().map(|timing| timing.heartbeat_interval_us).min()?;
+        seen.then(|| Floor {
+            timing: Timing {
+                heartbeat_interval_us: heartbeat_us,
+                election_timeout_us: election_us.max(plan.from.election_us_min),
+            },
+            through_index,
+            log_term: boot.entries.last().map_or(0, |entry| entry.term),
+        })
+    }
+}
+
+/// Where the commands of an entry that concern a plan lead: a step leads nowhere new.
+fn targets(entry: &log::Entry) -> Vec<Option<Params>> {
+    // Read in full only where the field's number stands: most logs hold no plan at all.
+    if !concerns_a_plan(&entry.data) || entry.r#type() != log::entry::Type::Normal {
+        return Vec::new();
+    }
+    let batch = Batch::decode(entry.data.clone()).unwrap_or_default();
+    let command = |bytes: &Bytes| Command::decode(bytes.clone()).ok()?.op;
+    batch
+        .commands
+        .iter()
+        .filter_map(|bytes| match command(bytes)? {
+            command::Op::TuningSubmit(submit) => {
+                let legal = submit.to.as_ref().map(params_of);
+                Some(legal.filter(|params| params.validate().is_ok()))
+            }
+            command::Op::TuningAdvance(_) => Some(None),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether the bytes of a batch may hold one of the two commands: their tags, 21 and 22.
+fn concerns_a_plan(data: &[u8]) -> bool {
+    data.windows(2).any(|pair| matches!(pair, [0xaa | 0xb2, 0x01]))
+}
+
+/// What another member has confirmed.
+#[derive(Clone, Copy, Debug)]
+struct Confirmed {
+    boot_id: u64,
+    reached: (u64, Phase),
+}
+
+/// A step that was proposed and has not been applied yet.
+#[derive(Clone, Copy, Debug)]
+struct Offered {
+    step: (u64, Phase),
+    again_us: u64,
+}
+
+/// The part of a member that has to do with the plan.
+#[derive(Debug)]
+pub(crate) struct Tuning {
+    own: Params,
+    record: log::Tuning,
+    plan: Plan,
+    boot_id: u64,
+    floor: Option<Floor>,
+    /// The phase has not been confirmed in an answer to an append yet.
+    to_announce: bool,
+    /// On the leader: what the others have confirmed.
+    confirmed: BTreeMap<u64, Confirmed>,
+    offered: Option<Offered>,
+    /// On the leader: since when every voter has confirmed the phase.
+    complete_since_us: Option<u64>,
+    leads_since_us: u64,
+}
+
+/// The leader's view of the others, for one decision.
+pub(crate) struct Peers<'a> {
+    pub(crate) own: u64,
+    pub(crate) voters: &'a BTreeSet<u64>,
+    pub(crate) heard_us: &'a BTreeMap<u64, u64>,
+}
+
+impl Tuning {
+    pub(crate) fn new(own: Params, record: &log::Tuning, boot: &Boot, boot_id: u64) -> Tuning {
+        let plan = plan_of(record);
+        Tuning {
+            own,
+            record: record.clone(),
+            plan,
+            boot_id,
+            floor: Floor::of(&own, &plan, boot),
+            to_announce: plan.epoch > 0,
+            confirmed: BTreeMap::new(),
+            offered: None,
+            complete_since_us: None,
+            leads_since_us: 0,
+        }
+    }
+
+    /// What this member is to use now.
+    pub(crate) fn in_force(&self) -> Params {
+        let mut params = self.plan.in_force(&self.own);
+        if let Some(floor) = &self.floor {
+            let timing = &mut params.timing;
+            timing.heartbeat_interval_us =
+                timing.heartbeat_interval_us.min(floor.timing.heartbeat_interval_us);
+            timing.election_timeout_us =
+                timing.election_timeout_us.max(floor.timing.election_timeout_us);
+            params.lease_us = 0;
+        }
+        params
+    }
+
+    pub(crate) fn flags(&self) -> &Params {
+        &self.own
+    }
+
+    pub(crate) fn reached(&self) -> (u64, Phase) {
+        (self.plan.epoch, self.plan.phase)
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.plan.phase == Phase::Settled
+    }
+
+    /// The state has another plan now, or the plan another phase.
+    pub(crate) fn take(&mut self, record: log::Tuning) {
+        let plan = plan_of(&record);
+        let before = self.reached();
+        assert!((plan.epoch, plan.phase) >= before, "a plan goes forward: {before:?} to {plan:?}");
+        self.record = record;
+        self.plan = plan;
+        self.to_announce = true;
+        self.offered = None;
+        self.complete_since_us = None;
+    }
+
+    /// A leader of this term commits, and this member has applied of it. Returns whether what is in
+    /// force has changed.
+    pub(crate) fn release_floor(&mut self, applied_index: u64, applied_term: u64) -> bool {
+        // What was confirmed before the boot was committed then, so it stands before any entry of a
+        // later term.
+        let passed = |floor: &mut Floor| {
+            applied_index >= floor.through_index || applied_term > floor.log_term
+        };
+        self.floor.take_if(passed).is_some()
+    }
+
+    /// What goes along with an answer to the leader.
+    pub(crate) fn ack(&mut self, to_append: bool) -> Option<TuningAck> {
+        if self.plan.epoch == 0 || to_append && !std::mem::take(&mut self.to_announce) {
+            return None;
+        }
+        let (epoch, phase) = (self.plan.epoch, self.plan.phase as u32);
+        Some(TuningAck { epoch, phase, boot_id: self.boot_id })
+    }
+
+    pub(crate) fn begin_term(&mut self, now_us: u64) {
+        self.confirmed.clear();
+        self.offered = None;
+        self.complete_since_us = None;
+        self.leads_since_us = now_us;
+    }
+
+    /// A member has confirmed something.
+    pub(crate) fn confirm(&mut self, from: u64, ack: TuningAck) {
+        let Some(phase) = Phase::of(u64::from(ack.phase)) else { return };
+        let TuningAck { epoch, boot_id, .. } = ack;
+        let reached = (epoch, phase);
+        match self.confirmed.get_mut(&from) {
+            // Messages of one boot may overtake each other; what an earlier one confirmed is void.
+            Some(before) if before.boot_id == boot_id => {
+                before.reached = before.reached.max(reached);
+            }
+            _ => drop(self.confirmed.insert(from, Confirmed { boot_id, reached })),
+        }
+    }
+
+    /// What a member has confirmed.
+    pub(crate) fn reached_by(&self, id: u64) -> Option<(u64, Phase)> {
+        self.confirmed.get(&id).map(|confirmed| confirmed.reached)
+    }
+
+    /// What every member has confirmed, as the leader knows.
+    pub(crate) fn confirmations(&self, own: u64) -> BTreeMap<u64, (u64, Phase)> {
+        let others = self.confirmed.iter().map(|(id, confirmed)| (*id, confirmed.reached));
+        others.chain([(own, self.reached())]).collect()
+    }
+
+    /// Whether a plan may be proposed now, as far as the plan before it goes.
+    pub(crate) fn check(&self, submit: &TuningSubmit) -> Result<(), TuningRefusal> {
+        check_submit(&self.record, submit).map_err(TuningRefusal::State)
+    }
+
+    /// No member joins while a plan is on its way.
+    pub(crate) fn check_settled(&self) -> Result<(), TuningError> {
+        match self.reached() {
+            (_, Phase::Settled) => Ok(()),
+            (epoch, phase) => Err(TuningError::Unsettled { epoch, phase: phase.as_str() }),
+        }
+    }
+
+    /// Why the plan does not go on; `None`: it is settled, or goes on.
+    pub(crate) fn held(&self, now_us: u64, peers: &Peers<'_>) -> Option<Held> {
+        if self.is_settled() {
+            return None;
+        }
+        let missing = self.unconfirmed(now_us, peers);
+        if !self.may_pass_without(&missing, peers) {
+            return Some(Held::Unconfirmed { phase: self.plan.phase, voters: missing });
+        }
+        if self.plan.phase == Phase::Lease {
+            let since_us = self.complete_since_us.unwrap_or(now_us);
+            let over_us = since_us.saturating_add(self.plan.lease_before_us());
+            if now_us < over_us {
+                return Some(Held::Lease { left_us: over_us - now_us });
+            }
+        }
+        None
+    }
+
+    /// Voters that have not confirmed the phase, and for how long each has been silent.
+    fn unconfirmed(&self, now_us: u64, peers: &Peers<'_>) -> Vec<(u64, u64)> {
+        let lacks = |id: &&u64| {
+            **id != peers.own && self.reached_by(**id).is_none_or(|by| by < self.reached())
+        };
+        let silent_us = |id: &u64| {
+            let heard_us = peers.heard_us.get(id).copied().unwrap_or(0).max(self.leads_since_us);
+            now_us.saturating_sub(heard_us)
+        };
+        peers.voters.iter().filter(lacks).map(|id| (*id, silent_us(id))).collect()
+    }
+
+    /// Nobody is missing, or a raise goes on without a few voters that have been gone for long: timeouts that are too short
+    /// for the network may be why they are gone, and when they come back they are behind a leader
+    /// whose followers do not vote for them.
+    fn may_pass_without(&self, missing: &[(u64, u64)], peers: &Peers<'_>) -> bool {
+        let quorum = peers.voters.len() / 2 + 1;
+        missing.is_empty()
+            || self.plan.may_leave_absent_behind(&self.own)
+            && missing.iter().all(|(_, silent_us)| *silent_us >= ABSENT_US_MIN)
+            && peers.voters.len() - missing.len() >= quorum
+    }
+
+    /// The step to propose now, if one is due. Proposed again if nothing came of it for
+    /// `patience_us`.
+    pub(crate) fn due(
+        &mut self,
+        now_us: u64,
+        patience_us: u64,
+        peers: &Peers<'_>,
+    ) -> Option<TuningAdvance> {
+        if self.is_settled() {
+            return None;
+        }
+        if self.may_pass_without(&self.unconfirmed(now_us, peers), peers) {
+            self.complete_since_us.get_or_insert(now_us);
+        } else {
+            self.complete_since_us = None;
+        }
+        let step = self.reached();
+        let waits = |offered: &Offered| offered.step == step && now_us < offered.again_us;
+        if self.offered.as_ref().is_some_and(waits) || self.held(now_us, peers).is_some() {
+            return None;
+        }
+        self.offered = Some(Offered { step, again_us: now_us.saturating_add(patience_us) });
+        Some(TuningAdvance { epoch: step.0, phase: step.1 as u32 })
+    }
+}
