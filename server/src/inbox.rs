@@ -1,13 +1,21 @@
-//! What waits for the raft thread, in bounds.
+//! What waits for the member, in bounds.
 //!
-//! Producers push under a lock that is held for one push; the raft thread takes everything there is
-//! with one lock. What keeps the cluster alive (heartbeats, votes, reports of disk and apply) has a
-//! lane of its own and is never refused for lack of room that client load has taken.
+//! Producers push under a lock that is held for one push; whoever takes the member's turn takes
+//! everything there is with one lock. What keeps the cluster alive (heartbeats, votes, reports of disk
+//! and apply) has a lane of its own and is never refused for lack of room that client load has taken.
+//!
+//! The turn is the raft thread's, but to wake a thread costs more than a step. So whoever brings a
+//! little to a member at rest takes the turn itself (flat combining: Hendler et al., SPAA 2010): a
+//! thread that is done with what it brought at once; one that serves many connections when it has
+//! looked after all that are ready, so that what came in together still shares a step. Much at once,
+//! and whatever time alone brings, stays with the raft thread.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::cell::Cell;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use member::{Input, Proposal};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::door::RequestError;
 
@@ -22,6 +30,22 @@ const BULK_MAX: usize = 4_096;
 /// Reports, control messages and questions: their producers are few, so this is never reached
 /// unless the raft thread stands still.
 const URGENT_MAX: usize = 200_000;
+/// With more than this waiting, the turn is the raft thread's: whoever brought it has other things to
+/// do.
+const HELP_INPUTS_MAX: usize = 64;
+/// The same in bytes of proposals.
+const HELP_BYTES_MAX: usize = 64 << 10;
+
+thread_local! {
+    /// This thread will take the turn when it has looked after its connections.
+    static LEFT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whoever can step the member.
+pub(crate) trait Turn: Send + Sync {
+    /// Takes the turn, unless somebody has it: that one looks again when done.
+    fn try_take(&self);
+}
 
 #[derive(Default)]
 struct Lanes {
@@ -31,24 +55,42 @@ struct Lanes {
     proposal_bytes: usize,
     reads: Vec<u64>,
     closed: bool,
-    sleeping: bool,
+    /// When the member is to be stepped at the latest, whether anything came or not.
+    due: Option<Instant>,
+    /// The raft thread waits, until then.
+    asleep_until: Option<Instant>,
 }
 
 impl Lanes {
-    fn is_empty(&self) -> bool {
-        self.urgent.is_empty()
-            && self.bulk.is_empty()
-            && self.proposals.is_empty()
-            && self.reads.is_empty()
+    fn len(&self) -> usize {
+        self.urgent.len() + self.bulk.len() + self.proposals.len() + self.reads.len()
+    }
+
+    fn may_help(&self) -> bool {
+        self.len() <= HELP_INPUTS_MAX && self.proposal_bytes <= HELP_BYTES_MAX
+    }
+
+    /// Everything there is: reads before proposals, for a read waits for nothing that came with it.
+    fn take(&mut self) -> Vec<Input> {
+        let mut inputs = std::mem::take(&mut self.urgent);
+        inputs.append(&mut self.bulk);
+        inputs.extend(self.reads.drain(..).map(|ticket| Input::Read { ticket }));
+        let proposals = std::mem::take(&mut self.proposals);
+        self.proposal_bytes = 0;
+        if !proposals.is_empty() {
+            inputs.push(Input::Propose(proposals));
+        }
+        inputs
     }
 }
 
-/// The raft thread's queue.
+/// The member's queue.
 #[derive(Default)]
 pub(crate) struct Inbox {
     lanes: Mutex<Lanes>,
     filled: Condvar,
     drained: tokio::sync::Notify,
+    turn: OnceLock<Weak<dyn Turn>>,
 }
 
 impl std::fmt::Debug for Inbox {
@@ -62,17 +104,32 @@ impl Inbox {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on whoever pushes may take the turn.
+    pub(crate) fn open(&self, turn: Weak<dyn Turn>) {
+        drop(self.turn.set(turn));
+    }
+
     fn push(&self, put: impl FnOnce(&mut Lanes) -> bool) -> bool {
         let mut lanes = self.lock();
         if lanes.closed || !put(&mut lanes) {
             return false;
         }
-        if lanes.sleeping {
-            lanes.sleeping = false;
-            drop(lanes);
-            self.filled.notify_one();
+        if lanes.asleep_until.is_some() {
+            match self.turn.get().filter(|_| lanes.may_help()) {
+                Some(turn) => {
+                    drop(lanes);
+                    take_turn_soon(turn);
+                }
+                None => self.wake_raft_thread(lanes),
+            }
         }
         true
+    }
+
+    fn wake_raft_thread(&self, mut lanes: MutexGuard<'_, Lanes>) {
+        lanes.asleep_until = None;
+        drop(lanes);
+        self.filled.notify_one();
     }
 
     /// A caller's command. False: no room, or closed.
@@ -119,9 +176,9 @@ impl Inbox {
         }
     }
 
-    /// Wakes the raft thread if something has been left for it.
+    /// Sees to what has been left.
     pub(crate) fn wake(&self) {
-        self.push(|lanes| !lanes.is_empty());
+        self.push(|lanes| lanes.len() > 0);
     }
 
     /// An append or a forward of a peer; waits for room. False: closed.
@@ -152,39 +209,69 @@ impl Inbox {
         if self.lock().closed { RequestError::Stopped } else { RequestError::TooManyRequests }
     }
 
-    /// Takes everything there is, waiting for something until `until`. `None`: closed.
-    pub(crate) fn take(&self, until: Instant) -> Option<Vec<Input>> {
+    /// Waits until there is something, or until the member is due. False: closed.
+    pub(crate) fn wait(&self) -> bool {
         let mut lanes = self.lock();
-        while lanes.is_empty() && !lanes.closed {
+        while lanes.len() == 0 && !lanes.closed {
             let now = Instant::now();
-            if now >= until {
-                break;
-            }
-            lanes.sleeping = true;
+            let Some(due) = lanes.due.filter(|due| now < *due) else { break };
+            lanes.asleep_until = Some(due);
             lanes = self
                 .filled
-                .wait_timeout(lanes, until - now)
+                .wait_timeout(lanes, due - now)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
-            lanes.sleeping = false;
+            lanes.asleep_until = None;
         }
-        if lanes.closed {
+        !lanes.closed
+    }
+
+    /// The member was stepped, and is to be again at `due` at the latest.
+    pub(crate) fn set_due(&self, due: Instant) {
+        let mut lanes = self.lock();
+        lanes.due = Some(due);
+        if lanes.asleep_until.is_some_and(|until| due < until) {
+            self.wake_raft_thread(lanes);
+        }
+    }
+
+    /// Takes everything there is. `None`: closed.
+    pub(crate) fn take(&self) -> Option<Vec<Input>> {
+        self.take_if(|_| true)
+    }
+
+    /// Takes everything there is, unless it is nothing or much. Much is for the raft thread, which is
+    /// woken.
+    pub(crate) fn take_little(&self) -> Option<Vec<Input>> {
+        let inputs = self.take_if(|lanes| lanes.len() > 0 && lanes.may_help());
+        if inputs.is_none() {
+            self.pass_on();
+        }
+        inputs
+    }
+
+    /// Wakes the raft thread if anything waits.
+    pub(crate) fn pass_on(&self) {
+        let lanes = self.lock();
+        if lanes.len() > 0 && lanes.asleep_until.is_some() {
+            self.wake_raft_thread(lanes);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().len() == 0
+    }
+
+    fn take_if(&self, wanted: impl FnOnce(&Lanes) -> bool) -> Option<Vec<Input>> {
+        let mut lanes = self.lock();
+        if lanes.closed || !wanted(&lanes) {
             return None;
         }
-        let mut inputs = std::mem::take(&mut lanes.urgent);
-        let bulk = std::mem::take(&mut lanes.bulk);
-        let proposals = std::mem::take(&mut lanes.proposals);
-        let reads = std::mem::take(&mut lanes.reads);
-        lanes.proposal_bytes = 0;
+        let had_bulk = !lanes.bulk.is_empty();
+        let inputs = lanes.take();
         drop(lanes);
-        if !bulk.is_empty() {
-            inputs.extend(bulk);
+        if had_bulk {
             self.drained.notify_waiters();
-        }
-        // Reads before proposals: a read waits for nothing that came with it.
-        inputs.extend(reads.into_iter().map(|ticket| Input::Read { ticket }));
-        if !proposals.is_empty() {
-            inputs.push(Input::Propose(proposals));
         }
         Some(inputs)
     }
@@ -194,5 +281,133 @@ impl Inbox {
         self.lock().closed = true;
         self.filled.notify_all();
         self.drained.notify_waiters();
+    }
+}
+
+/// On a thread that serves many connections, behind all of them that are ready now.
+fn take_turn_soon(turn: &Weak<dyn Turn>) {
+    let take = |turn: &Weak<dyn Turn>| {
+        if let Some(turn) = turn.upgrade() {
+            turn.try_take();
+        }
+    };
+    match Handle::try_current() {
+        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread => {
+            if !LEFT.replace(true) {
+                let turn = Weak::clone(turn);
+                runtime.spawn(async move {
+                    LEFT.set(false);
+                    take(&turn);
+                });
+            }
+        }
+        _ => take(turn),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Takes turns and remembers how many inputs there were in each.
+    struct Counting {
+        inbox: Arc<Inbox>,
+        turns: Mutex<Vec<usize>>,
+    }
+
+    impl Turn for Counting {
+        fn try_take(&self) {
+            if let Some(inputs) = self.inbox.take_little() {
+                self.turns.lock().unwrap().push(inputs.len());
+            }
+        }
+    }
+
+    const FAR: Duration = Duration::from_secs(3_600);
+
+    /// An inbox whose member is at rest until far in the future, and the thread that waits.
+    fn at_rest() -> (Arc<Inbox>, Arc<Counting>, std::thread::JoinHandle<bool>) {
+        let inbox = Arc::new(Inbox::default());
+        let turn = Arc::new(Counting { inbox: Arc::clone(&inbox), turns: Mutex::default() });
+        let weak = Arc::downgrade(&turn);
+        inbox.open(weak);
+        inbox.set_due(Instant::now() + FAR);
+        let waiting = {
+            let inbox = Arc::clone(&inbox);
+            std::thread::spawn(move || inbox.wait())
+        };
+        while inbox.lock().asleep_until.is_none() {
+            std::thread::yield_now();
+        }
+        (inbox, turn, waiting)
+    }
+
+    fn end(inbox: &Inbox, waiting: std::thread::JoinHandle<bool>) {
+        inbox.close();
+        assert!(!waiting.join().unwrap(), "an inbox that is closed has nothing to wait for");
+    }
+
+    #[test]
+    fn whoever_brings_one_thing_to_a_member_at_rest_takes_the_turn() {
+        let (inbox, turn, waiting) = at_rest();
+        assert!(inbox.urgent(Input::Tick));
+        assert!(inbox.read(1));
+        assert_eq!(*turn.turns.lock().unwrap(), [1, 1]);
+        assert!(!waiting.is_finished(), "nobody woke the raft thread");
+        end(&inbox, waiting);
+    }
+
+    #[test]
+    fn connections_that_are_ready_together_share_one_turn() {
+        let (inbox, turn, waiting) = at_rest();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let calls: Vec<_> = (0..10)
+                .map(|ticket| {
+                    let inbox = Arc::clone(&inbox);
+                    tokio::spawn(async move { inbox.read(ticket) })
+                })
+                .collect();
+            for call in calls {
+                assert!(call.await.unwrap());
+            }
+            tokio::task::yield_now().await;
+        });
+        assert_eq!(*turn.turns.lock().unwrap(), [10]);
+        end(&inbox, waiting);
+    }
+
+    #[test]
+    fn much_at_once_is_for_the_raft_thread() {
+        let (inbox, turn, waiting) = at_rest();
+        for _ in 0..HELP_INPUTS_MAX {
+            inbox.leave(Input::Tick);
+        }
+        assert!(inbox.urgent(Input::Tick));
+        assert!(waiting.join().unwrap());
+        assert_eq!(inbox.take().unwrap().len(), HELP_INPUTS_MAX + 1);
+        assert!(turn.turns.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_turn_that_makes_the_member_due_earlier_wakes_the_raft_thread() {
+        let (inbox, _turn, waiting) = at_rest();
+        inbox.set_due(Instant::now() + 2 * FAR);
+        assert!(inbox.lock().asleep_until.is_some(), "later than it sleeps anyway");
+        inbox.set_due(Instant::now());
+        assert!(waiting.join().unwrap());
+    }
+
+    #[test]
+    fn what_comes_while_the_turn_is_taken_is_passed_on() {
+        let (inbox, _turn, waiting) = at_rest();
+        inbox.pass_on();
+        assert!(inbox.lock().asleep_until.is_some(), "there is nothing to pass on");
+        inbox.leave(Input::Tick);
+        inbox.pass_on();
+        assert!(waiting.join().unwrap());
     }
 }

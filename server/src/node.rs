@@ -8,7 +8,8 @@
 //!                                    └─ reply ─▶ callers
 //! ```
 //!
-//! The raft thread never waits for disk, apply or a reader. What must not happen before the disk has
+//! The member's turn is the raft thread's; while that rests, whoever brings a little takes it (`inbox`).
+//! Whoever has the turn never waits for disk, apply or a reader. What must not happen before the disk has
 //! it is held inside the member, so the order in which this file carries effects out does not matter
 //! for safety; it is the order that costs least time. The channels between the threads have no bound
 //! of their own: what is in them is bounded by the member (uncommitted bytes, bytes given to apply).
@@ -150,10 +151,12 @@ impl Node {
         threads.push(spawn("raft", &fatal, {
             let fatal = fatal.clone();
             let (shared, peers) = (Arc::clone(&shared), peers.clone());
-            let mut thread = raft_thread::RaftThread::new(
-                member, shared, peers, to_log, to_apply, metrics, fatal,
-            );
-            move || thread.run()
+            let stepper =
+                raft_thread::Stepper::new(member, shared, peers, to_log, to_apply, metrics, fatal);
+            let turn = Arc::new(raft_thread::RaftTurn::new(stepper));
+            let helpers = Arc::downgrade(&turn);
+            inbox.open(helpers);
+            move || turn.run()
         })?);
         Ok(Node { handle: Handle { shared, peers }, inbox, threads })
     }

@@ -1,14 +1,16 @@
-//! Drain, step, carry out.
+//! Drain, step, carry out: by the raft thread, or by whoever brings something to a member at rest.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply, consensus};
 
-use super::{Fatal, REMOVED};
+use super::{Fatal, REMOVED, panic_text};
 use crate::door::{NodeStatus, PeerStatus};
+use crate::inbox::{Inbox, Turn};
 use crate::metrics::Metrics;
 use crate::peers::{LinkState, Peers};
 use crate::propose::{Led, Shared};
@@ -18,7 +20,62 @@ const STATUS_AGE_MAX: Duration = Duration::from_millis(20);
 /// How much later than its deadline a request may be given up.
 const EXPIRY_INTERVAL_US: u64 = 100_000;
 
-pub(super) struct RaftThread {
+/// Turns that one helper takes in a row before it leaves the rest to the raft thread.
+const HELP_TURNS_MAX: usize = 4;
+
+/// The member and who may step it: one at a time.
+pub(super) struct RaftTurn {
+    /// `None`: over, or a step has failed and left the member in no state to be stepped again.
+    stepper: Mutex<Option<Stepper>>,
+    inbox: Arc<Inbox>,
+    fatal: Fatal,
+}
+
+impl RaftTurn {
+    pub(super) fn new(stepper: Stepper) -> Self {
+        let (inbox, fatal) = (Arc::clone(&stepper.shared.inbox), stepper.fatal.clone());
+        RaftTurn { stepper: Mutex::new(Some(stepper)), inbox, fatal }
+    }
+
+    /// The raft thread: whatever nobody else has taken, and whatever time brings.
+    pub(super) fn run(&self) {
+        while self.inbox.wait() {
+            let mut stepper = self.stepper.lock().unwrap_or_else(PoisonError::into_inner);
+            let (Some(stepper), Some(inputs)) = (stepper.as_mut(), self.inbox.take()) else {
+                break;
+            };
+            self.inbox.set_due(stepper.step(inputs));
+        }
+        // Whom it spoke to ends with it.
+        *self.stepper.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Turn for RaftTurn {
+    fn try_take(&self) {
+        for _ in 0..HELP_TURNS_MAX {
+            let Ok(mut held) = self.stepper.try_lock() else { return };
+            let Some(stepper) = held.as_mut() else { return };
+            let Some(inputs) = self.inbox.take_little() else { return };
+            match catch_unwind(AssertUnwindSafe(|| stepper.step(inputs))) {
+                Ok(due) => self.inbox.set_due(due),
+                Err(panic) => {
+                    *held = None;
+                    let why = panic_text(panic.as_ref());
+                    return self.fatal.raise(format!("a step of the member failed: {why}"));
+                }
+            }
+            drop(held);
+            // Whoever came in between left it to this turn.
+            if self.inbox.is_empty() {
+                return;
+            }
+        }
+        self.inbox.pass_on();
+    }
+}
+
+pub(super) struct Stepper {
     member: Member,
     shared: Arc<Shared>,
     peers: Peers,
@@ -27,9 +84,10 @@ pub(super) struct RaftThread {
     metrics: Arc<Metrics>,
     fatal: Fatal,
     status_at: Option<Instant>,
+    expire_us: u64,
 }
 
-impl RaftThread {
+impl Stepper {
     pub(super) fn new(
         member: Member,
         shared: Arc<Shared>,
@@ -39,69 +97,67 @@ impl RaftThread {
         metrics: Arc<Metrics>,
         fatal: Fatal,
     ) -> Self {
-        RaftThread { member, shared, peers, to_log, to_apply, metrics, fatal, status_at: None }
+        Stepper {
+            member,
+            shared,
+            peers,
+            to_log,
+            to_apply,
+            metrics,
+            fatal,
+            status_at: None,
+            expire_us: 0,
+        }
     }
 
-    pub(super) fn run(&mut self) {
-        let mut wake_at = self.shared.started;
-        let mut expire_us = 0;
-        while let Some(inputs) = self.shared.inbox.take(wake_at) {
-            let now_us = self.shared.now_us();
-            let meant_us = self.shared.raft_due_us.load(Ordering::Relaxed);
-            // 0: it has not come round yet.
-            if meant_us > 0 && meant_us <= now_us {
-                self.shared.vitals.note_pass(now_us, now_us - meant_us);
-            }
-            let effects = self.member.step(now_us, inputs);
-            let Effects {
-                disk,
-                net,
-                forward,
-                apply,
-                reply,
-                leadership,
-                removed,
-                again,
-                wake_at_us,
-            } = effects;
-            if now_us >= expire_us {
-                self.shared.expire_tickets(now_us);
-                expire_us = now_us + EXPIRY_INTERVAL_US;
-            }
-            let due_us = if again { now_us } else { wake_at_us.min(expire_us) };
-            self.shared.raft_due_us.store(due_us, Ordering::Relaxed);
-            wake_at = self.shared.started + Duration::from_micros(if again { 0 } else { due_us });
-            // First what somebody waits for, then what comes back from others, then the own disk, which
-            // is the nearest. A receiver is gone only when its thread has failed, and that has been told.
-            if !apply.is_empty() {
-                drop(self.to_apply.send(apply));
-            }
-            if !net.is_empty() {
-                self.peers.send(net);
-            }
-            if !disk.is_empty() {
-                let sizes = &self.metrics.batch_commands;
-                self.shared.figures.note_entries(&disk, |commands| sizes.observe(commands as f64));
-                drop(self.to_log.send(disk));
-            }
-            if let Some(Forward { to, commands }) = forward
-                && let Err(commands) = self.peers.forward(to, commands)
-            {
-                self.shared.inbox.urgent(Input::NotForwarded(commands));
-            }
-            for reply in reply {
-                self.count(&reply);
-                self.shared.answer(&reply);
-            }
-            let changed = leadership.is_some();
-            if let Some(leadership) = leadership {
-                self.tell(&leadership);
-            }
-            self.publish_status(changed);
-            if removed {
-                self.fatal.raise_of_data(REMOVED.to_owned());
-            }
+    /// One step and what it asks for. Returns when the next one is due.
+    fn step(&mut self, inputs: Vec<Input>) -> Instant {
+        let now_us = self.shared.now_us();
+        let meant_us = self.shared.raft_due_us.load(Ordering::Relaxed);
+        // 0: it has not come round yet.
+        if meant_us > 0 && meant_us <= now_us {
+            self.shared.vitals.note_pass(now_us, now_us - meant_us);
         }
+        let effects = self.member.step(now_us, inputs);
+        let Effects { disk, net, forward, apply, reply, leadership, removed, again, wake_at_us } =
+            effects;
+        if now_us >= self.expire_us {
+            self.shared.expire_tickets(now_us);
+            self.expire_us = now_us + EXPIRY_INTERVAL_US;
+        }
+        let due_us = if again { now_us } else { wake_at_us.min(self.expire_us) };
+        self.shared.raft_due_us.store(due_us, Ordering::Relaxed);
+        // First what somebody waits for, then what comes back from others, then the own disk, which
+        // is the nearest. A receiver is gone only when its thread has failed, and that has been told.
+        if !apply.is_empty() {
+            drop(self.to_apply.send(apply));
+        }
+        if !net.is_empty() {
+            self.peers.send(net);
+        }
+        if !disk.is_empty() {
+            let sizes = &self.metrics.batch_commands;
+            self.shared.figures.note_entries(&disk, |commands| sizes.observe(commands as f64));
+            drop(self.to_log.send(disk));
+        }
+        if let Some(Forward { to, commands }) = forward
+            && let Err(commands) = self.peers.forward(to, commands)
+        {
+            self.shared.inbox.urgent(Input::NotForwarded(commands));
+        }
+        for reply in reply {
+            self.count(&reply);
+            self.shared.answer(&reply);
+        }
+        let changed = leadership.is_some();
+        if let Some(leadership) = leadership {
+            self.tell(&leadership);
+        }
+        self.publish_status(changed);
+        if removed {
+            self.fatal.raise_of_data(REMOVED.to_owned());
+        }
+        self.shared.started + Duration::from_micros(due_us)
     }
 
     fn count(&self, reply: &Reply) {
