@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::api::{ApiDoor, ApiError};
+use crate::clock;
 use crate::crd::{MetaStore, MetaStoreStatus};
-use crate::members::{Address, Change, Key, MemberError, Members};
+use crate::members::{Address, Change, Key, MemberError, Members, Submission};
 use crate::memory::Memory;
 use crate::observe::{Look, is_optional, json_of};
 use crate::observed::Ordinal;
@@ -60,6 +61,7 @@ pub(crate) fn name_of(step: &Step) -> &'static str {
         Step::RemoveMember { .. } => "RemoveMember",
         Step::DeletePod { .. } => "DeletePod",
         Step::DeleteClaim { .. } => "DeleteClaim",
+        Step::SubmitTuning { .. } => "SubmitTuning",
     }
 }
 
@@ -108,6 +110,21 @@ impl<M: Members> Hands<'_, M> {
                 let name = resources::claim_name(object, *ordinal);
                 let kind = erased::<PersistentVolumeClaim>();
                 self.api.delete(&kind, self.namespace(), &name, uid).await?;
+            }
+            Step::SubmitTuning { expected_epoch, to, reason, supersede } => {
+                let submission = Submission {
+                    expected_epoch: *expected_epoch,
+                    to: *to,
+                    reason: reason.clone(),
+                    at_ms: clock::now_s() * 1_000,
+                    supersede: *supersede,
+                };
+                // A refusal is an answer: somebody else was first, or a member is coming or going.
+                if let Err(error) = self.change(look, Change::SubmitTuning(submission)).await {
+                    let ActError::Member(error) = error else { return Err(error) };
+                    let note = format!("{reason}: {error}");
+                    return Ok(vec![Event { warning: true, reason: "AutotuneHeld", note }]);
+                }
             }
         }
         Ok(Vec::new())

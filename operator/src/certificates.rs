@@ -94,6 +94,8 @@ pub struct Next {
     pub events: Vec<Event>,
     /// Seconds until there may be something to do again; none where nothing is self-signed.
     pub again_s: Option<u32>,
+    /// An authority is being replaced.
+    pub rotating: bool,
 }
 
 /// How the operator talks to the client port.
@@ -325,6 +327,7 @@ impl Desk<'_> {
             again_s = again_s.min(self.issue(&leaf, &book, keys, out));
         }
         if book.phase() != "none" {
+            out.rotating = true;
             again_s = again_s.min(self.wait_s(out.write.is_empty()));
         } else if let Some(due_s) = book.current.as_ref().and_then(due_s) {
             again_s = again_s.min(due_s - self.now_s);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use autotune::Phase;
 use futures::future::LocalBoxFuture;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
@@ -37,11 +38,11 @@ use tracing::{debug, info, warn};
 use crate::act::{ActError, Hands, name_of};
 use crate::api::{ApiDoor, ApiError};
 use crate::clock;
-use crate::crd::MetaStore;
+use crate::crd::{AutotuneMode, MetaStore};
 use crate::http::Health;
 use crate::members::{Key, Members};
 use crate::memory::Memory;
-use crate::metrics::{CONDITIONS, Metrics};
+use crate::metrics::{CONDITIONS, Metrics, PLAN_RESULTS};
 use crate::observe::{Look, observe};
 use crate::observed::Observed;
 use crate::plan::{Event, Plan};
@@ -251,6 +252,7 @@ impl<M: Members> Keeper<M> {
             if before.contains(&(event.reason.to_owned(), event.note.clone())) {
                 continue;
             }
+            self.count_plan(event.reason);
             if self.api.begin_write("Event", "create", || "tell".to_owned()).is_err() {
                 return;
             }
@@ -275,7 +277,23 @@ impl<M: Members> Keeper<M> {
         self.memory.of(key, |kept| {
             kept.conditions = conditions;
             kept.members = look.observed.answers.len();
+            kept.plan_since_s = unsettled_since_s(&look.observed);
         });
+        if look.observed.object.spec.autotune.mode != AutotuneMode::Off {
+            let silent = look.addresses.len().saturating_sub(look.observed.answers.len());
+            self.metrics.collect_errors.inc_by(silent as u64);
+        }
+    }
+
+    /// Counts what became of plans of timing, by what is told of it.
+    fn count_plan(&self, reason: &str) {
+        let Some((_, result)) = PLAN_RESULTS.iter().find(|(event, _)| *event == reason) else {
+            return;
+        };
+        self.metrics.plans.with_label_values(&[result]).inc();
+        if *result == "rolled_back" {
+            self.metrics.rollbacks.inc();
+        }
     }
 
     fn figures(&self) {
@@ -287,6 +305,8 @@ impl<M: Members> Keeper<M> {
             }
             let members: usize = clusters.values().map(|cluster| cluster.members).sum();
             self.metrics.members.set(i64::try_from(members).unwrap_or(i64::MAX));
+            let oldest_s = clusters.values().filter_map(|cluster| cluster.plan_since_s).min();
+            self.metrics.plan_age.set(oldest_s.map_or(0, |s| (clock::now_s() - s).max(0)));
         });
     }
 
@@ -294,6 +314,13 @@ impl<M: Members> Keeper<M> {
         let failures = self.memory.of(key, |kept| kept.failures);
         clock::jittered(clock::backoff(failures, BACKOFF_FIRST, BACKOFF_MOST))
     }
+}
+
+/// When the plan of timing was submitted that some voter has not confirmed yet.
+fn unsettled_since_s(observed: &Observed) -> Option<i64> {
+    let plans = observed.answers.values().filter_map(|answer| answer.tuning.as_ref());
+    let newest = plans.max_by_key(|tuning| (tuning.plan.epoch, tuning.plan.phase))?;
+    (newest.plan.phase != Phase::Settled).then_some(newest.at_ms / 1_000)
 }
 
 fn name(key: &Key) -> String {

@@ -5,7 +5,10 @@
 
 #![expect(unreachable_pub, reason = "the derive of schemas puts the types into modules of its own")]
 
+mod autotune;
 mod reference;
+mod status;
+mod tls;
 
 use std::collections::BTreeMap;
 
@@ -16,12 +19,19 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::autotune::{
+    AutotuneMode, AutotuneSpec, AutotuneStatus, BatchingMode, BatchingSpec, ChangeKind,
+    ChangeResult, ChangeStatus, ElectionRange, GuardsSpec, HeartbeatRange, MemberElections,
+    MemoryStatus, ObservedStatus, PendingStatus, PolicySpec, SilenceStatus, TimingStatus,
+    VerifyingStatus,
+};
 pub use self::reference::reference;
+pub use self::status::{MemberStatus, MetaStoreStatus, Operation, OperationKind};
+pub use self::tls::{ClientTls, IssuerRef, PeerTls, TlsMode, TlsSpec};
 
 /// Group of the resource.
 pub const GROUP: &str = "metastore.io";
@@ -54,8 +64,10 @@ pub const NAME_CHARS_MAX: usize = 40;
     printcolumn(name = "RTT", type_ = "string", json_path = ".status.rtt", description = "Slowest smoothed round trip between the leader and a voter"),
     printcolumn(name = "HB", type_ = "string", json_path = ".status.heartbeat", description = "Heartbeat interval in force"),
     printcolumn(name = "Election", type_ = "string", json_path = ".status.election", description = "Election timeout in force"),
+    printcolumn(name = "Tuning", type_ = "string", json_path = ".status.autotune.phase", description = "How far the tuning of the timing is"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that all members run"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.autotune.epoch", description = "Number of the plan of timing in force", priority = 1),
     printcolumn(name = "Quorum", type_ = "string", json_path = ".status.quorum", description = "Voters in touch, of those needed", priority = 1),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "What the operator is doing or waiting for", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
@@ -70,7 +82,9 @@ pub const NAME_CHARS_MAX: usize = 40;
     validation = Rule::new("has(self.storage.className) == has(oldSelf.storage.className) && (!has(self.storage.className) || self.storage.className == oldSelf.storage.className)")
         .message("storage.className cannot change: make a new MetaStore with restoreFrom a snapshot"),
     validation = Rule::new("self.tls.peer.mode == oldSelf.tls.peer.mode")
-        .message("tls.peer.mode cannot change while members talk to each other: make a new MetaStore with restoreFrom a snapshot")
+        .message("tls.peer.mode cannot change while members talk to each other: make a new MetaStore with restoreFrom a snapshot"),
+    validation = Rule::new("self.autotune.mode != 'Auto' || !has(self.raft.heartbeatMs) && !has(self.raft.electionMs)")
+        .message("raft.heartbeatMs and raft.electionMs are set by hand, and autotune.mode Auto would change them: remove them, or set autotune.mode to Observe or Off")
 )]
 pub struct MetaStoreSpec {
     /// Members that vote. Odd sizes: an even one tolerates no more failures than the odd one below it.
@@ -118,9 +132,12 @@ pub struct MetaStoreSpec {
     /// Options of the server.
     #[serde(default)]
     pub server: ServerSpec,
-    /// Timing and batching of the consensus.
+    /// Timing and batching of the consensus, set by hand.
     #[serde(default)]
     pub raft: RaftSpec,
+    /// Timing and batching of the consensus, from the round trips that members measure.
+    #[serde(default)]
+    pub autotune: AutotuneSpec,
     /// Objects for Prometheus' operator.
     #[serde(default)]
     pub monitoring: MonitoringSpec,
@@ -286,112 +303,6 @@ impl Default for PodTemplate {
     }
 }
 
-/// Encryption, for the client port and the peer port apart.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct TlsSpec {
-    /// The port that clients use.
-    #[serde(default)]
-    pub client: ClientTls,
-    /// The port that members use among themselves; certificates are always asked of both sides.
-    #[serde(default)]
-    pub peer: PeerTls,
-}
-
-/// Where certificates come from.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TlsMode {
-    /// No encryption.
-    #[default]
-    None,
-    /// The operator has a certificate authority for the cluster, and renews what it issues.
-    SelfSigned,
-    /// cert-manager issues, by issuerRef.
-    CertManager,
-    /// Secrets that the user keeps, with tls.crt, tls.key and ca.crt.
-    Secret,
-}
-
-/// TLS of the client port.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(
-    validation = Rule::new("self.mode != 'Secret' || has(self.secretName)")
-        .message("tls.client.mode Secret needs secretName: a Secret with tls.crt, tls.key and ca.crt"),
-    validation = Rule::new("self.mode != 'Secret' || !self.clientAuth || has(self.operatorSecretName)")
-        .message("tls.client.mode Secret with clientAuth needs operatorSecretName: a Secret with the certificate the operator shows to members"),
-    validation = Rule::new("self.mode != 'CertManager' || has(self.issuerRef)")
-        .message("tls.client.mode CertManager needs issuerRef"),
-    validation = Rule::new("self.mode != 'None' || !self.clientAuth")
-        .message("tls.client.clientAuth needs a tls.client.mode other than None")
-)]
-pub struct ClientTls {
-    /// Where the certificates come from.
-    #[serde(default)]
-    pub mode: TlsMode,
-    /// Demand a certificate of every client.
-    #[serde(default)]
-    pub client_auth: bool,
-    /// Mode Secret: the members' certificate on the client port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub secret_name: Option<String>,
-    /// Mode Secret with clientAuth: the certificate that the operator shows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub operator_secret_name: Option<String>,
-    /// Mode CertManager: who issues.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub issuer_ref: Option<IssuerRef>,
-}
-
-/// TLS of the peer port.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(
-    validation = Rule::new("self.mode != 'Secret' || has(self.secretName)")
-        .message("tls.peer.mode Secret needs secretName: a Secret with tls.crt, tls.key and ca.crt"),
-    validation = Rule::new("self.mode != 'CertManager' || has(self.issuerRef)")
-        .message("tls.peer.mode CertManager needs issuerRef")
-)]
-pub struct PeerTls {
-    /// Where the certificates come from.
-    #[serde(default)]
-    pub mode: TlsMode,
-    /// Mode Secret: the members' certificate among themselves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub secret_name: Option<String>,
-    /// Mode CertManager: who issues.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub issuer_ref: Option<IssuerRef>,
-}
-
-/// An issuer of cert-manager. It must give certificates with a `ca.crt`.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct IssuerRef {
-    /// Its name.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-    /// Issuer or ClusterIssuer, or another issuer's kind.
-    #[serde(default = "default_issuer_kind")]
-    #[schemars(length(min = 1, max = 63))]
-    pub kind: String,
-    /// Its group.
-    #[serde(default = "default_issuer_group")]
-    #[schemars(length(min = 1, max = 253))]
-    pub group: String,
-}
-
-fn default_issuer_kind() -> String {
-    "Issuer".to_owned()
-}
-
-fn default_issuer_group() -> String {
-    "cert-manager.io".to_owned()
-}
-
 /// Options of the server. What is absent is the server's default.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -462,40 +373,35 @@ pub enum CompactionMode {
     Revision,
 }
 
-/// Timing and batching, fixed. A change is carried out by a rolling restart.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+/// Timing set by hand, and how commands are gathered. Heartbeat and election timeout are changed while
+/// the members run, by a plan that all of them confirm; what is absent is left to autotune, or as it is.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("self.electionTimeoutMs >= 5 * self.heartbeatIntervalMs")
-    .message("raft.electionTimeoutMs must be at least 5 times raft.heartbeatIntervalMs, or a single late heartbeat starts an election"))]
+#[x_kube(
+    validation = Rule::new("has(self.heartbeatMs) == has(self.electionMs)")
+        .message("raft.heartbeatMs and raft.electionMs are set together, or neither is"),
+    validation = Rule::new("!has(self.heartbeatMs) || !has(self.electionMs) || self.electionMs >= 5 * self.heartbeatMs")
+        .message("raft.electionMs must be at least 5 times raft.heartbeatMs, or a single late heartbeat starts an election")
+)]
 pub struct RaftSpec {
     /// Milliseconds between heartbeats of the leader.
-    #[serde(default = "default_heartbeat")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 5, max = 10_000))]
-    pub heartbeat_interval_ms: i64,
+    pub heartbeat_ms: Option<i64>,
     /// Milliseconds without a leader after which a follower stands for election.
-    #[serde(default = "default_election")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 50, max = 50_000))]
-    pub election_timeout_ms: i64,
-    /// How client commands are gathered into one entry of the log.
+    pub election_ms: Option<i64>,
+    /// How client commands are gathered into one entry of the log. A change is carried out by a rolling
+    /// restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchSpec>,
 }
 
-fn default_heartbeat() -> i64 {
-    100
-}
-
-fn default_election() -> i64 {
-    1000
-}
-
-impl Default for RaftSpec {
-    fn default() -> Self {
-        RaftSpec {
-            heartbeat_interval_ms: default_heartbeat(),
-            election_timeout_ms: default_election(),
-            batch: None,
-        }
+impl RaftSpec {
+    /// What was set by hand: milliseconds between heartbeats and of the election timeout.
+    pub fn by_hand(&self) -> Option<(i64, i64)> {
+        self.heartbeat_ms.zip(self.election_ms)
     }
 }
 
@@ -559,122 +465,6 @@ impl Default for NetworkPolicySpec {
 
 fn default_true() -> bool {
     true
-}
-
-/// What the operator reports.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct MetaStoreStatus {
-    /// The generation of the spec that all below is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Id of the cluster in hexadecimal. Once set, no member ever founds a cluster again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster_id: Option<String>,
-    /// Pods there are.
-    #[serde(default)]
-    pub replicas: i32,
-    /// Selects the pods, for the scale subresource.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<String>,
-    /// "2/3": members that serve, of those wanted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready: Option<String>,
-    /// Pod of the leader.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub leader: Option<String>,
-    /// "0.7ms": the slowest smoothed round trip between the leader and a voter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rtt: Option<String>,
-    /// Heartbeat interval in force on the leader.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heartbeat: Option<String>,
-    /// Election timeout in force on the leader.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub election: Option<String>,
-    /// The version that all members run, or "old, new" while a roll is on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// "3/2": voters in touch with the leader, of those a quorum needs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quorum: Option<String>,
-    /// One word on what the operator does or waits for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Available, Progressing, Degraded, QuorumLost, EvenSize.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Each member.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub members: Vec<MemberStatus>,
-    /// What is being carried out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub operation: Option<Operation>,
-    /// When a member whose data was damaged was last replaced: the next waits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_replacement: Option<String>,
-}
-
-/// One member.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct MemberStatus {
-    /// Its pod, or the name it was added with.
-    pub name: String,
-    /// Its id in hexadecimal.
-    pub id: String,
-    /// leader, voter, learner, or unknown to the operator ("foreign").
-    pub role: String,
-    /// Whether it serves.
-    pub ready: bool,
-    /// What it runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// Entries of the log that the leader has committed and it has not applied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lag: Option<i64>,
-    /// Smoothed round trip to the leader.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rtt: Option<String>,
-    /// Uid of the claim its data is on. Another claim under the same name means that the data is lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claim_uid: Option<String>,
-}
-
-/// What is being carried out, so that whoever reads it, an operator that was just started among them,
-/// knows why the cluster looks as it does.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Operation {
-    /// What.
-    pub kind: OperationKind,
-    /// How far: the last step that was decided on.
-    pub phase: String,
-    /// The member it is about, by pod name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub member: Option<String>,
-    /// Its id in hexadecimal, where it matters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub member_id: Option<String>,
-    /// Since when.
-    pub since: String,
-}
-
-/// Kinds of operations.
-#[derive(
-    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord,
-)]
-#[allow(missing_docs, reason = "the words say it")]
-pub enum OperationKind {
-    Bootstrap,
-    Restore,
-    ScaleOut,
-    ScaleIn,
-    Replace,
-    Roll,
-    Hibernate,
-    Wake,
-    Expand,
 }
 
 /// The definition for the API server.

@@ -3,13 +3,24 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{MemberStatus, MetaStoreStatus, OperationKind};
+use crate::crd::{
+    AutotuneStatus, ChangeResult, ChangeStatus, MemberStatus, MetaStoreStatus, OperationKind,
+};
 use crate::facts::ROLE_FOREIGN;
 use crate::plan::Event;
-use crate::status::{DEGRADED, EVEN_SIZE, QUORUM_LOST};
+use crate::status::{AUTOTUNE_READY, DEGRADED, EVEN_SIZE, QUORUM_LOST};
+use crate::tune::short;
+
+/// Reasons of [`AUTOTUNE_READY`] that somebody may want to do something about.
+const HELD: [&str; 4] = ["PartialApply", "Unstable", "MixedVersions", "BadSpec"];
 
 /// Every reason there is, with what it tells.
 pub const REASONS: &[(&str, &str)] = &[
+    ("AutotuneApplied", "a plan of timing was submitted: from what to what, and why"),
+    ("AutotuneHeld", "a plan of timing cannot be submitted, or does not arrive everywhere"),
+    ("AutotuneRecommended", "another timing would be right; nothing is done about it"),
+    ("AutotuneRolledBack", "a plan of timing was taken back"),
+    ("AutotuneVerified", "a plan of timing has proved itself"),
     ("Bootstrap", "the first members are being started"),
     ("ClusterFounded", "the cluster has come about"),
     ("Degraded", "somebody has to look; the note says at what"),
@@ -29,6 +40,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ("Roll", "pods are being renewed one by one"),
     ("ScaleIn", "a member is being removed"),
     ("ScaleOut", "a member is being added"),
+    ("SlowMember", "a member is far from all others, while they are close to each other"),
     ("Wake", "all pods are being started"),
 ];
 
@@ -63,7 +75,69 @@ pub(crate) fn between(old: &MetaStoreStatus, new: &MetaStoreStatus) -> Vec<Event
     }
     members(old, new, &mut events);
     conditions(old, new, &mut events);
+    tuning(old, new, &mut events);
     events
+}
+
+fn tuning(old: &MetaStoreStatus, new: &MetaStoreStatus, events: &mut Vec<Event>) {
+    let Some(after) = &new.autotune else { return };
+    let none = AutotuneStatus::default();
+    let before = old.autotune.as_ref().unwrap_or(&none);
+    let claim = |status: &MetaStoreStatus| {
+        let found = status.conditions.iter().find(|c| c.type_ == AUTOTUNE_READY);
+        found.map(|c| (c.reason.clone(), c.message.clone())).unwrap_or_default()
+    };
+    let ((was, _), (reason, message)) = (claim(old), claim(new));
+    if after.phase == "Recommending"
+        && (before.phase != "Recommending" || before.recommended != after.recommended)
+    {
+        events.push(normal("AutotuneRecommended", message.clone()));
+    }
+    let known = |status: &AutotuneStatus| status.last_change.as_ref().map_or(0, |c| c.epoch);
+    if known(after) != known(before)
+        && let Some(change) = &after.last_change
+    {
+        events.push(normal("AutotuneApplied", told_of(change)));
+    }
+    for change in after.last_change.iter().chain(&after.history) {
+        let all = before.last_change.iter().chain(&before.history);
+        let earlier = all.filter(|earlier| earlier.epoch == change.epoch);
+        if earlier.map(|earlier| earlier.result).next() == Some(change.result) {
+            continue;
+        }
+        match change.result {
+            ChangeResult::Verified => {
+                events.push(normal("AutotuneVerified", told_of(change)));
+            }
+            ChangeResult::RolledBack => {
+                let why = after.last_change.as_ref().map(|back| back.reason.clone());
+                let note = format!("{}: {}", told_of(change), why.unwrap_or_default());
+                events.push(warning("AutotuneRolledBack", note));
+            }
+            ChangeResult::Applying | ChangeResult::Verifying | ChangeResult::Superseded => {}
+        }
+    }
+    if reason != was && HELD.contains(&&reason[..]) {
+        events.push(warning("AutotuneHeld", format!("{reason}: {message}")));
+    }
+    let slow = |status: &AutotuneStatus| {
+        status.observed.as_ref().and_then(|observed| observed.slow_member.clone())
+    };
+    if let Some(member) = slow(after).filter(|member| slow(before).as_ref() != Some(member)) {
+        let rtt_ms = after.observed.as_ref().map(|observed| observed.max_rtt_ms.clone());
+        let rtt_ms = rtt_ms.unwrap_or_default();
+        let note =
+            format!("{member} is about {rtt_ms} ms from all others, which are close to each other");
+        events.push(warning("SlowMember", note));
+    }
+}
+
+/// "plan 7, 100/1000 ms to 25/500 ms: shorter: least bound".
+fn told_of(change: &ChangeStatus) -> String {
+    let flags = || "the members' flags".to_owned();
+    let from = change.from.as_ref().map_or_else(flags, short);
+    let to = change.to.as_ref().map_or_else(flags, short);
+    format!("plan {}, {from} to {to}: {}", change.epoch, change.reason)
 }
 
 fn operations(old: &MetaStoreStatus, new: &MetaStoreStatus, events: &mut Vec<Event>) {

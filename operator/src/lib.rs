@@ -29,8 +29,10 @@ pub mod plan;
 pub mod quantity;
 pub mod resources;
 mod roll;
+mod rows;
 pub mod run;
 pub mod status;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod tune;

@@ -10,11 +10,13 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use autotune::Params;
 use client::{Client, Config, RetryPolicy, Tls};
 use futures::future::join_all;
 
 use crate::certificates::Identity;
-use crate::observed::{Alarm, Answer, Ordinal, Peer};
+use crate::observed::{Answer, Ordinal};
+use crate::rows;
 
 /// Longest a member may take to answer, the connecting included.
 const ASK: Duration = Duration::from_secs(2);
@@ -93,6 +95,23 @@ pub(crate) enum Change {
     Remove(u64),
     /// Another leader.
     MoveLeader(u64),
+    /// Another plan of timing.
+    SubmitTuning(Submission),
+}
+
+/// A plan of timing to be submitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Submission {
+    /// Number of the newest plan, or it is refused.
+    pub(crate) expected_epoch: u64,
+    /// What it sets; none: back to the members' flags.
+    pub(crate) to: Option<Params>,
+    /// Why.
+    pub(crate) reason: String,
+    /// Now, in milliseconds since 1970.
+    pub(crate) at_ms: i64,
+    /// Also while the newest plan has not arrived everywhere.
+    pub(crate) supersede: bool,
 }
 
 /// A member refused, or did not answer.
@@ -187,10 +206,13 @@ impl Members for Grpc {
     async fn ask(&self, cluster: &Key, security: &Security, addresses: &[Address]) -> Said {
         let clients = self.clients(cluster, security, addresses);
         let answers = join_all(clients.iter().map(async |asked| {
-            let answer = tokio::time::timeout(ASK, asked.client.observe()).await;
-            match answer {
-                Ok(Ok(answer)) => Some((asked.ordinal, answer_of(answer))),
-                Ok(Err(error)) => {
+            let both = async { tokio::join!(asked.client.observe(), asked.client.tuning()) };
+            match tokio::time::timeout(ASK, both).await {
+                Ok((Ok(answer), tuning)) => {
+                    let tuning = tuning.ok().and_then(rows::tuning_of);
+                    Some((asked.ordinal, rows::answer_of(answer, tuning)))
+                }
+                Ok((Err(error), _)) => {
                     tracing::debug!(member = asked.client.endpoint(), %error, "no answer");
                     None
                 }
@@ -204,7 +226,7 @@ impl Members for Grpc {
                 continue;
             };
             if let Ok(Ok(list)) = tokio::time::timeout(ASK, asked.client.members()).await {
-                table = Some(list.members.into_iter().map(row_of).collect());
+                table = Some(list.members.into_iter().map(rows::row_of).collect());
                 break;
             }
         }
@@ -223,6 +245,7 @@ impl Members for Grpc {
             Change::Promote(_) => "promote",
             Change::Remove(_) => "remove",
             Change::MoveLeader(_) => "move the leader",
+            Change::SubmitTuning(_) => "submit a plan of timing",
         };
         let fails = |problem: &str| MemberError::new(what, address, problem);
         let client = connect(address, security).map_err(|error| fails(&error.to_string()))?;
@@ -234,6 +257,9 @@ impl Members for Grpc {
                 Change::Promote(id) => client.member_promote(*id).await.map(drop),
                 Change::Remove(id) => client.member_remove(*id).await.map(drop),
                 Change::MoveLeader(to) => client.move_leader(*to).await.map(drop),
+                Change::SubmitTuning(plan) => {
+                    client.submit_tuning(rows::submit(plan)).await.map(drop)
+                }
             }
         };
         match tokio::time::timeout(CHANGE, answer).await {
@@ -256,7 +282,7 @@ fn is_done(change: &Change, error: &client::Error) -> bool {
         Change::AddLearner { .. } => said == "etcdserver: Peer URLs already exists",
         Change::Promote(_) => said == "etcdserver: can only promote a learner member",
         Change::Remove(_) => said == "etcdserver: member not found",
-        Change::MoveLeader(_) => false,
+        Change::MoveLeader(_) | Change::SubmitTuning(_) => false,
     }
 }
 
@@ -298,45 +324,6 @@ fn fingerprint(address: &Address, security: &Security) -> u64 {
         Security::Tls(identity) => (2, &identity.ca_pem, &identity.pair_pem).hash(&mut hasher),
     }
     hasher.finish()
-}
-
-fn answer_of(said: client::proto::admin::ObserveResponse) -> Answer {
-    Answer {
-        member_id: said.member_id,
-        cluster_id: said.cluster_id,
-        leader_id: said.leader_id,
-        term: said.term,
-        commit_index: said.commit_index,
-        applied_index: said.applied_index,
-        version: said.version,
-        heartbeat_interval_us: said.heartbeat_interval_us,
-        election_timeout_us: said.election_timeout_us,
-        peers: said
-            .peers
-            .into_iter()
-            .map(|peer| Peer {
-                member_id: peer.member_id,
-                reachable: peer.reachable,
-                rtt_us: if peer.rtt_samples == 0 { 0 } else { peer.rtt_srtt_us },
-                match_index: peer.match_index,
-            })
-            .collect(),
-        alarms: said
-            .alarms
-            .into_iter()
-            .map(|alarm| Alarm { member_id: alarm.member_id, kind: alarm.kind })
-            .collect(),
-    }
-}
-
-fn row_of(member: client::proto::etcdserverpb::Member) -> Row {
-    Row {
-        id: member.id,
-        name: member.name,
-        peer_urls: member.peer_ur_ls,
-        learner: member.is_learner,
-        started: !member.client_ur_ls.is_empty(),
-    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,9 @@ pub(crate) struct Cluster {
     pub(crate) conditions: BTreeSet<String>,
     /// Members that answered, for the figures.
     pub(crate) members: usize,
+    /// When the plan of timing was submitted that has not arrived everywhere, in seconds since 1970; for
+    /// the figures.
+    pub(crate) plan_since_s: Option<i64>,
 }
 
 impl Memory {

@@ -2,7 +2,8 @@
 //! that what is stored does not grow with what users do.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// All figures.
@@ -24,11 +25,27 @@ pub(crate) struct Metrics {
     pub(crate) leader: IntGauge,
     /// When a pass failed last, in seconds since 1970.
     pub(crate) last_error: IntGauge,
+    /// Plans of timing, by `result`.
+    pub(crate) plans: IntCounterVec,
+    /// Plans of timing that were taken back.
+    pub(crate) rollbacks: IntCounter,
+    /// Age of the oldest plan of timing that has not arrived everywhere.
+    pub(crate) plan_age: IntGauge,
+    /// Members that were asked what they measure and did not answer.
+    pub(crate) collect_errors: IntCounter,
 }
 
+/// What becomes of plans of timing, by the event that tells of it.
+pub(crate) const PLAN_RESULTS: [(&str, &str); 4] = [
+    ("AutotuneApplied", "applied"),
+    ("AutotuneVerified", "verified"),
+    ("AutotuneRolledBack", "rolled_back"),
+    ("AutotuneHeld", "held"),
+];
+
 /// The conditions that clusters are counted by.
-pub(crate) const CONDITIONS: [&str; 5] =
-    ["Available", "Progressing", "Degraded", "QuorumLost", "EvenSize"];
+pub(crate) const CONDITIONS: [&str; 6] =
+    ["Available", "Progressing", "Degraded", "AutotuneReady", "QuorumLost", "EvenSize"];
 
 impl Metrics {
     /// All at zero.
@@ -61,10 +78,34 @@ impl Metrics {
                 "last_error_timestamp_seconds",
                 "When a pass failed last; 0: never.",
             ),
+            plans: counters(
+                &registry,
+                "autotune_plans_total",
+                "Plans of timing, by what became of them.",
+                &["result"],
+            ),
+            rollbacks: counter(
+                &registry,
+                "autotune_rollbacks_total",
+                "Plans of timing that were taken back.",
+            ),
+            plan_age: gauge(
+                &registry,
+                "autotune_plan_age_seconds",
+                "Age of the oldest plan of timing that has not arrived everywhere; 0: there is none.",
+            ),
+            collect_errors: counter(
+                &registry,
+                "autotune_collect_errors_total",
+                "Members that were asked what they measure and did not answer.",
+            ),
             registry,
         };
         for result in ["ok", "error", "gone"] {
             metrics.reconciles.with_label_values(&[result]);
+        }
+        for (_, result) in PLAN_RESULTS {
+            metrics.plans.with_label_values(&[result]);
         }
         for condition in CONDITIONS {
             metrics.clusters.with_label_values(&[condition]);
@@ -94,6 +135,12 @@ fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Int
     let counters = IntCounterVec::new(options(name, help), labels).expect("a valid name");
     register(registry, counters.clone());
     counters
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    let counter = IntCounter::with_opts(options(name, help)).expect("a valid name");
+    register(registry, counter.clone());
+    counter
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
@@ -131,6 +178,11 @@ mod tests {
             text.contains("metastore_operator_api_writes_total{kind=\"Pod\",verb=\"delete\"} 1")
         );
         assert!(text.contains("metastore_operator_reconciles_total{result=\"ok\"} 0"));
+        let held = "metastore_operator_autotune_plans_total{result=\"held\"} 0";
+        assert!(text.contains(held), "{text}");
+        for figure in ["rollbacks_total", "plan_age_seconds", "collect_errors_total"] {
+            assert!(text.contains(&format!("metastore_operator_autotune_{figure} 0")), "{figure}");
+        }
         #[cfg(target_os = "linux")]
         assert!(
             text.lines().any(|line| line.starts_with("process_cpu_seconds_total 0.")),

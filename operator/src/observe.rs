@@ -147,6 +147,7 @@ pub(crate) async fn observe<M: Members>(
             missing_secrets: certificates::lacking(&object, settings, &secrets, now_s),
             missing_claim,
             children_stale: false,
+            rotating: false,
             wanted_hash: resources::pod_hash(&object, settings),
             object,
         },
@@ -220,6 +221,7 @@ async fn look_at_children(
     look.secrets = next.write;
     look.told = next.events;
     look.again_s = next.again_s;
+    observed.rotating = next.rotating;
     observed.children_stale |= !look.secrets.is_empty();
 
     if let Some(workload) = &look.workload

@@ -7,6 +7,9 @@
 
 use std::collections::BTreeMap;
 
+use autotune::planner::MemberRow;
+use autotune::{Params, Plan};
+
 use crate::crd::MetaStore;
 
 /// Number of a pod in its set.
@@ -38,6 +41,8 @@ pub struct Observed {
     pub missing_claim: Option<String>,
     /// Whether services, budgets, policies, secrets or monitors are not as the spec wants them.
     pub children_stale: bool,
+    /// An authority is being replaced.
+    pub rotating: bool,
     /// Hash of what the pods are to be like now (`resources::pod_hash`).
     pub wanted_hash: String,
 }
@@ -150,6 +155,29 @@ pub struct Answer {
     pub peers: Vec<Peer>,
     /// Alarms that are on in the cluster, as far as it has applied.
     pub alarms: Vec<Alarm>,
+    /// What it measures of itself and of its links.
+    pub row: MemberRow,
+    /// The plan of timing as it has applied it. None: it does not know such plans.
+    pub tuning: Option<Tuning>,
+}
+
+/// The plan of timing as a member has applied it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// The newest.
+    pub plan: Plan,
+    /// Who planned it.
+    pub planner: String,
+    /// Why.
+    pub reason: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// What the member's own flags say.
+    pub flags: Params,
+    /// What the member uses now.
+    pub in_force: Params,
+    /// Why the plan does not go on; empty if it does.
+    pub held_by: String,
 }
 
 /// An alarm, as etcd has them.

@@ -1,11 +1,14 @@
 //! What to do next. Pure: from one [`Observed`] to one [`Plan`].
 
+use autotune::Params;
+
 use crate::crd::MetaStoreStatus;
 use crate::decide::decide;
 use crate::events::between;
 use crate::facts::Facts;
 use crate::observed::{Beginning, Observed, Ordinal};
 use crate::status::status;
+use crate::tune::tune;
 
 /// What one pass decides on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,6 +79,18 @@ pub enum Step {
         /// This one.
         uid: String,
     },
+    /// Submit a plan of timing, if the newest one still is the one it was made from. The leader carries
+    /// it out, in an order in which every moment is safe.
+    SubmitTuning {
+        /// Number of the newest plan there is.
+        expected_epoch: u64,
+        /// What it sets; none: back to the members' flags.
+        to: Option<Params>,
+        /// Why, in a few words.
+        reason: String,
+        /// Also while the newest plan has not arrived everywhere.
+        supersede: bool,
+    },
 }
 
 impl Step {
@@ -92,7 +107,9 @@ impl Step {
             | Step::MoveLeader { .. }
             | Step::RemoveMember { .. }
             | Step::DeletePod { .. }
-            | Step::DeleteClaim { .. } => true,
+            | Step::DeleteClaim { .. }
+            // A shorter patience takes a leader, if what it was decided from no longer holds.
+            | Step::SubmitTuning { .. } => true,
         }
     }
 }
@@ -111,14 +128,17 @@ pub struct Event {
 /// Decides.
 pub fn plan(observed: &Observed) -> Plan {
     let facts = Facts::of(observed);
-    let decision = decide(&facts);
+    let mut decision = decide(&facts);
+    let mut tuned = tune(&facts, &decision);
+    decision.steps.extend(tuned.step.take());
+    decision.again_s = tuned.again_s.map_or(decision.again_s, |s| s.min(decision.again_s));
     let disruptive = decision.steps.iter().position(Step::is_disruptive);
     assert!(
         disruptive.is_none_or(|at| at + 1 == decision.steps.len()),
         "a disruptive step is the last: {:?}",
         decision.steps
     );
-    let status = status(&facts, &decision);
+    let status = status(&facts, &decision, tuned);
     let events = match &observed.object.status {
         Some(old) => between(old, &status),
         None => between(&MetaStoreStatus::default(), &status),

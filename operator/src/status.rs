@@ -11,6 +11,7 @@ use crate::facts::{Facts, LAG_ENTRIES_MAX, ROLE_FOREIGN, quorum};
 use crate::membership::replacement_waits;
 use crate::observed::{Member, Ordinal};
 use crate::plan::Step;
+use crate::tune::Tuned;
 
 /// An operation that takes longer has come to a stop, as far as anybody can tell.
 const STALLED_AFTER_S: i64 = 15 * 60;
@@ -23,6 +24,8 @@ pub const AVAILABLE: &str = "Available";
 pub const PROGRESSING: &str = "Progressing";
 /// Condition: somebody has to look.
 pub const DEGRADED: &str = "Degraded";
+/// Condition: the timing in force is the right one, or is what was asked for. Not there where nobody asks.
+pub const AUTOTUNE_READY: &str = "AutotuneReady";
 /// Condition: too few voters are left. Only there while it is so.
 pub const QUORUM_LOST: &str = "QuorumLost";
 /// Condition: an even number of voters is wanted. Only there while it is so.
@@ -34,7 +37,7 @@ fn time(at_s: i64) -> Timestamp {
 }
 
 /// The status after a look and a decision.
-pub(crate) fn status(facts: &Facts<'_>, decision: &Decision) -> MetaStoreStatus {
+pub(crate) fn status(facts: &Facts<'_>, decision: &Decision, tuned: Tuned) -> MetaStoreStatus {
     let old = facts.status().cloned().unwrap_or_default();
     let observed = facts.observed;
     let operation = operation(facts, &old, &decision.doing);
@@ -44,7 +47,7 @@ pub(crate) fn status(facts: &Facts<'_>, decision: &Decision) -> MetaStoreStatus 
         replicas: count(observed.pods.values().filter(|pod| !pod.deleting).count()),
         selector: Some(crate::resources::selector(&observed.object)),
         ready: Some(ready(facts)),
-        leader: facts.leader.and_then(|id| facts.row(id)).map(|row| name(facts, row)),
+        leader: facts.leader.and_then(|id| facts.row(id)).map(|row| name_of_member(facts, row)),
         rtt: old.rtt.clone(),
         heartbeat: old.heartbeat.clone(),
         election: old.election.clone(),
@@ -54,6 +57,7 @@ pub(crate) fn status(facts: &Facts<'_>, decision: &Decision) -> MetaStoreStatus 
         conditions: Vec::new(),
         members: members(facts, &old),
         operation,
+        autotune: tuned.status,
         last_replacement: last_replacement(facts, decision, &old),
     };
     if observed.members.is_some() && facts.blind() {
@@ -71,7 +75,7 @@ pub(crate) fn status(facts: &Facts<'_>, decision: &Decision) -> MetaStoreStatus 
             None => None,
         };
     }
-    report(facts, decision, &old, &mut status);
+    report(facts, decision, &old, tuned.claim, &mut status);
     status
 }
 
@@ -88,7 +92,7 @@ fn ready(facts: &Facts<'_>) -> String {
 }
 
 /// A name for a row: its pod's, else the one it was added with.
-fn name(facts: &Facts<'_>, row: &Member) -> String {
+pub(crate) fn name_of_member(facts: &Facts<'_>, row: &Member) -> String {
     match facts.ordinal(row.id) {
         Some(ordinal) => facts.pod_name(ordinal),
         None if row.name.is_empty() => format!("{:x}", row.id),
@@ -128,7 +132,7 @@ fn member(facts: &Facts<'_>, row: &Member) -> MemberStatus {
     let mounted = mounted.filter(|uid| claim.is_some_and(|claim| claim.uid == *uid));
     let rtt_us = facts.seen_by_leader(row.id).map_or(0, |peer| peer.rtt_us);
     MemberStatus {
-        name: name(facts, row),
+        name: name_of_member(facts, row),
         id: format!("{:x}", row.id),
         role: role.to_owned(),
         ready: match ordinal {
@@ -241,17 +245,18 @@ fn last_replacement(
 }
 
 /// One condition, before it has a time.
-struct Claim {
-    kind: &'static str,
-    holds: bool,
-    reason: String,
-    message: String,
+pub(crate) struct Claim {
+    pub(crate) kind: &'static str,
+    pub(crate) holds: bool,
+    pub(crate) reason: String,
+    pub(crate) message: String,
 }
 
 fn report(
     facts: &Facts<'_>,
     decision: &Decision,
     old: &MetaStoreStatus,
+    tuning: Option<Claim>,
     status: &mut MetaStoreStatus,
 ) {
     let available = available(facts, decision, status);
@@ -273,7 +278,7 @@ fn report(
         },
         _ => "Steady".to_owned(),
     });
-    let mut claims = Vec::new();
+    let mut claims: Vec<Claim> = tuning.into_iter().collect();
     if lost {
         let (reason, message) = ("TooFewVoters".to_owned(), available.message.clone());
         claims.push(Claim { kind: QUORUM_LOST, holds: true, reason, message });
@@ -405,7 +410,8 @@ fn members_down(facts: &Facts<'_>, status: &MetaStoreStatus, troubles: &mut Vec<
         return;
     }
     if facts.blind() {
-        let leader = facts.leader.and_then(|id| facts.row(id)).map(|row| name(facts, row));
+        let leader =
+            facts.leader.and_then(|id| facts.row(id)).map(|row| name_of_member(facts, row));
         let message = match leader {
             Some(leader) => format!("{leader} leads, and does not answer"),
             None => "nobody says who leads".to_owned(),
@@ -417,7 +423,7 @@ fn members_down(facts: &Facts<'_>, status: &MetaStoreStatus, troubles: &mut Vec<
     let down: Vec<String> = facts
         .voters()
         .filter(|voter| !facts.healthy(voter.id))
-        .map(|voter| name(facts, voter))
+        .map(|voter| name_of_member(facts, voter))
         .filter(|name| concerned.as_ref() != Some(name))
         .collect();
     if !down.is_empty() {

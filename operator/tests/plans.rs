@@ -267,6 +267,7 @@ fn step(step: &Step) -> String {
         Step::RemoveMember { member_id } => format!("remove {}", who(member_id)),
         Step::DeletePod { ordinal, .. } => format!("delete pod {ordinal}"),
         Step::DeleteClaim { ordinal, .. } => format!("delete claim {ordinal}"),
+        Step::SubmitTuning { reason, .. } => format!("submit a plan: {reason}"),
     }
 }
 

@@ -94,7 +94,11 @@ fn refused(cluster: &Cluster, store: &Store<'_>) -> Result<()> {
         (json!({ "replicas": 0 }), "spec.hibernate"),
         (json!({ "replicas": 11 }), "9"),
         (json!({ "storage": { "size": "512Mi" } }), "cannot shrink"),
-        (json!({ "raft": { "heartbeatIntervalMs": 500 } }), "at least 5 times"),
+        (json!({ "raft": { "heartbeatMs": 500, "electionMs": 1000 } }), "at least 5 times"),
+        (
+            json!({ "raft": { "heartbeatMs": 100, "electionMs": 500 }, "autotune": { "mode": "Auto" } }),
+            "set autotune.mode to Observe or Off",
+        ),
         (json!({ "tls": { "peer": { "mode": "SelfSigned" } } }), "tls.peer.mode cannot change"),
         (json!({ "tls": { "client": { "mode": "Secret" } } }), "needs secretName"),
         (json!({ "server": { "quota": "plenty" } }), "above zero"),

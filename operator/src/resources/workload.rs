@@ -33,6 +33,11 @@ const PEER_TLS_PATH: &str = "/etc/metastore/tls/peer";
 const RESTORE_PATH: &str = "/restore";
 /// A start may take so long: the log is read, and a snapshot may have to come from the leader.
 const STARTUP_S_MAX: i32 = 1800;
+/// What members begin with: a plan of timing goes through the log, and rules over flags once it is there.
+/// The same for all, so that no change of timing ever is a change of pods.
+const BOOT_HEARTBEAT_MS: u32 = 100;
+/// See [`BOOT_HEARTBEAT_MS`].
+const BOOT_ELECTION_MS: u32 = 1_000;
 /// Name of the claim template; claims are `data-POD`.
 const CLAIM_TEMPLATE: &str = "data";
 /// Revisions of the template kept; nobody rolls back by them.
@@ -425,8 +430,8 @@ fn arguments(
 fn options(object: &MetaStore) -> Vec<(&'static str, String)> {
     let (server, raft) = (&object.spec.server, &object.spec.raft);
     let mut flags = vec![
-        ("heartbeat-interval", raft.heartbeat_interval_ms.to_string()),
-        ("election-timeout", raft.election_timeout_ms.to_string()),
+        ("heartbeat-interval", BOOT_HEARTBEAT_MS.to_string()),
+        ("election-timeout", BOOT_ELECTION_MS.to_string()),
         ("log-level", format!("{:?}", server.log_level).to_lowercase()),
     ];
     let mut set = |name, value: Option<String>| flags.extend(value.map(|value| (name, value)));

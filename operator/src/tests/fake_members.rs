@@ -98,6 +98,7 @@ impl Members for FakeMembers {
                 election_timeout_us: 1_000_000,
                 alarms: Vec::new(),
                 peers: peers.collect(),
+                ..Answer::default()
             };
             (ordinal_of(row), answer)
         });
@@ -137,6 +138,7 @@ impl Members for FakeMembers {
             }
             Change::Remove(id) => table.rows.retain(|row| row.id != *id),
             Change::MoveLeader(id) => table.leader = *id,
+            Change::SubmitTuning(_) => {}
         }
         Ok(())
     }

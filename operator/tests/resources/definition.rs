@@ -44,7 +44,14 @@ fn the_defaults_of_the_schema_are_those_of_the_operator() {
     let demo: MetaStore = serde_json::from_value(object("demo", json!({}))).unwrap();
     assert_eq!(defaulted["spec"], serde_json::to_value(&demo.spec).unwrap());
     // Rules may look at any of these without asking whether it is there.
-    for pointer in ["/replicas", "/storage/size", "/tls/client/mode", "/tls/peer/mode", "/raft"] {
+    for pointer in [
+        "/replicas",
+        "/storage/size",
+        "/tls/client/mode",
+        "/tls/peer/mode",
+        "/raft",
+        "/autotune/mode",
+    ] {
         assert!(defaulted["spec"].pointer(pointer).is_some(), "{pointer}");
     }
 }
@@ -86,10 +93,34 @@ fn what_a_user_can_get_wrong_is_refused_with_what_to_do_instead() {
             "a number of revisions",
         ),
         (
-            json!({ "raft": { "heartbeatIntervalMs": 100, "electionTimeoutMs": 499 } }),
-            "at least 5 times",
+            json!({ "raft": { "heartbeatMs": 100, "electionMs": 499 } }),
+            "raft.electionMs must be at least 5 times",
         ),
-        (json!({ "raft": { "heartbeatIntervalMs": 300 } }), "at least 5 times"),
+        (json!({ "raft": { "heartbeatMs": 100 } }), "set together"),
+        (json!({ "raft": { "electionMs": 1000 } }), "set together"),
+        (
+            json!({ "raft": { "heartbeatMs": 50, "electionMs": 500 }, "autotune": { "mode": "Auto" } }),
+            "set autotune.mode to Observe or Off",
+        ),
+        (
+            json!({ "autotune": { "election": { "minMs": 400, "maxMs": 399 } } }),
+            "must not be above autotune.election.maxMs",
+        ),
+        (
+            json!({ "autotune": { "heartbeat": { "minMs": 50, "maxMs": 49 } } }),
+            "autotune.heartbeat.minMs must not be above",
+        ),
+        (json!({ "autotune": { "heartbeat": { "minMs": 61 } } }), "5 times autotune.heartbeat"),
+        (json!({ "autotune": { "election": { "minMs": 124 } } }), "5 times autotune.heartbeat"),
+        (json!({ "autotune": { "election": { "maxMs": 299 } } }), "above autotune.election.maxMs"),
+        (
+            json!({ "autotune": { "policy": "Latency", "heartbeat": { "minMs": 31 } } }),
+            "150 with policy Latency",
+        ),
+        (json!({ "autotune": { "election": { "maxMs": 50_001 } } }), "at most 50000"),
+        (json!({ "autotune": { "batching": { "maxMessageBytes": "64Mi" } } }), "from 1Ki to 32Mi"),
+        (json!({ "autotune": { "batching": { "maxMessageBytes": "much" } } }), "from 1Ki to 32Mi"),
+        (json!({ "autotune": { "batching": { "maxInflightBytes": "1Mi" } } }), "from 32Mi to 1Gi"),
     ];
     for (spec, words) in table {
         let said = refusals(&object("demo", spec.clone()), None);
@@ -171,7 +202,21 @@ fn what_may_change_is_taken() {
             json!({}),
             json!({ "server": { "autoCompaction": { "mode": "revision", "retention": "1000" } } }),
         ),
-        (json!({}), json!({ "raft": { "heartbeatIntervalMs": 25, "electionTimeoutMs": 125 } })),
+        (json!({}), json!({ "raft": { "heartbeatMs": 25, "electionMs": 125 } })),
+        (json!({ "raft": { "heartbeatMs": 25, "electionMs": 125 } }), json!({})),
+        (json!({}), json!({ "autotune": { "mode": "Auto", "paused": true } })),
+        (
+            json!({ "autotune": { "mode": "Auto" } }),
+            json!({
+                "autotune": { "mode": "Observe" }, "raft": { "heartbeatMs": 100, "electionMs": 1000 },
+            }),
+        ),
+        (
+            json!({}),
+            json!({ "autotune": {
+                "election": { "minMs": 125, "maxMs": 50000 }, "heartbeat": { "minMs": 25 },
+            } }),
+        ),
         (json!({}), json!({ "server": { "quota": "8Gi", "maxRequestSize": "2097152" } })),
     ];
     for (old, new) in table {

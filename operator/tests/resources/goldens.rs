@@ -93,7 +93,7 @@ fn everything() -> Value {
             "logLevel": "debug",
         },
         "raft": {
-            "heartbeatIntervalMs": 50, "electionTimeoutMs": 500,
+            "heartbeatMs": 50, "electionMs": 500,
             "batch": { "maxCommands": 1, "maxWaitUs": 200 },
         },
         "monitoring": {
@@ -339,7 +339,7 @@ fn how_pods_begin_is_not_in_their_hash_and_everything_else_is() {
         json!({ "version": "0.2.0" }),
         json!({ "image": "x:1" }),
         json!({ "imagePullPolicy": "Never" }),
-        json!({ "raft": { "heartbeatIntervalMs": 101 } }),
+        json!({ "raft": { "batch": { "maxCommands": 10 } } }),
         json!({ "server": { "logLevel": "warn" } }),
         json!({ "tls": { "client": { "mode": "SelfSigned" } } }),
         json!({ "tls": { "client": { "mode": "SelfSigned", "clientAuth": true } } }),
@@ -356,6 +356,8 @@ fn how_pods_begin_is_not_in_their_hash_and_everything_else_is() {
         json!({ "storage": { "size": "9Gi", "onDelete": "Delete" } }),
         json!({ "monitoring": { "monitor": "PodMonitor" } }),
         json!({ "networkPolicy": { "enabled": false } }),
+        json!({ "raft": { "heartbeatMs": 50, "electionMs": 500 } }),
+        json!({ "autotune": { "mode": "Auto", "policy": "Latency" } }),
     ] {
         assert_eq!(pod_hash(&store("demo", spec.clone()), &base.settings), hash, "{spec}");
     }

@@ -85,6 +85,7 @@ impl World {
             heartbeat_interval_us: 100_000,
             election_timeout_us: 1_000_000,
             peers: peers.collect(),
+            ..Answer::default()
         }
     }
 
@@ -163,6 +164,7 @@ impl World {
             Step::RemoveMember { member_id } => self.remove(*member_id)?,
             Step::DeletePod { ordinal, uid } => self.delete_pod(*ordinal, uid)?,
             Step::DeleteClaim { ordinal, uid } => self.delete_claim(*ordinal, uid, kind)?,
+            Step::SubmitTuning { .. } => unreachable!("these members know no plans"),
         }
         Ok(())
     }
