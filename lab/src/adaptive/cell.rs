@@ -1,0 +1,427 @@
+//! One cell: a system with one timing in one network, watched, loaded, and robbed of its leaders.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use autotune::Timing;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::column::{Column, FREEZE_MS, STALL_MS, System};
+use super::probe::{self, Answer, Prober};
+use super::record::{Kind, Load, Loss, Record, Watch, quantile};
+use crate::measure::{RoundTrips, round_trips};
+use crate::network::{Network, Place};
+use crate::preset::{Preset, Trouble};
+use crate::servers::{Servers, Setup};
+
+/// Members of every cell.
+pub(super) const MEMBERS: usize = 3;
+/// Longest wait for a cluster to agree on a leader, and for writes after a loss.
+pub(super) const RECOVER_MAX: Duration = Duration::from_secs(60);
+/// A cluster agrees when it has for so long.
+const SETTLED: Duration = Duration::from_millis(400);
+/// How often what is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Packets of members that have nothing to do are counted for so long.
+const IDLE: Duration = Duration::from_secs(3);
+/// Answers from the new leader that make writes acknowledged again.
+const ANSWERS_AGAIN: usize = 20;
+/// Before a loss, answers are looked at from here on: the gap begins with the last one.
+const BEFORE: Duration = Duration::from_secs(1);
+/// Between the moment a loss could happen and the moment it does, at most: it must not keep step with
+/// heartbeats.
+const APART_MS_MAX: u64 = 400;
+/// Until members are asked often.
+const MARKED: Duration = Duration::from_millis(120);
+/// Puts on their way under load, and for how long.
+const LOAD_ON_WAY: usize = 4_000;
+const LOAD: Duration = Duration::from_secs(5);
+/// Round trips measured before there are servers.
+const TRIPS: usize = 60;
+/// Troubles come so often.
+const TROUBLE_EVERY: Duration = Duration::from_secs(2);
+/// After the last step the network is watched for so long.
+const AFTER_STEPS: Duration = Duration::from_secs(20);
+
+/// What cells are measured with.
+pub(super) struct Bench<'a> {
+    pub(super) etcd: PathBuf,
+    pub(super) metastore: PathBuf,
+    pub(super) keys: u64,
+    pub(super) watch: Duration,
+    pub(super) has_load: bool,
+    /// Losses of each kind; none: the columns' own numbers.
+    pub(super) losses: Option<usize>,
+    pub(super) kinds: Vec<Kind>,
+    /// What asks to stop.
+    pub(super) asked: &'a AtomicBool,
+}
+
+impl Bench<'_> {
+    pub(super) fn program(&self, system: System) -> &Path {
+        match system {
+            System::Etcd => &self.etcd,
+            System::MetaStore => &self.metastore,
+        }
+    }
+
+    /// Fails once a signal has asked to stop.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.asked.load(Ordering::Relaxed) {
+            bail!("stopped by a signal");
+        }
+        Ok(())
+    }
+
+    fn pause(&self, lasts: Duration) -> Result<()> {
+        let until = Instant::now() + lasts;
+        loop {
+            self.check()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(LOOK_EVERY));
+        }
+    }
+
+    /// Round trips of the two members farthest apart.
+    pub(super) fn trips(&self, preset: &Preset) -> Result<RoundTrips> {
+        let network = Network::create(MEMBERS, 1)?;
+        preset.apply(&network)?;
+        let mut farthest = RoundTrips::default();
+        for (from, to) in [(0, 1), (0, 2), (1, 2)] {
+            self.check()?;
+            let (from, to) = (Place::Member(from), Place::Member(to));
+            let trips = round_trips(&network, from, to, TRIPS, Duration::from_millis(1))?;
+            if trips.quantile(0.5) > farthest.quantile(0.5) {
+                farthest = trips;
+            }
+        }
+        Ok(farthest)
+    }
+
+    /// Measures what a record lacks, and saves it after everything new.
+    pub(super) fn measure(
+        &self,
+        preset: &Preset,
+        column: &Column,
+        timing: Timing,
+        record: &mut Record,
+        save: &dyn Fn(&Record) -> Result<()>,
+    ) -> Result<()> {
+        let mut cell = Cell::start(self, preset, column.system, timing, record)?;
+        if record.watch.is_none() {
+            record.watch = Some(cell.watch()?);
+            save(record)?;
+        }
+        if self.has_load && record.load.is_none() && preset.trouble == Trouble::Nothing {
+            record.load = Some(cell.load()?);
+            save(record)?;
+        }
+        if preset.trouble != Trouble::Nothing {
+            return Ok(());
+        }
+        let wanted = self.losses.unwrap_or(column.losses);
+        for kind in self.kinds.iter().copied() {
+            while record.count(kind) < wanted {
+                let number = record.count(kind) + 1;
+                let loss = cell.lose(kind)?;
+                super::say(&format!(
+                    "  {} {number} of {wanted}: noticed after {}, {:.0} ms without writes{}",
+                    kind.name(),
+                    loss.detection_ms.map_or("–".to_owned(), |ms| format!("{ms:.0} ms")),
+                    loss.gap_ms,
+                    if loss.recovered { "" } else { ", and no longer waited for" }
+                ));
+                record.losses.push(loss);
+                save(record)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Cell<'a> {
+    bench: &'a Bench<'a>,
+    preset: &'a Preset,
+    servers: Servers,
+    prober: Prober,
+    random: SmallRng,
+}
+
+/// A cluster of one mind: who leads, its id, the term.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Agreed {
+    member: usize,
+    id: u64,
+    term: u64,
+}
+
+impl<'a> Cell<'a> {
+    fn start(
+        bench: &'a Bench<'a>,
+        preset: &'a Preset,
+        system: System,
+        timing: Timing,
+        record: &mut Record,
+    ) -> Result<Self> {
+        let (heartbeat_ms, election_ms) =
+            (timing.heartbeat_interval_us / 1_000, timing.election_timeout_us / 1_000);
+        let own_disks = matches!(preset.trouble, Trouble::DiskOfOne | Trouble::DiskOfAll);
+        let setup = Setup {
+            program: bench.program(system).to_path_buf(),
+            flags: vec![
+                format!("--heartbeat-interval={heartbeat_ms}"),
+                format!("--election-timeout={election_ms}"),
+                "--quota-backend-bytes=8589934592".to_owned(),
+            ],
+            own_disks,
+        };
+        let seed = record.losses.len() as u64 + 1;
+        let servers = Servers::start(Network::create(MEMBERS, seed)?, setup, &super::folder())?;
+        let clients: Vec<_> = (0..MEMBERS).map(|member| servers.client(member)).collect();
+        probe::fill(&clients, bench.keys).context("filling the store")?;
+        preset.apply(servers.network())?;
+        bench.pause(SETTLED * 3)?;
+        if record.idle_packets_per_s.is_none() {
+            let before = packets(servers.network())?;
+            bench.pause(IDLE)?;
+            let packets = packets(servers.network())? - before;
+            record.idle_packets_per_s = Some(packets as f64 / IDLE.as_secs_f64());
+        }
+        let prober = Prober::start(clients)?;
+        let random = SmallRng::seed_from_u64(seed);
+        let mut cell = Cell { bench, preset, servers, prober, random };
+        let _leader = cell.settle()?;
+        bench.pause(BEFORE)?;
+        Ok(cell)
+    }
+
+    /// Waits until all members agree on a leader.
+    fn settle(&mut self) -> Result<Agreed> {
+        let deadline = Instant::now() + RECOVER_MAX;
+        let mut since: Option<(Agreed, Instant)> = None;
+        while Instant::now() < deadline {
+            self.bench.check()?;
+            self.prober.check()?;
+            match (self.agreed(None), since) {
+                (Some(now), Some((before, at))) if now == before => {
+                    if at.elapsed() >= SETTLED {
+                        return Ok(now);
+                    }
+                }
+                (Some(now), _) => since = Some((now, Instant::now())),
+                (None, _) => since = None,
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        bail!("no leader that all members agree on within {} s", RECOVER_MAX.as_secs())
+    }
+
+    /// Whom all members follow, or all but one; none: they do not agree, or have not said so lately.
+    fn agreed(&self, but: Option<usize>) -> Option<Agreed> {
+        const LATELY_US: u64 = 1_500_000;
+        let said = self.prober.said();
+        let now_us = self.prober.now_us();
+        let mut asked = (0..MEMBERS).filter(|member| Some(*member) != but);
+        let first = *said.get(&asked.next()?)?;
+        let is_same = |member: usize| {
+            said.get(&member).is_some_and(|it| {
+                (it.leader, it.term) == (first.leader, first.term)
+                    && now_us.saturating_sub(it.at_us) < LATELY_US
+            })
+        };
+        let is_agreed = first.leader != 0
+            && now_us.saturating_sub(first.at_us) < LATELY_US
+            && asked.all(is_same);
+        let (member, _) = said.iter().find(|(_, it)| it.id == first.leader)?;
+        let agreed = Agreed { member: *member, id: first.leader, term: first.term };
+        is_agreed.then_some(agreed)
+    }
+
+    fn answers(&self, from_us: u64) -> Vec<Answer> {
+        self.prober.answers(from_us, self.prober.now_us())
+    }
+
+    /// Nobody is killed; but leaders may stall, disks freeze and distances change.
+    fn watch(&mut self) -> Result<Watch> {
+        let before = self.settle()?;
+        let (began, from_us) = (Instant::now(), self.prober.now_us());
+        let cpu = self.servers.cpu()?;
+        let mut due = Duration::ZERO;
+        for (number, (after, _)) in self.preset.steps.iter().enumerate() {
+            due += *after;
+            self.bench.pause(due.saturating_sub(began.elapsed()))?;
+            self.preset.step(self.servers.network(), number)?;
+        }
+        let lasts = match self.preset.steps {
+            [] => self.bench.watch,
+            _ => self.bench.watch.max(due + AFTER_STEPS),
+        };
+        while began.elapsed() < lasts {
+            self.trouble()?;
+            let left = lasts.saturating_sub(began.elapsed());
+            self.bench.pause(left.min(TROUBLE_EVERY))?;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let cpu = (self.servers.cpu()? - cpu).as_secs_f64() / seconds;
+        let until_us = self.prober.now_us();
+        let answers = self.prober.answers(from_us, until_us);
+        // A cluster that lost its leader for good is a result, too.
+        let term = self.prober.said().values().map(|said| said.term).max().unwrap_or_default();
+        let mut took: Vec<f64> = answers.iter().map(|it| it.took_us as f64 / 1e3).collect();
+        took.sort_by(f64::total_cmp);
+        Ok(Watch {
+            seconds,
+            false_elections: term.saturating_sub(before.term),
+            gap_ms: longest_gap_ms(&answers, from_us, until_us),
+            p50_ms: quantile(&took, 0.5).unwrap_or_default(),
+            p99_ms: quantile(&took, 0.99).unwrap_or_default(),
+            ops_per_s: answers.len() as f64 / seconds,
+            cpu,
+        })
+    }
+
+    fn trouble(&mut self) -> Result<()> {
+        let mut between = |(least, most): (u64, u64)| {
+            Duration::from_millis(self.random.random_range(least..=most))
+        };
+        match self.preset.trouble {
+            Trouble::Nothing => Ok(()),
+            Trouble::LeaderStalls => {
+                let lasts = between(STALL_MS);
+                let Some(leader) = self.agreed(None) else { return Ok(()) };
+                self.servers.stall(leader.member, lasts)
+            }
+            Trouble::DiskOfOne => {
+                let lasts = between(FREEZE_MS);
+                let member = self.random.random_range(0..MEMBERS);
+                self.servers.freeze(&[member], lasts)
+            }
+            Trouble::DiskOfAll => {
+                let lasts = between(FREEZE_MS);
+                self.servers.freeze(&[0, 1, 2], lasts)
+            }
+        }
+    }
+
+    fn load(&mut self) -> Result<Load> {
+        let _leader = self.settle()?;
+        let clients: Vec<_> = (0..MEMBERS).map(|member| self.servers.client(member)).collect();
+        let mut took: Vec<f64> = probe::load(&clients, LOAD_ON_WAY, LOAD)?
+            .into_iter()
+            .map(|us| us as f64 / 1e3)
+            .collect();
+        took.sort_by(f64::total_cmp);
+        Ok(Load {
+            on_way: LOAD_ON_WAY,
+            ops_per_s: took.len() as f64 / LOAD.as_secs_f64(),
+            p50_ms: quantile(&took, 0.5).unwrap_or_default(),
+            p99_ms: quantile(&took, 0.99).unwrap_or_default(),
+        })
+    }
+
+    /// Takes the leader away, waits for writes, and brings the member back.
+    fn lose(&mut self, kind: Kind) -> Result<Loss> {
+        let leader = self.settle()?;
+        let apart = Duration::from_millis(self.random.random_range(0..APART_MS_MAX));
+        self.bench.pause(BEFORE + apart)?;
+        self.prober.mark(leader.id);
+        self.bench.pause(MARKED)?;
+        let at_us = self.prober.now_us();
+        if kind == Kind::Host {
+            self.servers.network().isolate(leader.member, true)?;
+        }
+        self.servers.signal_kill(leader.member)?;
+        let (recovered, agreed) = self.wait_writes(leader)?;
+        let until_us = self.prober.now_us();
+        let answers = self.prober.answers(at_us - microseconds(BEFORE), until_us);
+        let gap_ms = longest_gap_ms(&answers, at_us, until_us);
+        let left_us = self.prober.unmark();
+        // Gone, and back as it was.
+        self.servers.kill(leader.member)?;
+        if kind == Kind::Host {
+            self.servers.network().isolate(leader.member, false)?;
+        }
+        if !recovered {
+            self.preset.apply(self.servers.network())?;
+        }
+        self.servers.restart(leader.member)?;
+        self.servers.wait_healthy(leader.member)?;
+        Ok(Loss {
+            kind,
+            detection_ms: left_us.map(|left| left.saturating_sub(at_us) as f64 / 1e3),
+            gap_ms,
+            recovered,
+            terms: agreed.map_or(0, |agreed| agreed.term.saturating_sub(leader.term)),
+        })
+    }
+
+    /// Until the survivors follow another and acknowledge writes.
+    fn wait_writes(&self, lost: Agreed) -> Result<(bool, Option<Agreed>)> {
+        let deadline = Instant::now() + RECOVER_MAX;
+        let mut since_us = None;
+        while Instant::now() < deadline {
+            self.bench.check()?;
+            self.prober.check()?;
+            match self.agreed(Some(lost.member)).filter(|agreed| agreed.id != lost.id) {
+                Some(agreed) => {
+                    let since_us = *since_us.get_or_insert_with(|| self.prober.now_us());
+                    if self.answers(since_us).len() >= ANSWERS_AGAIN {
+                        return Ok((true, Some(agreed)));
+                    }
+                }
+                None => since_us = None,
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok((false, None))
+    }
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Packets between members so far.
+fn packets(network: &Network) -> Result<u64> {
+    let all = network.directions()?;
+    let between = all.iter().filter(|(from, to, _)| *from != Place::Host && *to != Place::Host);
+    Ok(between.map(|(_, _, it)| it.counters.packets).sum())
+}
+
+/// Longest time without an answer, until the end of the time looked at.
+fn longest_gap_ms(answers: &[Answer], from_us: u64, until_us: u64) -> f64 {
+    let mut last_us = answers.first().map_or(from_us, |first| first.at_us.min(from_us));
+    let mut longest_us = 0;
+    for at_us in answers.iter().map(|answer| answer.at_us).chain([until_us]) {
+        longest_us = longest_us.max(at_us.saturating_sub(last_us));
+        last_us = at_us;
+    }
+    longest_us as f64 / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_gap_may_be_at_either_end() {
+        let answers = |at: &[u64]| -> Vec<Answer> {
+            at.iter().map(|at_us| Answer { at_us: *at_us * 1_000, took_us: 1 }).collect()
+        };
+        let gap = |at: &[u64], from: u64, until: u64| {
+            longest_gap_ms(&answers(at), from * 1_000, until * 1_000)
+        };
+        assert_eq!(gap(&[5, 10, 90, 95], 0, 100), 80.0);
+        assert_eq!(gap(&[40, 45], 0, 50), 40.0);
+        assert_eq!(gap(&[5, 10], 0, 100), 90.0);
+        assert_eq!(gap(&[], 0, 100), 100.0);
+        // An answer before the loss begins the gap.
+        assert_eq!(gap(&[5, 50], 7, 52), 45.0);
+    }
+}

@@ -1,0 +1,193 @@
+//! Figures as they are kept: a JSON file a cell, written after everything that was measured of it, so
+//! that a run that was stopped goes on where it ended.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// Where and when: enough to judge the figures. No name of a machine and no path.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Machine {
+    pub(super) date: String,
+    pub(super) cores: usize,
+    pub(super) kernel: String,
+    pub(super) commit: String,
+    /// Busy processes before the cell began, besides what is measured.
+    pub(super) load: f64,
+}
+
+/// How a leader was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    /// Its process was killed; the host refuses connections.
+    Crash,
+    /// It was cut off first: nothing answers any more.
+    Host,
+}
+
+impl Kind {
+    pub(super) const ALL: [Kind; 2] = [Kind::Crash, Kind::Host];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Kind::Crash => "crash",
+            Kind::Host => "host",
+        }
+    }
+}
+
+/// One leader lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Loss {
+    pub(super) kind: Kind,
+    /// Until the first survivor left its leader; none: nobody was seen to.
+    pub(super) detection_ms: Option<f64>,
+    /// Longest time without an acknowledged write.
+    pub(super) gap_ms: f64,
+    /// Whether writes were acknowledged again within the limit, which the gap otherwise is.
+    pub(super) recovered: bool,
+    /// By how much the term grew: one for each election held.
+    pub(super) terms: u64,
+}
+
+/// A time in which nobody was killed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Watch {
+    pub(super) seconds: f64,
+    /// Terms begun while every member was alive.
+    pub(super) false_elections: u64,
+    pub(super) gap_ms: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) ops_per_s: f64,
+    /// Of one processor, all members together.
+    pub(super) cpu: f64,
+}
+
+/// Thousands of writes on their way.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Load {
+    pub(super) on_way: usize,
+    pub(super) ops_per_s: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+}
+
+/// A constant that was tried for the oracle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Tried {
+    pub(super) heartbeat_ms: u64,
+    pub(super) election_ms: u64,
+    /// Median of the time without writes after lost hosts; none: it does not keep a leader.
+    pub(super) gap_ms: Option<f64>,
+    pub(super) false_elections: u64,
+}
+
+/// What is known of a cell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) preset: String,
+    pub(super) column: String,
+    pub(super) machine: Machine,
+    pub(super) version: String,
+    pub(super) keys: u64,
+    pub(super) heartbeat_ms: u64,
+    pub(super) election_ms: u64,
+    /// Round trips between the two members farthest apart, as measured without servers.
+    pub(super) rtt_ms_p50: f64,
+    pub(super) rtt_ms_p99: f64,
+    /// Packets a second between members that have nothing to do.
+    pub(super) idle_packets_per_s: Option<f64>,
+    pub(super) watch: Option<Watch>,
+    pub(super) load: Option<Load>,
+    pub(super) losses: Vec<Loss>,
+    pub(super) tried: Vec<Tried>,
+    /// What could not be measured, and why.
+    pub(super) missing: Option<String>,
+}
+
+impl Record {
+    pub(super) fn path(preset: &str, column: &str) -> PathBuf {
+        super::root().join("target/adaptive").join(format!("{preset}.{column}.json"))
+    }
+
+    /// `None`: it was never measured.
+    pub(super) fn load(preset: &str, column: &str) -> Result<Option<Self>> {
+        let path = Self::path(preset, column);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        };
+        let record = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        Ok(Some(record))
+    }
+
+    pub(super) fn save(&self) -> Result<()> {
+        let path = Self::path(&self.preset, &self.column);
+        let parent = path.parent().context("a file is in a folder")?;
+        std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        // Aside first: a run that is stopped leaves the last whole file.
+        let aside = path.with_extension("json.new");
+        std::fs::write(&aside, text).with_context(|| aside.display().to_string())?;
+        std::fs::rename(&aside, &path).with_context(|| path.display().to_string())
+    }
+
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        self.losses.iter().filter(|loss| loss.kind == kind).count()
+    }
+
+    /// Times without writes after losses of a kind, sorted.
+    pub(super) fn gaps(&self, kind: Kind) -> Vec<f64> {
+        let of_kind = self.losses.iter().filter(|loss| loss.kind == kind);
+        sorted(of_kind.map(|loss| loss.gap_ms).collect())
+    }
+
+    /// Times until somebody noticed, sorted.
+    pub(super) fn detections(&self, kind: Kind) -> Vec<f64> {
+        let of_kind = self.losses.iter().filter(|loss| loss.kind == kind);
+        sorted(of_kind.filter_map(|loss| loss.detection_ms).collect())
+    }
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// The value so far into a sorted row, by the nearest rank.
+pub(super) fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    if part == 0.5 && sorted.len().is_multiple_of(2) {
+        return Some(f64::midpoint(sorted[last / 2], sorted[last / 2 + 1]));
+    }
+    let rank = (part * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1).min(last)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_lies_between_and_p90_of_ten_is_the_ninth() {
+        let row: Vec<f64> = (1..=10).map(f64::from).collect();
+        assert_eq!((quantile(&row, 0.5), quantile(&row, 0.9)), (Some(5.5), Some(9.0)));
+        assert_eq!((quantile(&row, 1.0), quantile(&row[..3], 0.5)), (Some(10.0), Some(2.0)));
+        assert_eq!((quantile(&[], 0.5), quantile(&row, 0.0)), (None, Some(1.0)));
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let loss =
+            Loss { kind: Kind::Host, detection_ms: None, gap_ms: 1.5, recovered: true, terms: 2 };
+        let record =
+            Record { losses: vec![loss], watch: Some(Watch::default()), ..Record::default() };
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+        assert_eq!((record.count(Kind::Host), record.count(Kind::Crash)), (1, 0));
+    }
+}

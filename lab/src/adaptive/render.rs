@@ -1,0 +1,323 @@
+//! What is written to `docs/adaptive.md`: how it was measured, the goals and where they stand, every
+//! cell, and the charts.
+
+use std::fmt::{self, Write};
+
+use super::column::{COLUMNS, Column};
+use super::plot::{Bar, Group, bars};
+use super::record::{Kind, Record, quantile};
+use crate::preset::{PRESETS, Preset};
+
+/// The document and its pictures, by the names of their files.
+pub(super) struct Document {
+    pub(super) text: String,
+    pub(super) charts: Vec<(String, String)>,
+}
+
+const ABOUT: &str = "\
+# Leader losses in many networks
+
+Written by `cargo xtask adaptive`. Three members on one machine, each in a network namespace of its own; a
+router in user space moves their packets and adds delay, jitter and loss to each
+([ADR 14](adr/0014-packets-not-a-proxy.md)). etcd is unmodified. A prober writes to every member each 5 ms,
+whether the last write was answered or not.
+
+* *crash*: the leader's process is killed; its host refuses connections. *host*: the leader is cut off, then
+  killed; nothing answers.
+* *noticed*: until the first survivor says that it does not follow the lost leader any more (asked every 5 ms).
+* *without writes*: the longest time in which no write was acknowledged anywhere; median / p90, of so many.
+* *false elections*: terms begun while nobody was killed, in so many seconds. Where leaders or disks stall, that
+  and the longest time without writes is all that is measured.
+* *plan*: what the planner's formulas come to for the network's measured round trips and its known loss and
+  stalls, given to the server as flags; *Dynatune*: its formula, held still; *oracle*: the best of up to eight
+  constants that were tried in this network.
+* Not counted out: other work on the machine. The load before a cell is in the figures' file.
+
+";
+
+pub(super) fn document(records: &[Record], folder: &str) -> Document {
+    let mut text = String::from(ABOUT);
+    let mut charts = Vec::new();
+    for kind in Kind::ALL {
+        let groups: Vec<Group> = PRESETS
+            .iter()
+            .filter_map(|preset| {
+                let bars = bars_of(records, preset, kind);
+                let title = format!("{}: {}", preset.name, preset.about);
+                (!bars.is_empty()).then_some(Group { title, bars })
+            })
+            .collect();
+        let heading = format!("Time without acknowledged writes, {}", words(kind));
+        if let Some(picture) = bars(&heading, "milliseconds, logarithmic", &groups) {
+            charts.push((format!("{}.svg", kind.name()), picture));
+        }
+    }
+    write(&mut text, records, folder, &charts).expect("writing to a string does not fail");
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    Document { text, charts }
+}
+
+fn words(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Crash => "leader's process killed",
+        Kind::Host => "leader's host lost",
+    }
+}
+
+fn record_of<'a>(records: &'a [Record], preset: &str, column: &str) -> Option<&'a Record> {
+    records.iter().find(|record| record.preset == preset && record.column == column)
+}
+
+fn bars_of(records: &[Record], preset: &Preset, kind: Kind) -> Vec<Bar> {
+    let columns = COLUMNS.iter().enumerate();
+    let bars = columns.filter_map(|(number, column)| {
+        let record = record_of(records, preset.name, column.name)?;
+        let gaps = record.gaps(kind);
+        Some(Bar {
+            title: title(column, record),
+            colour: number,
+            median: quantile(&gaps, 0.5)?,
+            p90: quantile(&gaps, 0.9)?,
+        })
+    });
+    bars.collect()
+}
+
+/// A column with the timing it had here.
+fn title(column: &Column, record: &Record) -> String {
+    let timing = format!("{}/{}", record.heartbeat_ms, record.election_ms);
+    if column.title.ends_with(&timing) {
+        column.title.to_owned()
+    } else {
+        format!("{} {timing}", column.title)
+    }
+}
+
+fn write(
+    to: &mut String,
+    records: &[Record],
+    folder: &str,
+    charts: &[(String, String)],
+) -> fmt::Result {
+    if records.is_empty() {
+        return writeln!(to, "Not measured.");
+    }
+    let mut when: Vec<String> = records
+        .iter()
+        .map(|it| {
+            format!("{}, {} cores, Linux {}", it.machine.date, it.machine.cores, it.machine.kernel)
+        })
+        .collect();
+    when.sort();
+    when.dedup();
+    writeln!(to, "Measured: {}. Every loss: [adaptive.json](adaptive.json).\n", when.join("; "))?;
+    goals(to, records)?;
+    for (file, _) in charts {
+        writeln!(to, "![{file}]({folder}/{file})\n")?;
+    }
+    for preset in &PRESETS {
+        let of_it: Vec<(&Column, &Record)> = COLUMNS
+            .iter()
+            .filter_map(|column| Some((column, record_of(records, preset.name, column.name)?)))
+            .collect();
+        if !of_it.is_empty() {
+            table(to, preset, &of_it)?;
+        }
+    }
+    let missing: Vec<&str> = PRESETS
+        .iter()
+        .filter(|preset| !records.iter().any(|record| record.preset == preset.name))
+        .map(|preset| preset.name)
+        .collect();
+    if !missing.is_empty() {
+        writeln!(to, "Not measured yet: {}.", missing.join(", "))?;
+    }
+    Ok(())
+}
+
+fn table(to: &mut String, preset: &Preset, records: &[(&Column, &Record)]) -> fmt::Result {
+    writeln!(to, "## {}: {}\n", preset.name, preset.about)?;
+    writeln!(
+        to,
+        "| | crash: noticed | without writes | host: noticed | without writes | by etcd's | false elections \
+         | without writes, nobody killed | p50 / p99 ms | CPU % | packets/s idle | 4,000 on their way: ops/s, p99 |"
+    )?;
+    writeln!(to, "|---|---|---|---|---|---|---|---|---|---|---|---|")?;
+    let base = records.iter().find(|(column, _)| column.name == "etcd");
+    let base = base.and_then(|(_, record)| quantile(&record.gaps(Kind::Host), 0.5));
+    for (column, record) in records {
+        let noticed = |kind| of(quantile(&record.detections(kind), 0.5), 0);
+        let gaps = |kind| {
+            let gaps = record.gaps(kind);
+            match (quantile(&gaps, 0.5), quantile(&gaps, 0.9)) {
+                (Some(median), Some(p90)) => {
+                    let lost = record.losses.iter().filter(|it| it.kind == kind && !it.recovered);
+                    let lost = match lost.count() {
+                        0 => String::new(),
+                        some => format!(", {some} without an end"),
+                    };
+                    format!("{median:.0} / {p90:.0} ({}{lost})", gaps.len())
+                }
+                _ => "–".to_owned(),
+            }
+        };
+        let ratio = base.zip(quantile(&record.gaps(Kind::Host), 0.5)).map(|(base, own)| own / base);
+        let watch = record.watch.as_ref();
+        let false_elections = watch.map_or("–".to_owned(), |it| {
+            format!("{} in {:.0} s", it.false_elections, it.seconds)
+        });
+        let load = record
+            .load
+            .as_ref()
+            .map_or("–".to_owned(), |it| format!("{:.0}, {:.0} ms", it.ops_per_s, it.p99_ms));
+        writeln!(
+            to,
+            "| {} | {} | {} | {} | {} | {} | {false_elections} | {} | {} | {} | {} | {load} |",
+            title(column, record),
+            noticed(Kind::Crash),
+            gaps(Kind::Crash),
+            noticed(Kind::Host),
+            gaps(Kind::Host),
+            of(ratio, 2),
+            of(watch.map(|it| it.gap_ms), 0),
+            watch.map_or("–".to_owned(), |it| format!("{:.1} / {:.1}", it.p50_ms, it.p99_ms)),
+            of(watch.map(|it| it.cpu * 100.0), 0),
+            of(record.idle_packets_per_s, 0),
+        )?;
+    }
+    writeln!(to)?;
+    for (column, record) in records {
+        if let Some(reason) = &record.missing {
+            writeln!(to, "{}: not measured to the end: {reason}\n", column.title)?;
+        }
+        if !record.tried.is_empty() {
+            let tried: Vec<String> = record
+                .tried
+                .iter()
+                .map(|it| {
+                    let (h, e) = (it.heartbeat_ms, it.election_ms);
+                    format!("{h}/{e}: {} ms, {} false", of(it.gap_ms, 0), it.false_elections)
+                })
+                .collect();
+            writeln!(to, "The oracle tried {}.\n", tried.join("; "))?;
+        }
+    }
+    Ok(())
+}
+
+fn of(value: Option<f64>, digits: usize) -> String {
+    value.map_or("–".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+/// A goal, what it is held against, and whether it holds; none: not measured.
+struct Goal {
+    text: String,
+    figure: Option<f64>,
+    most: f64,
+}
+
+fn goals(to: &mut String, records: &[Record]) -> fmt::Result {
+    let record = |preset: &str, column: &str| record_of(records, preset, column);
+    let host =
+        |preset: &str, column: &str| quantile(&record(preset, column)?.gaps(Kind::Host), 0.5);
+    let by =
+        |preset: &str, column: &str, base: &str| Some(host(preset, column)? / host(preset, base)?);
+    let crash = |part: f64| quantile(&record("same-zone", "balanced")?.gaps(Kind::Crash), part);
+    let goal =
+        |text: &str, figure: Option<f64>, most: f64| Goal { text: text.to_owned(), figure, most };
+    let false_in = |preset: &str, column: &str| {
+        Some(record(preset, column)?.watch.as_ref()?.false_elections as f64)
+    };
+    let ops = |preset: &str| Some(record(preset, "balanced")?.load.as_ref()?.ops_per_s);
+    let mut goals = vec![
+        goal("crash, same zone, plan balanced: median, ms", crash(0.5), 50.0),
+        goal("the same, worst, ms", crash(1.0), 150.0),
+    ];
+    for (preset, most) in [("same-zone", 0.4), ("cross-zone", 0.4), ("cross-zone-loss", 0.5)] {
+        let text = format!("host, {preset}: plan balanced by etcd 100/1000");
+        goals.push(goal(&text, by(preset, "balanced", "etcd"), most));
+        let text = format!("host, {preset}: plan latency by etcd 100/1000");
+        goals.push(goal(&text, by(preset, "latency", "etcd"), 0.2));
+    }
+    goals.push(goal(
+        "host, cross-region: plan balanced by etcd 100/1000",
+        by("cross-region", "balanced", "etcd"),
+        1.1,
+    ));
+    for preset in &PRESETS {
+        if host(preset.name, "oracle").is_some() {
+            let text = format!("host, {}: plan balanced by the oracle", preset.name);
+            goals.push(goal(&text, by(preset.name, "balanced", "oracle"), 1.1));
+        }
+    }
+    goals.push(goal(
+        "far-loss: false elections, plan balanced",
+        false_in("far-loss", "balanced"),
+        0.0,
+    ));
+    goals.push(goal("step-80: leaders lost, plan balanced", false_in("step-80", "balanced"), 0.0));
+    let slower = ops("cross-zone").zip(ops("cross-region")).map(|(near, far)| near / far);
+    goals.push(goal("4,000 writes on their way: ops/s at 2 ms by those at 80 ms", slower, 1.25));
+    writeln!(to, "## Goals\n\n| goal | at most | measured | |\n|---|---|---|---|")?;
+    for Goal { text, figure, most } in goals {
+        let verdict = match figure {
+            Some(figure) if figure <= most => "holds",
+            Some(_) => "**missed**",
+            None => "not measured",
+        };
+        writeln!(to, "| {text} | {most} | {} | {verdict} |", of(figure, 2))?;
+    }
+    writeln!(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Loss, Watch};
+    use super::*;
+
+    fn record(preset: &str, column: &str, gap_ms: f64) -> Record {
+        let loss = |kind| Loss {
+            kind,
+            detection_ms: Some(gap_ms / 2.0),
+            gap_ms,
+            recovered: true,
+            terms: 1,
+        };
+        Record {
+            preset: preset.into(),
+            column: column.into(),
+            heartbeat_ms: 100,
+            election_ms: 1_000,
+            watch: Some(Watch { seconds: 20.0, false_elections: 3, ..Watch::default() }),
+            losses: vec![loss(Kind::Crash), loss(Kind::Host)],
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn a_goal_is_held_against_what_was_measured_and_nothing_is_invented() {
+        let records =
+            [record("same-zone", "etcd", 1_200.0), record("same-zone", "balanced", 360.0)];
+        let document = document(&records, "adaptive");
+        let line = |start: &str| {
+            let found = document.text.lines().find(|line| line.starts_with(start));
+            found.unwrap_or_else(|| panic!("{start}: not in {}", document.text)).to_owned()
+        };
+        assert_eq!(
+            line("| host, same-zone: plan balanced"),
+            "| host, same-zone: plan balanced by etcd 100/1000 | 0.4 | 0.30 | holds |"
+        );
+        assert!(line("| crash, same zone").ends_with("360.00 | **missed** |"));
+        assert!(line("| host, cross-zone: plan balanced").ends_with("– | not measured |"));
+        assert!(line("| etcd 100/1000 | 600 | 1200 / 1200 (1) |").contains("3 in 20 s"));
+        assert!(document.text.contains("Not measured yet: cross-zone,"));
+        assert_eq!(document.charts.len(), 2);
+    }
+
+    #[test]
+    fn without_figures_the_document_says_so() {
+        let document = document(&[], "adaptive");
+        assert!(document.text.ends_with("Not measured.\n") && document.charts.is_empty());
+    }
+}
