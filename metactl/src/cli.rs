@@ -16,6 +16,7 @@ use client::{Client, Config, Tls};
 use crate::bench::Bench;
 use crate::inspect::Inspect;
 use crate::snapshot::Snapshot;
+use crate::tune::Tune;
 use crate::{dev, keys, show};
 
 /// Operate a MetaStore cluster; everyday keys stay with etcdctl
@@ -110,6 +111,9 @@ enum Command {
     Members,
     /// Round-trip times between all members, as they measure them
     Rtt,
+    /// The plan of timing: heartbeats, election timeout, leases, bounds of batching
+    #[command(subcommand)]
+    Tune(Tune),
     /// Read a key, or with --prefix all keys that begin so
     Get(keys::Get),
     /// Write a key
@@ -189,6 +193,7 @@ impl Cli {
             Command::Status => wait(show::status(&self.client()?, self.json, out)),
             Command::Members => wait(show::members(&self.client()?, self.json, out)),
             Command::Rtt => wait(show::rtt(&self.client()?, &self.config()?, self.json, out)),
+            Command::Tune(tune) => wait(tune.run(&self.client()?, &self.config()?, self.json, out)),
             Command::Get(get) => wait(get.run(&self.client()?, self.json, out)),
             Command::Put(put) => wait(put.run(&self.client()?, self.json, out)),
             Command::Del(del) => wait(del.run(&self.client()?, self.json, out)),
@@ -273,6 +278,8 @@ mod tests {
             ("bench put --total 1 --duration 1", "--duration"),
             ("bench range --consistency x", "--consistency"),
             ("dev --members 2x", "--members"),
+            ("tune apply --heartbeat 25", "25"),
+            ("tune apply --flags --election 1s", "--flags"),
         ] {
             let complaint = complaint(line);
             assert!(complaint.contains(names), "{line}: {complaint}");

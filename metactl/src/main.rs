@@ -15,6 +15,7 @@ mod procfs;
 mod restore;
 mod show;
 mod snapshot;
+mod tune;
 
 use std::io::Write;
 use std::process::ExitCode;

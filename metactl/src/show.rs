@@ -34,7 +34,7 @@ struct Status {
 }
 
 /// Member ids are written in hexadecimal everywhere, as etcd does.
-fn hex(id: u64) -> String {
+pub(crate) fn hex(id: u64) -> String {
     format!("{id:x}")
 }
 
@@ -303,21 +303,21 @@ async fn observe(
 
 /// Columns as wide as their widest cell. A row may be shorter than the head; its last cell then may
 /// be as long as it likes.
-struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(head: &[&str]) -> Self {
+    pub(crate) fn new(head: &[&str]) -> Self {
         Table { rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()] }
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         assert!(cells.len() <= self.rows[0].len(), "more cells than columns");
         self.rows.push(cells);
     }
 
-    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+    pub(crate) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let columns = self.rows[0].len();
         let widths: Vec<usize> = (0..columns)
             .map(|column| {

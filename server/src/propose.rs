@@ -525,6 +525,8 @@ impl Door for Handle {
             batches: Some(shared.figures.batches()),
             syncs: Some(shared.figures.syncs()),
             alarms: view.alarms().iter().map(alarm).collect(),
+            tuning_epoch: view.tuning().epoch,
+            tuning_phase: view.tuning().phase,
             boot_id: shared.origin,
             uptime_us: now_us,
             is_learner: shared.leadership.borrow().is_learner,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use client::proto::admin;
 use client::proto::admin::admin_server::{Admin, AdminServer};
 use client::proto::etcdserverpb as pb;
+use client::proto::log;
 use client::proto::mvccpb::{Event, KeyValue};
 use futures::Stream;
 use pb::cluster_server::{Cluster, ClusterServer};
@@ -43,6 +44,10 @@ pub(crate) struct Contents {
     pub(crate) members: Vec<pb::Member>,
     /// What `Observe` answers.
     pub(crate) peers: Vec<admin::PeerObservation>,
+    /// What `Tuning` answers.
+    pub(crate) tuning: admin::TuningResponse,
+    /// What `SubmitTuning` was asked.
+    pub(crate) submits: Vec<log::TuningSubmit>,
     /// What `Snapshot` sends.
     pub(crate) snapshot: Vec<u8>,
 }
@@ -74,6 +79,8 @@ pub(crate) fn start() -> Running {
             idle_watchers: 0,
             members: Vec::new(),
             peers: Vec::new(),
+            tuning: admin::TuningResponse::default(),
+            submits: Vec::new(),
             snapshot: Vec::new(),
         })),
         events: broadcast::channel(EVENTS_MAX).0,
@@ -384,6 +391,23 @@ impl Admin for Store {
     async fn observe(&self, _: Request<admin::ObserveRequest>) -> Answer<admin::ObserveResponse> {
         let peers = self.contents.lock().unwrap().peers.clone();
         Ok(Response::new(admin::ObserveResponse { peers, ..Default::default() }))
+    }
+
+    async fn tuning(&self, _: Request<admin::TuningRequest>) -> Answer<admin::TuningResponse> {
+        Ok(Response::new(self.contents.lock().unwrap().tuning.clone()))
+    }
+
+    async fn submit_tuning(
+        &self,
+        request: Request<admin::SubmitTuningRequest>,
+    ) -> Answer<admin::SubmitTuningResponse> {
+        let submit = request.into_inner().submit.unwrap_or_default();
+        let epoch = submit.expected_epoch + 1;
+        let mut contents = self.contents.lock().unwrap();
+        let tuning = contents.tuning.tuning.get_or_insert_default();
+        (tuning.epoch, tuning.phase, tuning.to) = (epoch, 5, submit.to);
+        contents.submits.push(submit);
+        Ok(Response::new(admin::SubmitTuningResponse { epoch }))
     }
 }
 
