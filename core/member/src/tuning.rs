@@ -371,8 +371,8 @@ impl Tuning {
         let quorum = peers.voters.len() / 2 + 1;
         missing.is_empty()
             || self.plan.may_leave_absent_behind(&self.own)
-            && missing.iter().all(|(_, silent_us)| *silent_us >= ABSENT_US_MIN)
-            && peers.voters.len() - missing.len() >= quorum
+                && missing.iter().all(|(_, silent_us)| *silent_us >= ABSENT_US_MIN)
+                && peers.voters.len() - missing.len() >= quorum
     }
 
     /// The step to propose now, if one is due. Proposed again if nothing came of it for
@@ -398,5 +398,230 @@ impl Tuning {
         }
         self.offered = Some(Offered { step, again_us: now_us.saturating_add(patience_us) });
         Some(TuningAdvance { epoch: step.0, phase: step.1 as u32 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::log::{Entry, TuningOrigin};
+    use state::tuning::params_to_log;
+
+    use super::*;
+
+    const SECOND_US: u64 = 1_000_000;
+
+    fn params(heartbeat_ms: u64, election_ms: u64, lease_ms: u64) -> Params {
+        Params {
+            timing: Timing {
+                heartbeat_interval_us: heartbeat_ms * 1_000,
+                election_timeout_us: election_ms * 1_000,
+            },
+            lease_us: lease_ms * 1_000,
+            ..Params::default()
+        }
+    }
+
+    fn record(plan: &Plan) -> log::Tuning {
+        log::Tuning {
+            epoch: plan.epoch,
+            phase: plan.phase as u32,
+            from: Some(TuningOrigin {
+                params: plan.from.params.as_ref().map(params_to_log),
+                election_us_min: plan.from.election_us_min,
+                flags: plan.from.flags,
+            }),
+            to: plan.to.as_ref().map(params_to_log),
+            ..log::Tuning::default()
+        }
+    }
+
+    fn ack(epoch: u64, phase: Phase, boot_id: u64) -> TuningAck {
+        TuningAck { epoch, phase: phase as u32, boot_id }
+    }
+
+    /// Member 1 of three, which leads, with a plan in its first phase.
+    struct Stage {
+        tuning: Tuning,
+        voters: BTreeSet<u64>,
+        heard_us: BTreeMap<u64, u64>,
+        now_us: u64,
+    }
+
+    impl Stage {
+        fn new(from: Option<Params>, to: Params) -> Stage {
+            let own = params(100, 1_000, 0);
+            let settled = Plan { epoch: 6, phase: Phase::Settled, to: from, ..Plan::default() };
+            let plan = settled.succeeded_by(Some(to));
+            let mut tuning = Tuning::new(own, &log::Tuning::default(), &Boot::default(), 9);
+            tuning.begin_term(0);
+            tuning.take(record(&plan));
+            Stage { tuning, voters: [1, 2, 3].into(), heard_us: BTreeMap::new(), now_us: 0 }
+        }
+
+        fn due(&mut self) -> Option<(u64, u32)> {
+            let Stage { tuning, voters, heard_us, now_us } = self;
+            let peers = Peers { own: 1, voters, heard_us };
+            tuning.due(*now_us, SECOND_US, &peers).map(|it| (it.epoch, it.phase))
+        }
+
+        fn confirm(&mut self, from: u64, ack: TuningAck) {
+            self.heard_us.insert(from, self.now_us);
+            self.tuning.confirm(from, ack);
+        }
+
+        /// Everybody confirms the phase, and it is left.
+        fn pass(&mut self) {
+            let (epoch, phase) = self.tuning.reached();
+            for from in [2, 3] {
+                self.confirm(from, ack(epoch, phase, from));
+            }
+            assert_eq!(self.due(), Some((epoch, phase as u32)));
+            let phase = phase.next().expect("not the last");
+            self.tuning.take(log::Tuning { phase: phase as u32, ..self.tuning.record.clone() });
+        }
+
+        fn held(&self) -> String {
+            let peers = Peers { own: 1, voters: &self.voters, heard_us: &self.heard_us };
+            self.tuning.held(self.now_us, &peers).expect("it is held").to_string()
+        }
+    }
+
+    #[test]
+    fn a_phase_is_left_when_every_voter_has_confirmed_it_and_not_when_a_quorum_has() {
+        let mut stage = Stage::new(None, params(25, 315, 0));
+        stage.confirm(2, ack(7, Phase::Raise, 20));
+        assert_eq!(stage.due(), None);
+        assert_eq!(stage.held(), "phase raise is not confirmed by 3 (heard 0 ms ago)");
+        stage.confirm(3, ack(7, Phase::Raise, 30));
+        assert_eq!(stage.due(), Some((7, 1)));
+        // Once, and again when nothing came of it.
+        assert_eq!(stage.due(), None);
+        stage.now_us = SECOND_US;
+        assert_eq!(stage.due(), Some((7, 1)));
+    }
+
+    #[test]
+    fn what_an_earlier_plan_or_an_earlier_boot_confirmed_counts_no_more() {
+        let mut stage = Stage::new(None, params(25, 315, 0));
+        stage.confirm(2, ack(7, Phase::Raise, 20));
+        stage.confirm(3, ack(6, Phase::Settled, 30));
+        assert_eq!(stage.due(), None);
+        stage.confirm(3, ack(7, Phase::Raise, 30));
+        stage.confirm(3, ack(6, Phase::Settled, 31));
+        assert_eq!(stage.due(), None);
+        stage.confirm(3, ack(7, Phase::Raise, 31));
+        // Two messages of one boot that changed places.
+        stage.confirm(3, ack(6, Phase::Settled, 31));
+        assert_eq!(stage.due(), Some((7, 1)));
+    }
+
+    #[test]
+    fn a_new_leader_hears_everybody_before_it_goes_on() {
+        let mut stage = Stage::new(None, params(25, 315, 0));
+        for from in [2, 3] {
+            stage.confirm(from, ack(7, Phase::Raise, from));
+        }
+        stage.tuning.begin_term(5);
+        assert_eq!(stage.due(), None);
+    }
+
+    #[test]
+    fn a_raise_leaves_a_voter_behind_that_was_silent_for_long_and_a_fall_never_does() {
+        for (to, passes) in [(params(250, 2_500, 0), true), (params(25, 315, 0), false)] {
+            let mut stage = Stage::new(None, to);
+            stage.now_us = ABSENT_US_MIN - 1;
+            stage.confirm(2, ack(7, Phase::Raise, 20));
+            assert_eq!(stage.due(), None);
+            stage.now_us = ABSENT_US_MIN;
+            assert_eq!(stage.due().is_some(), passes);
+        }
+        // Two of three are no minority.
+        let mut stage = Stage::new(None, params(250, 2_500, 0));
+        stage.now_us = 2 * ABSENT_US_MIN;
+        assert_eq!(stage.due(), None);
+    }
+
+    #[test]
+    fn election_timeouts_fall_when_the_leases_of_before_have_ended() {
+        let mut stage = Stage::new(Some(params(100, 1_000, 760)), params(25, 315, 200));
+        stage.pass();
+        stage.pass();
+        stage.now_us = 1;
+        for from in [2, 3] {
+            stage.confirm(from, ack(7, Phase::Lease, from));
+        }
+        assert_eq!(stage.due(), None);
+        assert_eq!(stage.held(), "leases of before may run for another 760 ms");
+        stage.now_us = 760_000;
+        assert_eq!(stage.due(), None);
+        stage.now_us += 1;
+        assert_eq!(stage.due(), Some((7, 3)));
+    }
+
+    #[test]
+    fn a_phase_is_confirmed_with_every_heartbeat_and_once_with_an_append() {
+        let mut stage = Stage::new(None, params(25, 315, 0));
+        let confirmed = Some(ack(7, Phase::Raise, 9));
+        assert_eq!(stage.tuning.ack(true), confirmed);
+        assert_eq!(stage.tuning.ack(true), None);
+        assert_eq!(stage.tuning.ack(false), confirmed);
+        let none = Tuning::new(params(100, 1_000, 0), &log::Tuning::default(), &Boot::default(), 9);
+        assert_eq!({ none }.ack(false), None);
+    }
+
+    fn entry(index: u64, op: command::Op) -> Entry {
+        let command = Command { id: None, op: Some(op) }.encode_to_vec();
+        let data = Batch { commands: vec![command.into()] }.encode_to_vec().into();
+        Entry { index, term: 4, data, ..Entry::default() }
+    }
+
+    #[test]
+    fn a_boot_uses_no_less_than_any_plan_in_state_or_log_until_a_leader_commits() {
+        let own = params(100, 1_000, 0);
+        let before = Plan {
+            epoch: 3,
+            phase: Phase::Settled,
+            to: Some(params(50, 600, 400)),
+            ..Plan::default()
+        };
+        let submit = |to: Params| {
+            command::Op::TuningSubmit(TuningSubmit {
+                to: Some(params_to_log(&to)),
+                ..TuningSubmit::default()
+            })
+        };
+        let boot = Boot {
+            applied: 10,
+            entries: vec![
+                entry(10, submit(params(900, 40_000, 0))),
+                entry(11, submit(params(250, 2_500, 0))),
+                entry(12, command::Op::TuningAdvance(TuningAdvance { epoch: 4, phase: 1 })),
+                entry(13, command::Op::Put(proto::etcdserverpb::PutRequest::default())),
+            ],
+            ..Boot::default()
+        };
+        let mut tuning = Tuning::new(own, &record(&before), &boot, 9);
+        let floor = params(50, 2_500, 0);
+        assert_eq!(tuning.in_force(), floor);
+        // In the leader's old term every plan must have been applied first.
+        assert!(!tuning.release_floor(11, 4));
+        assert_eq!(tuning.in_force(), floor);
+        assert!(tuning.release_floor(12, 4));
+        assert_eq!(tuning.in_force(), params(50, 600, 400));
+        // What stands before an entry of a later term is all there ever was.
+        let mut tuning = Tuning::new(own, &record(&before), &boot, 9);
+        assert!(tuning.release_floor(11, 5));
+    }
+
+    #[test]
+    fn a_boot_without_any_plan_uses_its_flags() {
+        let own = params(100, 1_000, 0);
+        let put = command::Op::Put(proto::etcdserverpb::PutRequest {
+            value: vec![0xaa, 0x01, 0xb2, 0x01].into(),
+            ..Default::default()
+        });
+        let boot = Boot { entries: vec![entry(1, put)], ..Boot::default() };
+        let tuning = Tuning::new(own, &log::Tuning::default(), &boot, 9);
+        assert_eq!((tuning.in_force(), tuning.floor), (own, None));
     }
 }

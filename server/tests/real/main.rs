@@ -6,5 +6,6 @@ mod cluster;
 mod facts;
 mod kills;
 mod manners;
+mod plans;
 mod refusals;
 mod tls;

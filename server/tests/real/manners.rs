@@ -38,7 +38,7 @@ fn pre_stop(data_dir: &Path) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(said).expect("UTF-8"))
 }
 
-async fn leader(client: &Client) -> usize {
+pub(crate) async fn leader(client: &Client) -> usize {
     until("a leader", || async {
         for (n, member) in client.each().enumerate() {
             let Ok(status) = member.status().await else { continue };

@@ -1,0 +1,147 @@
+//! Plans of timing on real members: taken, refused, carried on after a leader's death, and inherited.
+
+use client::proto::admin::TuningResponse;
+use client::proto::log::{Tuning, TuningParams, TuningSubmit};
+use client::{Client, Code, Get};
+
+use crate::cluster::{Cluster, until};
+use crate::manners::leader;
+
+/// The phase a plan ends in.
+const SETTLED: u32 = 5;
+
+fn params(heartbeat_ms: u64, election_ms: u64) -> TuningParams {
+    TuningParams {
+        heartbeat_interval_us: heartbeat_ms * 1_000,
+        election_timeout_us: election_ms * 1_000,
+        lease_us: 0,
+        batch_commands_max: 1_000,
+        linger_us_max: 2_000,
+        message_bytes_max: 1 << 20,
+        inflight_messages_max: 128,
+        inflight_bytes_max: 64 << 20,
+    }
+}
+
+fn upon(expected_epoch: u64, to: Option<TuningParams>) -> TuningSubmit {
+    TuningSubmit { expected_epoch, to, planner: "test".to_owned(), ..TuningSubmit::default() }
+}
+
+fn plan(said: &TuningResponse) -> &Tuning {
+    said.tuning.as_ref().expect("every member says where it stands")
+}
+
+/// Waits until a member uses these two values, and the plan of the epoch has settled there.
+async fn uses(member: &Client, epoch: u64, heartbeat_ms: u64, election_ms: u64) {
+    until("a plan in force", || async {
+        let said = member.tuning().await.ok()?;
+        let at = (plan(&said).epoch, plan(&said).phase);
+        let used = said.in_force.expect("it says what it uses");
+        let timing = (used.heartbeat_interval_us, used.election_timeout_us);
+        let wanted = (heartbeat_ms * 1_000, election_ms * 1_000);
+        (at == (epoch, SETTLED) && timing == wanted).then_some(())
+    })
+    .await;
+}
+
+async fn refusal(client: &Client, submit: TuningSubmit) -> (Code, String) {
+    let error = client.submit_tuning(submit).await.expect_err("it breaks a rule");
+    (error.code(), error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_reaches_every_member_and_outlives_them_all() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.accepts_writes().await;
+    let client = cluster.client();
+    let first = leader(&client).await;
+    let follower = client.each().nth((first + 1) % 3).expect("three members");
+    let taken = follower.submit_tuning(upon(0, Some(params(25, 315)))).await.expect("a good plan");
+    assert_eq!(taken.epoch, 1);
+    for member in client.each() {
+        uses(&member, 1, 25, 315).await;
+    }
+    until("all confirmations", || async {
+        for member in client.each() {
+            let said = member.tuning().await.ok()?;
+            let all = said.confirmations.iter().filter(|it| (it.epoch, it.phase) == (1, SETTLED));
+            if said.leader_id == said.member_id && all.count() == 3 && said.held_by.is_empty() {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    // The flags are still seen beside it.
+    let said = follower.tuning().await.expect("an answer");
+    assert_eq!(said.flags.expect("its flags").election_timeout_us, 1_000_000);
+
+    for (submit, code, why) in [
+        (
+            upon(0, Some(params(50, 500))),
+            Code::FailedPrecondition,
+            "plan was made upon epoch 0, but the newest plan has epoch 1",
+        ),
+        (upon(1, Some(params(100, 499))), Code::InvalidArgument, "less than 5 heartbeat intervals"),
+        (upon(1, Some(params(25, 50_001))), Code::InvalidArgument, "above 50000000"),
+    ] {
+        for member in client.each() {
+            let (found, line) = refusal(&member, submit.clone()).await;
+            assert!(found == code && line.contains(why), "{found:?} {line}");
+        }
+    }
+
+    for member in &mut cluster.members {
+        member.kill();
+    }
+    for member in &mut cluster.members {
+        member.launch();
+    }
+    cluster.accepts_writes().await;
+    for member in client.each() {
+        uses(&member, 1, 25, 315).await;
+    }
+    client.submit_tuning(upon(1, None)).await.expect("back to the flags");
+    for member in client.each() {
+        uses(&member, 2, 100, 1_000).await;
+    }
+    let said = client.tuning().await.expect("an answer");
+    assert_eq!(plan(&said).past[0].to, Some(params(25, 315)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_waits_for_the_voter_that_is_gone_and_goes_on_under_another_leader() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.accepts_writes().await;
+    let client = cluster.client();
+    let old = leader(&client).await;
+    let gone = (old + 1) % 3;
+    cluster.members[gone].kill();
+    let rest = client.each().nth(old).expect("three members");
+    rest.submit_tuning(upon(0, Some(params(25, 315)))).await.expect("a good plan");
+    let held = until("what holds it", || async {
+        let said = rest.tuning().await.ok()?;
+        (plan(&said).epoch == 1 && !said.held_by.is_empty()).then_some(said)
+    })
+    .await;
+    assert!(held.held_by.starts_with("phase raise is not confirmed by "), "{}", held.held_by);
+    assert_eq!(plan(&held).phase, 1);
+
+    let (code, why) = refusal(&rest, upon(1, None)).await;
+    assert_eq!(code, Code::FailedPrecondition);
+    assert!(why.contains("plan of epoch 1 has not settled: it is in phase raise"), "{why}");
+    let peers = vec!["http://127.0.0.1:1".to_owned()];
+    let joins = rest.member_add(peers).await.expect_err("nobody joins meanwhile");
+    assert!(joins.to_string().contains("plan of epoch 1 has not settled"), "{joins}");
+
+    // The leader dies before the plan is anywhere: the next one goes on with it.
+    cluster.members[old].kill();
+    cluster.members[gone].launch();
+    cluster.accepts_writes().await;
+    cluster.members[old].launch();
+    for member in client.each() {
+        uses(&member, 1, 25, 315).await;
+    }
+    cluster.members_agree().await;
+    assert!(client.get(Get::new("alive")).await.is_ok());
+}
