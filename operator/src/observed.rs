@@ -157,7 +157,7 @@ pub struct Answer {
     pub alarms: Vec<Alarm>,
     /// What it measures of itself and of its links.
     pub row: MemberRow,
-    /// The plan of timing as it has applied it. None: it does not know such plans.
+    /// The plan of timing as it has applied it. None: it did not say.
     pub tuning: Option<Tuning>,
 }
 

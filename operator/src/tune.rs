@@ -178,7 +178,7 @@ fn held(facts: &Facts<'_>, operation: &Operation) -> Option<Held> {
     }
     let young_ms = young_ms(&spec.autotune);
     let answers = facts.voters().filter_map(|voter| facts.answer_of(voter.id));
-    let mut knowing = answers.filter(|answer| answer.tuning.is_some());
+    let mut knowing = answers.filter(|answer| answer.row.knows_plans);
     knowing.any(|answer| answer.row.uptime_ms < young_ms).then_some(Held::YoungMember)
 }
 
@@ -291,7 +291,7 @@ fn step(seen: &Seen<'_>) -> Option<Step> {
         );
         let knows = seen.facts.voters().all(|voter| {
             let answer = seen.facts.answer_of(voter.id);
-            answer.is_some_and(|answer| answer.tuning.is_some())
+            answer.is_some_and(|answer| answer.row.knows_plans)
         });
         let wanted = plan.to != Some(by_hand) && !seen.facts.observed.object.spec.paused;
         return (wanted && knows && !frozen).then(|| submit(Some(by_hand), "set by hand"));
