@@ -12,11 +12,13 @@
 //! [`lifecycle`] is outside: `up`, `down`, and entering the node. [`init`] is the first process inside,
 //! [`node`] starts the components and stays with them, [`volumes`] provides storage. For scenarios there
 //! are [`tools`] (kubectl and Helm with limits), [`wait`], [`writer`] (a load that knows which of its
-//! writes were acknowledged), [`audit`] (who wrote to the API) and [`scenarios`].
+//! writes were acknowledged), [`audit`] (who wrote to the API), [`distance`] (between pods) and
+//! [`scenarios`].
 
 pub mod audit;
 pub mod cgroup;
 pub mod command;
+pub mod distance;
 pub mod identities;
 pub mod image;
 pub mod init;

@@ -15,6 +15,7 @@ mod restore;
 mod roll;
 mod scale;
 mod tls;
+mod tune;
 mod uninstall;
 
 use std::fmt::Write;
@@ -50,7 +51,7 @@ struct Scenario {
     run: fn(&Cluster) -> Result<()>,
 }
 
-const ALL: [Scenario; 9] = [
+const ALL: [Scenario; 10] = [
     Scenario {
         name: "node",
         shows: "the node itself: three members from plain manifests, storage, names, services, pod security",
@@ -75,6 +76,11 @@ const ALL: [Scenario; 9] = [
         name: "roll",
         shows: "an option changed under a writer; an image that is not there",
         run: roll::run,
+    },
+    Scenario {
+        name: "tune",
+        shows: "timing follows the network, down, up and down again, the operator killed; values by hand",
+        run: tune::run,
     },
     Scenario {
         name: "tls",
