@@ -56,6 +56,17 @@ pub struct PeerStatus {
     pub is_learner: bool,
     /// How much of the leader's log it has; 0 on followers.
     pub match_index: u64,
+    /// What may be, and what is on its way to it; `None` on followers.
+    pub road: Option<Road>,
+}
+
+/// What a leader sends a follower before it answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Road {
+    /// Messages that may be on the way.
+    pub window: usize,
+    /// Entry bytes that are.
+    pub inflight_bytes: u64,
 }
 
 /// One member at one moment.

@@ -141,6 +141,8 @@ struct Scraped {
     current_revision: IntGauge,
     compact_revision: IntGauge,
     known_peers: IntGaugeVec,
+    peer_window: IntGaugeVec,
+    peer_inflight_bytes: IntGaugeVec,
     id: IntGaugeVec,
     heartbeat_effective_seconds: GaugeVec,
     timing_flags_seconds: GaugeVec,
@@ -412,6 +414,16 @@ impl Metrics {
                     "Peers this member knows.",
                     &["Local", "Remote"],
                 ),
+                peer_window: m.gauges(
+                    "metastore_peer_inflight_window",
+                    "Append messages that may be on their way to a follower; only the leader has it.",
+                    &["To"],
+                ),
+                peer_inflight_bytes: m.gauges(
+                    "metastore_peer_inflight_bytes",
+                    "Entry bytes on their way to a follower; only the leader has it.",
+                    &["To"],
+                ),
                 id: m.gauges("etcd_server_id", "Member id in hexadecimal.", &["server_id"]),
                 heartbeat_effective_seconds: m.add(GaugeVec::new(
                     Opts::new(
@@ -481,9 +493,16 @@ impl Metrics {
         let local = format!("{:x}", status.identity.member_id);
         s.id.with_label_values(&[&local]).set(1);
         s.known_peers.reset();
+        s.peer_window.reset();
+        s.peer_inflight_bytes.reset();
         for peer in &status.peers {
             let remote = format!("{:x}", peer.member_id);
             s.known_peers.with_label_values(&[&local, &remote]).set(1);
+            if let Some(road) = peer.road {
+                s.peer_window.with_label_values(&[&remote]).set(road.window as i64);
+                let bytes = road.inflight_bytes.cast_signed();
+                s.peer_inflight_bytes.with_label_values(&[&remote]).set(bytes);
+            }
         }
         for (timing, us) in
             [("heartbeat", status.heartbeat_interval_us), ("election", status.election_timeout_us)]
@@ -514,7 +533,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::door::{Identity, PeerStatus};
+    use crate::door::{Identity, PeerStatus, Road};
 
     #[test]
     fn a_scrape_has_etcds_names_and_follows_the_status() {
@@ -525,7 +544,11 @@ mod tests {
             leader: Some(7),
             is_leader: true,
             commit_index: 9,
-            peers: vec![PeerStatus { member_id: 0xdef, ..PeerStatus::default() }],
+            peers: vec![PeerStatus {
+                member_id: 0xdef,
+                road: Some(Road { window: 16, inflight_bytes: 300 }),
+                ..PeerStatus::default()
+            }],
             ..NodeStatus::default()
         };
         let figures = StateFigures { keys: 5, revision: 6, compact_revision: 3, quota_bytes: 8 };
@@ -540,6 +563,8 @@ mod tests {
             "etcd_server_quota_backend_bytes 8",
             "etcd_server_id{server_id=\"abc\"} 1",
             "etcd_network_known_peers{Local=\"abc\",Remote=\"def\"} 1",
+            "metastore_peer_inflight_window{To=\"def\"} 16",
+            "metastore_peer_inflight_bytes{To=\"def\"} 300",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.002\"} 0",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.004\"} 1",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"8.192\"} 1",

@@ -109,6 +109,7 @@ mod tests {
         let peer = |member_id, match_index| PeerStatus {
             member_id,
             match_index,
+            road: None,
             reachable: true,
             is_learner: false,
         };

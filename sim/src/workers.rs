@@ -245,7 +245,7 @@ impl World {
                 view.revision()
             ));
         }
-        self.input(id, Input::Applied(report));
+        self.input(id, Input::Applied(Box::new(report)));
         for done in completed {
             if done.id.member == origin {
                 self.completed(id, done);

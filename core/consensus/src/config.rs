@@ -70,6 +70,8 @@ pub struct Config {
     pub message_bytes_max: u64,
     /// Append messages on their way to one follower.
     pub inflight_max: usize,
+    /// Entry bytes on their way to one follower; one message always fits.
+    pub inflight_bytes_max: u64,
     /// Ask whether an election could be won before disturbing anyone.
     pub pre_vote: bool,
     /// Bytes of entries at or below the applied index kept in memory for laggards.
@@ -88,6 +90,7 @@ impl Config {
             batching: Batching::default(),
             message_bytes_max: 1 << 20,
             inflight_max: 256,
+            inflight_bytes_max: 64 << 20,
             pre_vote: true,
             log_bytes_kept: 32 << 20,
             log_entries_kept: 10_000,
@@ -104,6 +107,11 @@ impl Config {
         }
         if !(1..=4_096).contains(&self.inflight_max) {
             return Err(ConsensusError::Config("inflight_max is not within 1 to 4096"));
+        }
+        if !(self.message_bytes_max..=1 << 30).contains(&self.inflight_bytes_max) {
+            return Err(ConsensusError::Config(
+                "inflight_bytes_max is not within message_bytes_max to 1 GiB",
+            ));
         }
         self.timing.validate()?;
         self.batching.validate()?;

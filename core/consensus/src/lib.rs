@@ -16,6 +16,7 @@
 //! | `replica` | the state machine and the order of things |
 //! | `outbox` | writes and messages on their way out: what must wait for what |
 //! | `log_cache` | the log as raft sees it, a window in memory |
+//! | `flow` | how much is on its way to a follower |
 //! | `reads` | linearizable reads, many per round |
 //! | `timing` | heartbeats and timeouts that change while raft runs |
 //! | `membership` | one member comes or goes |
@@ -29,6 +30,7 @@ mod boot;
 mod config;
 mod convert;
 mod error;
+mod flow;
 mod log_cache;
 mod membership;
 mod outbox;

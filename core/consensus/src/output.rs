@@ -150,6 +150,10 @@ pub struct PeerProgress {
     pub state: ProgressState,
     /// Append messages sent and not yet answered.
     pub inflight: usize,
+    /// How many may be.
+    pub window: usize,
+    /// Entry bytes in those that are.
+    pub inflight_bytes: u64,
     /// Heard from within the last election timeout.
     pub recent_active: bool,
     /// Does not vote.

@@ -28,6 +28,7 @@
 //!   and is then sent for ever. The request is taken back when the acknowledgement arrives.
 
 mod outputs;
+mod roads;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,7 @@ use crate::pace::Pace;
 use crate::reads::{Lead, PeerRead, Reads};
 use crate::timing::{ScaledClock, election_ticks};
 use crate::validate::{self, Ourselves};
+use roads::Roads;
 
 /// A learner may be promoted when it has this many tenths of the leader's log, as in etcd.
 const LEARNER_READY_TENTHS: u128 = 9;
@@ -68,6 +70,7 @@ pub struct Replica {
     now_us: u64,
     making: BatchMaking,
     pace: Pace,
+    roads: Roads,
     reads: Reads,
     outbox: Outbox,
     /// What the state contains.
@@ -138,6 +141,7 @@ impl Replica {
             now_us,
             making: BatchMaking::default(),
             pace: Pace::default(),
+            roads: Roads::default(),
             outbox: Outbox::default(),
             applied,
             handed_out: applied,
@@ -190,7 +194,12 @@ impl Replica {
         if kind == Type::MsgAppendResponse && !self.mend_append_response(&mut message) {
             return Ok(());
         }
+        let acknowledged = message.index;
+        let accepted = kind == Type::MsgAppendResponse && !message.reject;
         self.raw.step(message).map_err(|_| Rejected::UnknownPeer { from })?;
+        if accepted {
+            self.note_acknowledged(from, acknowledged);
+        }
         if self.raw.raft.prs().get(from).is_some() {
             self.heard_us.insert(from, self.now_us);
             self.note_answer(kind, term);
@@ -384,33 +393,6 @@ impl Replica {
         Ok(())
     }
 
-    /// Changes how much is sent to a follower before it answers, from now on: entry bytes in one
-    /// message, and messages. A smaller window takes effect as the larger one drains.
-    pub fn set_window(
-        &mut self,
-        message_bytes_max: u64,
-        inflight_max: usize,
-    ) -> Result<(), ConsensusError> {
-        let before = (self.config.message_bytes_max, self.config.inflight_max);
-        (self.config.message_bytes_max, self.config.inflight_max) =
-            (message_bytes_max, inflight_max);
-        if let Err(error) = self.config.validate() {
-            (self.config.message_bytes_max, self.config.inflight_max) = before;
-            return Err(error);
-        }
-        self.raw.raft.max_msg_size = message_bytes_max;
-        self.open_windows();
-        Ok(())
-    }
-
-    /// Raft gives a member that is new to it the window it began with.
-    fn open_windows(&mut self) {
-        let ids: Vec<u64> = self.raw.raft.prs().iter().map(|(id, _)| *id).collect();
-        for id in ids {
-            self.raw.raft.adjust_max_inflight_msgs(id, self.config.inflight_max);
-        }
-    }
-
     /// Who votes now, in either configuration.
     pub fn voters(&self) -> BTreeSet<u64> {
         let conf_state = self.conf_state();
@@ -510,13 +492,16 @@ impl Replica {
             self.elections.stood_in = raft.term;
             self.elections.stood.count(self.elections.cause);
         }
-        if raft.state == StateRole::Leader && before != StateRole::Leader {
+        let commits = raft.leader_id != raft::INVALID_ID && raft.commit_to_current_term();
+        let won = raft.state == StateRole::Leader && before != StateRole::Leader;
+        if won {
             self.elections.won += 1;
             self.elections.answered = false;
             self.clock.became_leader(self.now_us);
             self.pace = Pace::default();
+            self.roads = Roads::default();
+            self.open_windows();
         }
-        let commits = raft.leader_id != raft::INVALID_ID && raft.commit_to_current_term();
         if commits {
             self.clock.committed();
         }

@@ -109,6 +109,66 @@ fn one_message_carries_a_bounded_number_of_bytes() {
 }
 
 #[test]
+fn bytes_on_the_way_to_a_follower_are_bounded_whatever_the_number_of_messages() {
+    let mut replica = lone::replica(Config {
+        pre_vote: false,
+        message_bytes_max: 10_000,
+        inflight_bytes_max: 10_000,
+        ..Config::new(1, 7)
+    });
+    replica.campaign();
+    drain(&mut replica);
+    replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
+    drain(&mut replica);
+    replica.receive(0, has(11, 2)).unwrap();
+    drain(&mut replica);
+    let mut sent = Vec::new();
+    for _ in 0..10 {
+        replica.propose(Bytes::from(vec![7; 4_000])).unwrap();
+        sent.extend(drain(&mut replica));
+    }
+    let indexes: Vec<u64> = appends_to(&sent, 2).iter().map(|m| m.entries[0].index).collect();
+    assert_eq!(indexes, [12, 13, 14], "the third passes the bound, the fourth would be beyond it");
+    let road = replica.status().progress[&2];
+    assert!((12_000..13_000).contains(&road.inflight_bytes), "{}", road.inflight_bytes);
+    replica.receive(0, has(14, 2)).unwrap();
+    let sent = drain(&mut replica);
+    let entries: usize = appends_to(&sent, 2).iter().map(|m| m.entries.len()).sum();
+    assert!((3..7).contains(&entries), "a window more: {entries}");
+}
+
+#[test]
+fn the_window_of_a_follower_follows_what_its_road_holds() {
+    let mut replica = leader();
+    for follower in [2, 3] {
+        replica.receive(0, has(11, follower)).unwrap();
+    }
+    drain(&mut replica);
+    assert_eq!(replica.status().progress[&2].window, 256, "as set, until it is measured");
+    // One small message every 10 ms, answered after 80: far less than a window is on the way.
+    let mut answers = std::collections::VecDeque::new();
+    for step in 0..100_u64 {
+        let now_us = step * 10_000;
+        while answers.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
+            let (_, index) = answers.pop_front().unwrap();
+            replica.receive(now_us, has(index, 2)).unwrap();
+            replica.receive(now_us, has(index, 3)).unwrap();
+        }
+        replica.propose(Bytes::from(vec![7; 1_000])).unwrap();
+        let Output { persist, messages, .. } = replica.take_output(now_us);
+        if let Some(persist) = persist {
+            replica.persisted(persist.number);
+        }
+        let sent = appends_to(&messages, 2);
+        if let Some(newest) = sent.iter().filter_map(|message| message.entries.last()).next_back() {
+            answers.push_back((now_us + 80_000, newest.index));
+        }
+    }
+    let window = replica.status().progress[&2].window;
+    assert!((16..=20).contains(&window), "twice the eight messages of a round trip: {window}");
+}
+
+#[test]
 fn neither_a_silent_follower_nor_one_that_is_sent_a_snapshot_holds_the_other_back() {
     let mut replica = leader();
     replica.receive(0, has(11, 2)).unwrap();
@@ -146,9 +206,13 @@ fn a_follower_that_lacks_much_is_found_in_one_step_by_the_index_it_names() {
     let probe = appends_to(&sent, 3);
     assert_eq!(probe.len(), 1);
     assert_eq!((probe[0].index, probe[0].entries[0].index), (5, 6), "not one by one");
-    assert_eq!(probe[0].entries.last().unwrap().index, 1_011, "with all it lacks");
-    replica.receive(0, has(1_011, 3)).unwrap();
+    let last = probe[0].entries.last().unwrap().index;
+    assert!(last > 600, "with as much as a message holds: {last}");
+    replica.receive(0, has(last, 3)).unwrap();
     assert_eq!(replica.status().progress[&3].state, ProgressState::Replicate);
+    let sent = drain(&mut replica);
+    let rest = appends_to(&sent, 3);
+    assert_eq!(rest.iter().flat_map(|m| &m.entries).map(|e| e.index).max(), Some(1_011));
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub enum Input {
         number: u64,
     },
     /// The apply worker is through with a task.
-    Applied(ApplyReport),
+    Applied(Box<ApplyReport>),
     /// A snapshot of the own state is durable.
     SnapshotSaved(SnapshotMeta),
     /// Taking a snapshot failed for a reason that does not stop the member.

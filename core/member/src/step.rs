@@ -256,7 +256,7 @@ impl Member {
                 self.ask_lease(LeaseQuestion::TimeToLive { ticket, id }, effects);
             }
             Input::Persisted { number } => self.take_persisted(number),
-            Input::Applied(report) => self.take_applied(now_us, report),
+            Input::Applied(report) => self.take_applied(now_us, *report),
             Input::SnapshotSaved(meta) => {
                 let release = self.snapshots.saved(&meta);
                 self.replica.snapshot_available(meta);

@@ -89,7 +89,7 @@ impl ApplyThread {
             });
         }
         // What a caller asks next must find the raft thread informed, but the answer goes first.
-        self.shared.inbox.leave(Input::Applied(report));
+        self.shared.inbox.leave(Input::Applied(Box::new(report)));
         let mut over_quota = false;
         for done in completed {
             if let Completion::Command(outcome) = &done.completion {

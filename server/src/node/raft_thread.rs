@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply, consensus};
 
 use super::{Fatal, REMOVED, panic_text};
-use crate::door::{NodeStatus, PeerStatus};
+use crate::door::{NodeStatus, PeerStatus, Road};
 use crate::inbox::{Inbox, Turn};
 use crate::metrics::Metrics;
 use crate::peers::{LinkState, Peers};
@@ -216,6 +216,10 @@ impl Stepper {
                 reachable: self.peers.link_state(member.id) == Some(LinkState::Healthy),
                 is_learner: member.is_learner,
                 match_index: status.progress.get(&member.id).map_or(0, |p| p.match_index),
+                road: status
+                    .progress
+                    .get(&member.id)
+                    .map(|p| Road { window: p.window, inflight_bytes: p.inflight_bytes }),
             })
             .collect();
         self.shared.status.store(Arc::new(NodeStatus {

@@ -145,6 +145,7 @@ impl Replica {
             snapshot.as_ref().map(|meta| meta.index),
         );
         for message in ready.take_messages().iter().chain(&ready.take_persisted_messages()) {
+            self.note_sent(message);
             self.outbox.send(convert::message_from_raft(message), leader);
         }
         output.committed = ready.committed_entries().iter().map(convert::entry_from_raft).collect();

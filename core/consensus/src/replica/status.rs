@@ -9,6 +9,7 @@ impl Replica {
         let raft = &self.raw.raft;
         let conf_state = self.conf_state();
         let progress = raft.prs().iter().filter(|_| self.is_leader()).map(|(id, progress)| {
+            let (window, inflight_bytes) = self.road(*id);
             let seen = PeerProgress {
                 match_index: progress.matched,
                 next_index: progress.next_idx,
@@ -18,6 +19,8 @@ impl Replica {
                     raft::ProgressState::Snapshot => ProgressState::Snapshot,
                 },
                 inflight: progress.ins.count(),
+                window,
+                inflight_bytes,
                 recent_active: *id == raft.id || progress.recent_active,
                 is_learner: conf_state.learners.contains(id),
             };

@@ -158,7 +158,7 @@ pub(super) fn own_params(config: &Config) -> Params {
             linger_us_max: config.batching.linger_us,
             message_bytes_max: config.message_bytes_max,
             inflight_messages_max: config.inflight_max as u64,
-            inflight_bytes_max: BatchBounds::default().inflight_bytes_max,
+            inflight_bytes_max: config.inflight_bytes_max,
         },
     }
 }
@@ -176,6 +176,7 @@ pub(super) fn put_in_force(replica: &mut Replica, config: &Config, params: &Para
     let batched = replica.set_batching(batching);
     debug_assert_eq!(batched, Ok(()), "{params:?}");
     let inflight = usize::try_from(bounds.inflight_messages_max).unwrap_or(usize::MAX);
-    let windowed = replica.set_window(bounds.message_bytes_max, inflight);
+    let windowed =
+        replica.set_window(bounds.message_bytes_max, inflight, bounds.inflight_bytes_max);
     debug_assert!(windowed.is_ok(), "{params:?}");
 }
