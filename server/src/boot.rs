@@ -230,6 +230,7 @@ fn consensus_config(config: &Config, mut consensus: consensus::Config) -> consen
     consensus.batching = config.batching();
     consensus.log_entries_kept = config.snapshot_catchup_entries.max(consensus.log_entries_kept);
     consensus.pre_vote = true;
+    consensus.crash_hints = config.crash_hints;
     consensus
 }
 
@@ -489,6 +490,7 @@ fn start(
             timing: PeerTiming::new(Duration::from_millis(config.election_timeout_ms)),
             limits: PeerLimits::default(),
             compression: config.peer_compression,
+            crash_hints: config.crash_hints,
             tls: peer_tls,
         },
         inbound.clone(),

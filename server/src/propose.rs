@@ -547,7 +547,7 @@ impl Door for Handle {
             response.first_log_index = status.first_index;
             response.log_bytes = status.log_bytes_in_memory;
             response.snapshot_index = status.snapshot_index;
-            response.elections = Some(vitals::election_stats(status));
+            response.elections = Some(vitals::election_stats(status, &shared.vitals.hints()));
             response.heartbeat_interval_us = status.effective_timing.heartbeat_interval_us;
             response.election_timeout_us = status.effective_timing.election_timeout_us;
         }

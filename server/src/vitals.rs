@@ -8,11 +8,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use autotune::{Distribution, LongestOfDay, Percentiles};
-use member::consensus;
+use member::{HintStatus, consensus};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Counter, exponential_buckets};
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts};
+use prometheus::{
+    Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
+    exponential_buckets,
+};
 use proto::admin;
 
 use crate::propose::Shared;
@@ -53,6 +55,7 @@ pub(crate) struct Vitals {
     syncs: Mutex<Durations>,
     heartbeats: Mutex<Heartbeats>,
     leaderless: Mutex<Leaderless>,
+    hints: Mutex<HintStatus>,
     stall_seconds: Histogram,
     gap_seconds: Histogram,
 }
@@ -75,6 +78,7 @@ impl Default for Vitals {
             heartbeats: Mutex::default(),
             // Nobody leads when a member begins.
             leaderless: Mutex::new(Leaderless { total_us: 0, since_us: Some(0) }),
+            hints: Mutex::default(),
             stall_seconds: histogram(
                 "metastore_raft_loop_stall_seconds",
                 "By how much passes of the loop that carries the protocol were late.",
@@ -131,6 +135,16 @@ impl Vitals {
         }
     }
 
+    /// What the member says of crash hints. Returns whether they were switched off since.
+    pub(crate) fn note_hints(&self, now: HintStatus) -> bool {
+        let before = std::mem::replace(&mut *lock(&self.hints), now);
+        now.silenced > before.silenced
+    }
+
+    pub(crate) fn hints(&self) -> HintStatus {
+        *lock(&self.hints)
+    }
+
     pub(crate) fn signs(&self, now_us: u64) -> VitalSigns {
         let mut told = VitalSigns::default();
         {
@@ -161,13 +175,16 @@ pub(crate) fn distribution(of: Percentiles) -> admin::Distribution {
 }
 
 /// As the admin API says it.
-pub(crate) fn election_stats(status: &consensus::Status) -> admin::ElectionStats {
+pub(crate) fn election_stats(
+    status: &consensus::Status,
+    hints: &HintStatus,
+) -> admin::ElectionStats {
     admin::ElectionStats {
         pre_campaigns: status.pre_campaigns,
         begun: status.elections_stood.total(),
         won: status.elections_won,
         quorum_losses: status.quorum_losses,
-        false_elections: 0,
+        false_elections: hints.false_elections,
     }
 }
 
@@ -222,7 +239,29 @@ impl VitalsCollector {
         ] {
             elections.with_label_values(&[cause]).inc_by(count);
         }
+        let hints = vitals.hints();
+        let taken = counters(
+            "metastore_crash_hints_total",
+            "Crash hints that were followed, and of these the ones after which the leader turned out \
+             alive.",
+            "result",
+        );
+        taken.with_label_values(&["followed"]).inc_by(hints.taken);
+        taken.with_label_values(&["false"]).inc_by(hints.false_hints);
+        let silenced = must(IntGauge::new(
+            "metastore_crash_hints_off",
+            "1 while crash hints are switched off because too many were false.",
+        ));
+        silenced.set(i64::from(hints.silenced_until_us > now_us));
+        let false_elections = must(IntCounter::new(
+            "metastore_false_elections_total",
+            "Elections this member won although the leader before was alive and had not handed over.",
+        ));
+        false_elections.inc_by(hints.false_elections);
         vec![
+            Box::new(taken),
+            Box::new(silenced),
+            Box::new(false_elections),
             Box::new(elections),
             Box::new(pre_campaigns),
             Box::new(leaderless),

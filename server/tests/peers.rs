@@ -60,6 +60,7 @@ struct Seen {
     not_forwarded: Vec<Bytes>,
     snapshots: Vec<(u64, bool)>,
     refused: Vec<(u64, Refusal)>,
+    gone: Vec<(u64, u64)>,
 }
 
 impl Node {
@@ -128,6 +129,10 @@ impl Inbound for Node {
 
     fn is_removed(&self, member: u64) -> bool {
         member == REMOVED
+    }
+
+    fn gone(&self, peer: u64, boot_id: u64) {
+        self.seen().gone.push((peer, boot_id));
     }
 
     fn versions(&self) -> Versions {
@@ -250,6 +255,7 @@ impl Start {
             timing: PeerTiming::new(Duration::from_secs(1)),
             limits: self.limits,
             compression: self.compression,
+            crash_hints: true,
             tls: None,
         };
         let node = Node::default();
@@ -1096,4 +1102,52 @@ fn a_transfer_cut_short_by_a_move_is_reported_and_one_replaced_is_not() {
     left.knows(&[(2, "http://127.0.0.1:1".to_owned())]);
     wait_until("it is reported", || left.node.seen().snapshots == [(2, false)]);
     assert!(right.store.0.committed.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_peer_whose_machine_refuses_after_the_connection_closed_is_gone() {
+    let (left, right) = pair(Start::member(1), Start { boot_id: 77, ..Start::member(2) });
+    drop(right);
+    wait_until("the peer is gone", || !left.node.seen().gone.is_empty());
+    assert_eq!(left.node.seen().gone, [(2, 77)]);
+}
+
+#[test]
+fn connections_that_are_cut_while_the_peer_listens_tell_of_no_death() {
+    let left = Start::member(1).start();
+    let right = Start::member(2).start();
+    let proxy = Proxy::before(right.address());
+    left.knows(&[(2, format!("http://{}", proxy.address))]);
+    right.knows(&[(1, left.url())]);
+    for _ in 0..5 {
+        wait_until("the connection stands", || left.is_connected(2));
+        let failures = left.peers.links()[&2].failures;
+        proxy.cut();
+        wait_until("the loss is noticed", || left.peers.links()[&2].failures >= failures + 2);
+    }
+    wait_until("the connection stands again", || left.is_connected(2));
+    assert_eq!(left.node.seen().gone, []);
+}
+
+#[test]
+fn a_peer_that_may_be_alive_behind_another_address_is_not_gone() {
+    let left = Start::member(1).start();
+    let right = Start::member(2).start();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let urls = vec![right.url(), format!("http://{}", other.local_addr().unwrap())];
+    left.peers.set_members(vec![PeerAddress { id: 2, urls }]);
+    right.knows(&[(1, left.url())]);
+    wait_until("the connection stands", || left.is_connected(2));
+    drop(right);
+    wait_until("it is looked for", || left.peers.links()[&2].state == LinkState::Disconnected);
+    assert_eq!(left.node.seen().gone, []);
+}
+
+#[test]
+fn a_peer_that_was_never_reached_is_not_gone() {
+    let left = Start::member(1).start();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    left.knows(&[(2, format!("http://{nobody}"))]);
+    wait_until("it is refused", || left.peers.links()[&2].failures >= 4);
+    assert_eq!(left.node.seen().gone, []);
 }

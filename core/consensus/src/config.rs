@@ -74,6 +74,8 @@ pub struct Config {
     pub inflight_bytes_max: u64,
     /// Ask whether an election could be won before disturbing anyone.
     pub pre_vote: bool,
+    /// Stand for election at once when told that the leader's process is gone.
+    pub crash_hints: bool,
     /// Bytes of entries at or below the applied index kept in memory for laggards.
     pub log_bytes_kept: u64,
     /// How many such entries are kept.
@@ -92,6 +94,7 @@ impl Config {
             inflight_max: 256,
             inflight_bytes_max: 64 << 20,
             pre_vote: true,
+            crash_hints: true,
             log_bytes_kept: 32 << 20,
             log_entries_kept: 10_000,
         }

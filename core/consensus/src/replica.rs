@@ -27,6 +27,7 @@
 //! * **A requested snapshot** stays requested if it is acknowledged before it is reported as sent,
 //!   and is then sent for ever. The request is taken back when the acknowledgement arrives.
 
+mod hint;
 mod outputs;
 mod roads;
 mod status;
@@ -86,6 +87,8 @@ pub struct Replica {
     /// When each peer was last heard.
     heard_us: BTreeMap<u64, u64>,
     elections: Elections,
+    /// The leader's process was found to be gone.
+    gone: Option<hint::Gone>,
 }
 
 /// The candidacies of this member.
@@ -150,6 +153,7 @@ impl Replica {
             reported: (0, 0),
             heard_us: BTreeMap::new(),
             elections: Elections { stood_in: hard_state.term, ..Elections::default() },
+            gone: None,
             config,
         };
         replica.settle(StateRole::Follower);
@@ -171,6 +175,7 @@ impl Replica {
         if self.is_leader() && self.clock.heartbeat_due(self.now_us) {
             self.raw.ping();
         }
+        self.follow_hint();
     }
 
     /// Takes a message of a peer. A rejected one leaves no trace.
@@ -188,6 +193,7 @@ impl Replica {
             Type::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
             _ => {}
         }
+        self.weigh_hint(kind, &message);
         let before = self.raw.raft.state;
         let term = message.term;
         let mut message = convert::message_to_raft(message);
@@ -208,6 +214,7 @@ impl Replica {
             self.begin_candidacy(ElectionCause::Transfer);
         }
         self.settle(before);
+        self.retry_hint(kind);
         Ok(())
     }
 

@@ -176,7 +176,7 @@ pub(crate) fn election_ticks(seed: u64, id: u64, term: u64, campaigns: u64) -> u
 }
 
 /// The finaliser of splitmix64: every bit in depends on every bit out.
-fn mix(value: u64) -> u64 {
+pub(crate) fn mix(value: u64) -> u64 {
     let mut value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

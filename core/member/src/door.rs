@@ -38,6 +38,7 @@ pub struct Proposal {
 }
 
 /// What can happen to a member.
+#[allow(clippy::large_enum_variant, reason = "of the large kinds there is one to a batch")]
 #[derive(Debug)]
 pub enum Input {
     /// Nothing but time.
@@ -107,6 +108,22 @@ pub enum Input {
         sequence: u64,
         /// The plan.
         submit: TuningSubmit,
+    },
+    /// A peer has greeted, and is this process of it.
+    PeerGreeted {
+        /// The peer.
+        peer: u64,
+        /// Differs between two of its boots.
+        boot_id: u64,
+    },
+    /// The process of this peer is gone: the connection to it was closed, and where it was reached
+    /// before nobody listens any more, which its machine itself said. Never to be told upon a reset or
+    /// a time-out alone.
+    LeaderGone {
+        /// The peer, a leader or not.
+        peer: u64,
+        /// The boot of it that is gone.
+        boot_id: u64,
     },
 }
 

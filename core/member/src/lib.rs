@@ -30,6 +30,7 @@
 mod apply;
 mod boot;
 mod door;
+mod hints;
 pub mod identity;
 mod lease_clock;
 mod log_worker;
@@ -47,6 +48,7 @@ pub use boot::{
     force_new_cluster, join, read_log, recover, recover_from,
 };
 pub use door::{Effects, Forward, Input, LeaseTtl, MemberConfig, Proposal, Reply};
+pub use hints::{FALSE_HINTS_MAX, FALSE_HINTS_WITHIN_US, HintStatus, SILENCED_US};
 pub use lease_clock::LeaseClock;
 pub use log_worker::{DiskTask, LogWorker};
 pub use membership::MembershipRefusal;

@@ -18,6 +18,7 @@ use wal::{LogBatch, SnapshotMark};
 
 use crate::apply::{ApplyReport, ApplyTask};
 use crate::door::{Effects, Forward, Input, MemberConfig, Proposal, Reply};
+use crate::hints::{HintStatus, Hints};
 use crate::lease_clock::LeaseClock;
 use crate::log_worker::DiskTask;
 use crate::membership::{self, Connectivity, MembershipRefusal};
@@ -103,6 +104,7 @@ pub struct Member {
     apply_outstanding_bytes: u64,
     snapshots: SnapshotDecision,
     tuning: Tuning,
+    hints: Hints,
     removed: bool,
 }
 
@@ -154,6 +156,7 @@ impl Member {
             apply_held: VecDeque::new(),
             apply_outstanding_bytes: 0,
             tuning,
+            hints: Hints::default(),
             removed: false,
         })
     }
@@ -191,6 +194,11 @@ impl Member {
     /// How the replica stands.
     pub fn status(&self) -> Status {
         self.replica.status()
+    }
+
+    /// Crash hints and false elections.
+    pub fn hints(&self, now_us: u64) -> HintStatus {
+        self.hints.status(now_us)
     }
 
     /// The members as of the applied index.
@@ -232,6 +240,7 @@ impl Member {
             Input::Message(mut message) => {
                 let from = message.from;
                 let ack = message.tuning.take();
+                self.hints.heard(now_us, &message);
                 if self.replica.receive(now_us, message).is_ok() {
                     self.heard_us.insert(from, now_us);
                     if let Some(ack) = ack {
@@ -270,6 +279,21 @@ impl Member {
             Input::SubmitTuning { sequence, submit } => {
                 self.take_plan(sequence, submit, effects);
             }
+            Input::PeerGreeted { peer, boot_id } => self.hints.greeted(peer, boot_id),
+            Input::LeaderGone { peer, boot_id } => self.take_hint(now_us, peer, boot_id),
+        }
+    }
+
+    /// The leader's process may be gone. Not believed while leases are on: whoever serves reads by a
+    /// lease counts on nobody voting within an election timeout.
+    fn take_hint(&mut self, now_us: u64, peer: u64, boot_id: u64) {
+        let is_led = self.leader == Some(peer) && !self.tuning.may_lease();
+        if !is_led || !self.hints.believes(now_us, peer, boot_id) {
+            return;
+        }
+        if self.replica.leader_gone(now_us, peer) {
+            let election_us = self.replica.status().effective_timing.election_timeout_us;
+            self.hints.take(peer, self.term, now_us.saturating_add(election_us));
         }
     }
 
@@ -654,6 +678,7 @@ impl Member {
         self.term = leadership.term;
         self.leader = leadership.leader;
         self.is_leader = leadership.is_leader;
+        self.hints.led_by(self.id(), leadership.leader, self.replica.election_cause());
         effects.leadership = Some(leadership);
         self.give_waiting(now_us, effects);
         self.give_membership(effects);

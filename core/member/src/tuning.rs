@@ -244,6 +244,13 @@ impl Tuning {
         params
     }
 
+    /// Whether anybody may serve reads by a lease now, or will when the plan goes on. Every voter has
+    /// confirmed a plan with a lease before the first leader uses it.
+    pub(crate) fn may_lease(&self) -> bool {
+        self.plan.to.is_some_and(|params| params.lease_us > 0)
+            || (!self.is_settled() && self.plan.lease_before_us() > 0)
+    }
+
     pub(crate) fn flags(&self) -> &Params {
         &self.own
     }

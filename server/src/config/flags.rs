@@ -267,6 +267,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag(OWN, "batch-linger", Duration, "0s", Served, "Longest wait for more commands before an entry is proposed. 0: none."),
     flag(OWN, "peer-compression", Choice(&["none", "lz4", "zstd"]), "none", Served, "Compress what is sent to peers that read it: 'none', 'lz4' or 'zstd'. Chunks of snapshots are at least in LZ4."),
     flag(OWN, "batch-gather-max", Duration, "10ms", Served, "Longest time between two entries of a member whose entries queue for processor. 0: none."),
+    flag(OWN, "crash-hints", Bool, "true", Served, "Stand for election at once when the leader's machine says that its process is gone. Peer URLs must lead to members, not to load balancers."),
     flag(OWN, "client-threads", U32, "0", Served, "Threads that serve client connections. 0: by the number of processors."),
     flag(OWN, "client-connections-max", U32, "16384", Served, "Client connections served at a time; further ones wait."),
 

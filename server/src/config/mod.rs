@@ -195,6 +195,8 @@ pub struct Config {
     pub batch_linger: Duration,
     /// How what is sent to peers is compressed.
     pub peer_compression: PeerCompression,
+    /// Stand for election at once when the leader's process is gone.
+    pub crash_hints: bool,
     /// How long a batch gathers at most on a member whose batches queue for processor.
     pub batch_gather_max: Duration,
     /// Threads that serve clients; none: by the number of processors.
@@ -384,6 +386,7 @@ impl Config {
             batch_commands_max: size(given, "batch-commands-max"),
             batch_bytes_max: size(given, "batch-bytes-max"),
             batch_linger: duration(given, "batch-linger"),
+            crash_hints: boolean(given, "crash-hints"),
             peer_compression: match given.text("peer-compression") {
                 "lz4" => PeerCompression::Lz4,
                 "zstd" => PeerCompression::Zstd,

@@ -142,6 +142,14 @@ impl Inbound for NodeInbound {
         }
     }
 
+    fn greeted(&self, peer: u64, boot_id: u64) {
+        self.shared.inbox.urgent(Input::PeerGreeted { peer, boot_id });
+    }
+
+    fn gone(&self, peer: u64, boot_id: u64) {
+        self.shared.inbox.urgent(Input::LeaderGone { peer, boot_id });
+    }
+
     fn versions(&self) -> Versions {
         Versions {
             server: version::ETCD_VERSION.to_owned(),

@@ -26,6 +26,8 @@ pub struct PeersConfig {
     pub limits: PeerLimits,
     /// How what is sent is compressed, for peers that read it.
     pub compression: PeerCompression,
+    /// Find out whether a peer whose connection closes is gone, and report it.
+    pub crash_hints: bool,
     /// What is needed to speak TLS, for the URLs that ask for it.
     pub tls: Option<Arc<Tls>>,
 }

@@ -192,6 +192,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         let hello =
             hello.ok_or_else(|| Status::invalid_argument("a stream must begin with a greeting"))?;
         let link = self.check(&hello, caller)?;
+        self.inbound.greeted(link.id, hello.boot_id);
         Ok(self.core.admission.enter(link, lane))
     }
 

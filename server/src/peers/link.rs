@@ -383,6 +383,16 @@ impl Link {
         lock(&self.health).connected_to = address;
     }
 
+    /// Where the control connection leads, or led.
+    pub(super) fn led_to(&self) -> Option<SocketAddr> {
+        lock(&self.health).connected_to
+    }
+
+    /// The peer's newest boot, if it has greeted.
+    pub(super) fn boot_id(&self) -> Option<u64> {
+        lock(&self.health).boot_id
+    }
+
     /// For as long as a snapshot is on its way.
     pub(super) fn transferring(self: &Arc<Self>) -> Transferring {
         self.transfers.fetch_add(1, Ordering::Relaxed);

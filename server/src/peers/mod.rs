@@ -24,6 +24,7 @@ mod admission;
 mod codec;
 mod compress;
 mod config;
+mod gone;
 mod inbound;
 mod link;
 mod metrics;
@@ -115,6 +116,7 @@ trait Reports: std::fmt::Debug + Send + Sync {
     fn not_forwarded(&self, commands: Vec<Bytes>);
     fn unreachable(&self, to: u64);
     fn refused(&self, by: u64, refusal: Refusal);
+    fn gone(&self, peer: u64, boot_id: u64);
     /// Begins to send a snapshot.
     fn send_snapshot(self: Arc<Self>, link: &Arc<Link>, message: RaftMessage);
 }
@@ -142,6 +144,10 @@ impl<I: Inbound, C: Chunks> Reports for Told<I, C> {
 
     fn refused(&self, by: u64, refusal: Refusal) {
         self.inbound.refused(by, refusal);
+    }
+
+    fn gone(&self, peer: u64, boot_id: u64) {
+        self.inbound.gone(peer, boot_id);
     }
 
     fn send_snapshot(self: Arc<Self>, link: &Arc<Link>, message: RaftMessage) {

@@ -25,7 +25,7 @@ use super::codec::{Frame, FrameCodec, Received};
 use super::compress::{Agreed, Reads};
 use super::link::{Answer, Bulk, Lane, Link, Urgent};
 use super::wire::Dialled;
-use super::{Core, Reports, wire};
+use super::{Core, Reports, gone, wire};
 
 /// Path of a method of `metastore.peer.v1.Peer`.
 pub(super) const APPEND: &str = "/metastore.peer.v1.Peer/Append";
@@ -54,11 +54,17 @@ const SILENCE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Ended {
     pub(super) why: String,
     pub(super) refusal: Option<Refusal>,
+    /// This member gave it up, for nothing was heard.
+    is_silence: bool,
 }
 
 impl Ended {
     pub(super) fn because(why: impl Into<String>) -> Self {
-        Ended { why: why.into(), refusal: None }
+        Ended { why: why.into(), refusal: None, is_silence: false }
+    }
+
+    fn silence() -> Self {
+        Ended { is_silence: true, ..Ended::because("the peer has fallen silent") }
     }
 
     pub(super) fn status(status: &Status) -> Self {
@@ -68,7 +74,7 @@ impl Ended {
             Some(source) if status.message().is_empty() || refusal.is_none() => wire::cause(source),
             _ => status.message().to_owned(),
         };
-        Ended { why, refusal }
+        Ended { why, refusal, is_silence: false }
     }
 }
 
@@ -112,6 +118,10 @@ pub(super) async fn keep(core: Arc<Core>, reports: Arc<dyn Reports>, link: Arc<L
             return;
         }
         reports.unreachable(link.id);
+        let is_closed = stood && !ended.is_silence && ended.refusal.is_none();
+        if is_closed && lane == Lane::Control && core.config.crash_hints {
+            look_after(&*reports, &link).await;
+        }
         if let Some(refusal) = ended.refusal {
             reports.refused(link.id, refusal);
         }
@@ -138,6 +148,18 @@ pub(super) async fn keep(core: Arc<Core>, reports: Arc<dyn Reports>, link: Arc<L
             () = tokio::time::sleep(backoff.draw(max)) => {}
             () = called.notified() => {}
         }
+    }
+}
+
+/// A connection that stood was closed: whether the peer is gone is worth knowing at once.
+async fn look_after(reports: &dyn Reports, link: &Link) {
+    let Some(boot_id) = link.boot_id() else { return };
+    if gone::is_gone(link).await {
+        tracing::warn!(
+            peer = format_args!("{:x}", link.id),
+            "the process of a peer is gone: its machine refuses connections"
+        );
+        reports.gone(link.id, boot_id);
     }
 }
 
@@ -234,7 +256,7 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
                     // After a partition TCP itself tries again only after many seconds: a fresh
                     // connection finds a peer that is back much sooner.
                     link.reset_bulk.notify_waiters();
-                    return Err(Ended::because("the peer has fallen silent"));
+                    return Err(Ended::silence());
                 }
                 next_check = tokio::time::Instant::now() + SILENCE_CHECK_INTERVAL;
             }

@@ -54,6 +54,17 @@ pub trait Inbound: Clone + Send + Sync + 'static {
     fn refused(&self, by: u64, refusal: Refusal) {
         let _ = (by, refusal);
     }
+
+    /// A peer has opened a stream and said which boot of it this is.
+    fn greeted(&self, peer: u64, boot_id: u64) {
+        let _ = (peer, boot_id);
+    }
+
+    /// The process of a peer is gone: it closed the connection, and its machine refuses new ones.
+    /// Never called upon a reset, a time-out or silence alone, nor with crash hints off.
+    fn gone(&self, peer: u64, boot_id: u64) {
+        let _ = (peer, boot_id);
+    }
 }
 
 /// The chunks of snapshots, as the transport reads and writes them.

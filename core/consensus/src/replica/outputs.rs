@@ -63,7 +63,8 @@ impl Replica {
         let batch = self.batch_due_us();
         let reads = self.reads.deadline_us(election_us, self.is_leader());
         let clock = self.clock.deadline_us(self.is_leader());
-        batch.into_iter().chain(reads).fold(clock, u64::min).max(now_us)
+        let due = batch.into_iter().chain(reads).chain(self.hint_due_us());
+        due.fold(clock, u64::min).max(now_us)
     }
 
     /// Turns the batch in the making into entries, or gives its commands back.
