@@ -1,5 +1,7 @@
 //! `sim`: replays a seed, runs swarms of them, and proves that seeded bugs are found.
 
+mod elections;
+
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
-            drop(write!(std::io::stderr(), "sim: {why}\n{USAGE}"));
+            drop(write!(std::io::stderr(), "sim: {why}\n{USAGE}{}", elections::USAGE));
             ExitCode::from(2)
         }
     }
@@ -39,6 +41,7 @@ fn command(arguments: &[String]) -> Result<bool, String> {
             let options = Options::of(rest)?;
             Ok(swarm(number(count)?, &options))
         }
+        ["elections", rest @ ..] => elections::command(rest),
         ["mutants", rest @ ..] => Ok(mutants(&Options::of(rest)?)),
         ["seed", seed, rest @ ..] | [seed, rest @ ..] => {
             let options = Options::of(rest)?;

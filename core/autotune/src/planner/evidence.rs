@@ -6,7 +6,8 @@
 //! a hole in the matrix and never a short distance.
 //!
 //! What only one member suffers cannot depose a leader, since a pre-vote asks a quorum; so of stalls
-//! and of long syncs that value counts which a quorum has seen. In the rare percentiles that are too
+//! and of long syncs that value counts which a quorum has seen. (A leader whose disk alone stands still
+//! should lose the leadership.) In the rare percentiles that are too
 //! thin for their samples the next coarser one is taken.
 
 use super::observation::{Link, MemberRow, Observation, PROBE_INTERVAL_US};
@@ -51,7 +52,7 @@ pub struct Evidence {
     pub gap_us_p999: u64,
     /// Whether all gaps have samples enough for the 99.99th percentile.
     pub gaps_measured: bool,
-    /// Longest sync of any member, in the 99.99th percentile.
+    /// Syncs as long as a quorum has, in the 99.99th percentile.
     pub sync_us: u64,
     /// The typical sync of the slowest member.
     pub sync_us_p50: u64,
@@ -225,7 +226,7 @@ fn gather(voters: &[u64], rows: &[&MemberRow], pairs: &[Pair]) -> Option<Evidenc
         gap_us: over_pairs(|pair| pair.gap_us),
         gap_us_p999: over_pairs(|pair| pair.gap_us_p999),
         gaps_measured: pairs.iter().all(|pair| pair.gaps_measured),
-        sync_us: over_rows(&|row| rarest(&row.sync_times)),
+        sync_us: shared(rows.iter().map(|row| rarest(&row.sync_times)).collect()),
         sync_us_p50: over_rows(&|row| row.sync_times.p50_us),
         shared_sync_us: shared(longest_syncs),
         loss_ppm: over_pairs(|pair| pair.loss_ppm),

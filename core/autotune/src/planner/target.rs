@@ -9,7 +9,7 @@
 //!     p99 round trip + retransmission + stall     one lost segment elects nobody
 //!     1.5 × the gap between heartbeats            what the network really does
 //!     1.5 × the longest stall a quorum suffered   a leader that stands still and comes back
-//!     2 × the longest sync                        half of E silences a leader whose disk stands still
+//!     2 × the longest sync a quorum had           half of E silences a leader whose disk stands still
 //! L = 0.76 E, if leases are asked for
 //! ```
 //!
@@ -102,7 +102,12 @@ pub fn target(evidence: &Evidence, settings: &Settings) -> Target {
     } else {
         retransmission_us
     };
-    let gap_us = evidence.heartbeat_gap_us(evidence.gap_us, heartbeat_us);
+    let probes_gap_us = match settings.policy {
+        // One pair's gap deposes nobody: it takes a majority's at once.
+        Policy::Latency => evidence.gap_us_p999,
+        Policy::Balanced | Policy::Stability => evidence.gap_us,
+    };
+    let gap_us = evidence.heartbeat_gap_us(probes_gap_us, heartbeat_us);
     let asked = [
         (bounds.election_us_min, Binding::Floor),
         (settings.policy.round_trips().saturating_mul(round_trip_us), Binding::RoundTrips),
