@@ -38,7 +38,6 @@ pub struct Proposal {
 }
 
 /// What can happen to a member.
-#[allow(clippy::large_enum_variant, reason = "of the large kinds there is one to a batch")]
 #[derive(Debug)]
 pub enum Input {
     /// Nothing but time.

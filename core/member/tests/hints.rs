@@ -75,7 +75,7 @@ impl Stage {
             for task in apply.into_iter().filter(|task| matches!(task, ApplyTask::Entries { .. })) {
                 let applied =
                     self.apply.run(task, &mut |_| unreachable!("no snapshot")).expect("entries");
-                inputs.push(Input::Applied(applied.report));
+                inputs.push(Input::Applied(Box::new(applied.report)));
             }
             if inputs.is_empty() && !again {
                 return;
