@@ -165,6 +165,12 @@ impl<M: Members> Keeper<M> {
         action
     }
 
+    /// All figures, as they are served.
+    #[cfg(test)]
+    pub(crate) fn metrics_text(&self) -> String {
+        self.metrics.text()
+    }
+
     fn forget(&self, key: &Key) {
         self.memory.forget(key);
         self.members.forget(key);

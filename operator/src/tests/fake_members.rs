@@ -5,9 +5,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use autotune::planner::MemberRow;
+use autotune::{Params, Phase};
+
 use super::fake_api::FakeApi;
-use crate::members::{Address, Change, Key, MemberError, Members, Row, Said, Security};
-use crate::observed::{Answer, Ordinal, Peer};
+use crate::members::{Address, Change, Key, MemberError, Members, Row, Said, Security, Submission};
+use crate::observed::{Answer, Ordinal, Peer, Tuning};
 
 /// All clusters. Clones are one.
 #[derive(Clone, Default)]
@@ -19,6 +22,10 @@ pub(super) struct FakeMembers {
     pub(super) changes: Rc<RefCell<Vec<Change>>>,
     /// Its count of writes is for changes of members too.
     api: Option<FakeApi>,
+    /// Called once, before the next plan is judged.
+    before_plan: Rc<RefCell<Option<Box<dyn FnOnce()>>>>,
+    /// The plan of timing, which they carry out at once; none: they know no plans.
+    pub(super) tuning: Rc<RefCell<Option<Tuning>>>,
 }
 
 #[derive(Default)]
@@ -36,6 +43,33 @@ impl FakeMembers {
     /// The same, with changes among the writes that this API server counts down.
     pub(super) fn killed_with(self, api: &FakeApi) -> Self {
         FakeMembers { api: Some(api.clone()), ..self }
+    }
+
+    /// The same, of a version that knows plans.
+    pub(super) fn knowing_plans(self) -> Self {
+        let flags = Params::default();
+        let tuning = Tuning { flags, in_force: flags, ..Tuning::default() };
+        FakeMembers { tuning: Rc::new(RefCell::new(Some(tuning))), ..self }
+    }
+
+    /// The same, where this happens before the next plan is judged.
+    pub(super) fn first_submits(self, happens: impl FnOnce() + 'static) -> Self {
+        *self.before_plan.borrow_mut() = Some(Box::new(happens));
+        self
+    }
+
+    fn submit(&self, plan: &Submission) -> bool {
+        if let Some(happens) = self.before_plan.borrow_mut().take() {
+            happens();
+        }
+        let mut tuning = self.tuning.borrow_mut();
+        let Some(tuning) = tuning.as_mut().filter(|t| t.plan.epoch == plan.expected_epoch) else {
+            return false;
+        };
+        tuning.plan = tuning.plan.succeeded_by(plan.to);
+        tuning.plan.phase = Phase::Settled;
+        (tuning.reason, tuning.at_ms) = (plan.reason.clone(), plan.at_ms);
+        true
     }
 
     /// Voters and learners of a cluster.
@@ -98,7 +132,13 @@ impl Members for FakeMembers {
                 election_timeout_us: 1_000_000,
                 alarms: Vec::new(),
                 peers: peers.collect(),
-                ..Answer::default()
+                row: MemberRow {
+                    id: row.id,
+                    knows_plans: self.tuning.borrow().is_some(),
+                    uptime_ms: 3_600_000,
+                    ..MemberRow::default()
+                },
+                tuning: self.tuning.borrow().clone(),
             };
             (ordinal_of(row), answer)
         });
@@ -138,7 +178,11 @@ impl Members for FakeMembers {
             }
             Change::Remove(id) => table.rows.retain(|row| row.id != *id),
             Change::MoveLeader(id) => table.leader = *id,
-            Change::SubmitTuning(_) => {}
+            Change::SubmitTuning(plan) => {
+                if !self.submit(plan) {
+                    return Err(MemberError::new("submit a plan of timing", address, "stale"));
+                }
+            }
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! Single passes, and sequences of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use autotune::Phase;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -12,7 +14,7 @@ use crate::api::ApiDoor;
 use crate::controller::{Keeper, Passed};
 use crate::http::Health;
 use crate::leader::Hold;
-use crate::members::Key;
+use crate::members::{Change, Key};
 use crate::metrics::Metrics;
 use crate::observed::Observed;
 use crate::plan::{Event, Plan, Step, plan};
@@ -406,4 +408,62 @@ async fn an_operator_that_is_killed_between_any_two_writes_goes_on_where_it_was(
         kills += 1;
     }
     assert!(kills > 10, "the kills did not reach far: {kills}");
+}
+
+#[tokio::test]
+async fn values_by_hand_reach_members_as_a_plan_after_two_looks_and_no_pod_changes() {
+    let (api, members) = (FakeApi::new(), FakeMembers::of(3).knowing_plans());
+    let keeper = three(&api, &members).await;
+    let pods = |api: &FakeApi| {
+        let uid = |n: usize| api.get("/pods", &format!("ns/demo-{n}")).unwrap()["metadata"].clone();
+        [0, 1, 2].map(uid)
+    };
+    let before = pods(&api);
+    put(&api, &json!({ "replicas": 3, "raft": { "heartbeatMs": 50, "electionMs": 500 } }));
+    let looks = api.log().len();
+    settle(&api, &members, &keeper).await;
+    let changes = members.changes.borrow().clone();
+    let [Change::SubmitTuning(plan)] = &changes[..] else { panic!("{changes:?}") };
+    let timing = plan.to.expect("values").timing;
+    assert_eq!((timing.heartbeat_interval_us, timing.election_timeout_us), (50_000, 500_000));
+    assert_eq!((plan.expected_epoch, &plan.reason[..]), (0, "set by hand"));
+    let asked = &api.log()[looks..];
+    let submitted = asked.iter().filter(|asked| asked.path.ends_with("metastores/ns/demo"));
+    assert!(submitted.count() >= 2, "the resource is read again before a plan is submitted");
+    assert_eq!(pods(&api), before);
+    let status = &api.get("metastore.io/metastores", "ns/demo").unwrap()["status"];
+    assert_eq!(status["autotune"]["phase"], json!("Manual"), "{status:#}");
+    let text = keeper.metrics_text();
+    assert!(text.contains("autotune_plans_total{result=\"applied\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn a_plan_that_members_refuse_is_told_and_does_not_fail_the_pass() {
+    let (api, members) = (FakeApi::new(), FakeMembers::of(3).knowing_plans());
+    let keeper = three(&api, &members).await;
+    put(&api, &json!({ "replicas": 3, "raft": { "heartbeatMs": 50, "electionMs": 500 } }));
+    // Somebody else is first, between the second look and the submission.
+    let tuning = Rc::clone(&members.tuning);
+    let members = members.first_submits(move || {
+        let mut tuning = tuning.borrow_mut();
+        let tuning = tuning.as_mut().expect("plans are known");
+        tuning.plan = tuning.plan.succeeded_by(None);
+        tuning.plan.phase = Phase::Settled;
+    });
+    let keeper = {
+        drop(keeper);
+        self::keeper(&api, &members, plan)
+    };
+    assert!(matches!(keeper.pass(&key()).await, Ok(Passed::Again(_))));
+    let events: Vec<String> = api
+        .log()
+        .iter()
+        .filter(|asked| asked.path.starts_with("events.k8s.io") && asked.writes())
+        .filter_map(|asked| asked.body["reason"].as_str().map(str::to_owned))
+        .collect();
+    assert!(events.contains(&"AutotuneHeld".to_owned()), "{events:?}");
+    settle(&api, &members, &keeper).await;
+    let status = &api.get("metastore.io/metastores", "ns/demo").unwrap()["status"];
+    assert_eq!(status["autotune"]["phase"], json!("Manual"), "{status:#}");
+    assert_eq!(status["autotune"]["epoch"], json!(2));
 }
