@@ -65,10 +65,30 @@ pub(crate) fn lab(arguments: &[String]) -> Result<()> {
     become_package("lab", arguments)
 }
 
+/// The experiments, with the server of this tree unless another one is named.
+pub(crate) fn adaptive(arguments: &[String]) -> Result<()> {
+    let without = ["--metastore", "--render", "--help", "-h"];
+    if !arguments.iter().any(|word| without.contains(&&**word)) {
+        run(&mut cargo(&["build", "--release", "--quiet", "-p", "server"]))?;
+    }
+    let words = [&["adaptive".to_owned()][..], arguments].concat();
+    become_built(&["--release"], "lab", &words)
+}
+
 fn become_package(package: &str, arguments: &[String]) -> Result<()> {
+    become_built(&[], package, arguments)
+}
+
+fn become_built(how: &[&str], package: &str, arguments: &[String]) -> Result<()> {
     use std::os::unix::process::CommandExt;
     let manifest = root().join("Cargo.toml");
-    let mut command = cargo(&["run", "--quiet", "-p", package, "--manifest-path"]);
-    command.arg(manifest).arg("--").args(arguments).current_dir(std::env::current_dir()?);
+    let mut command = cargo(&["run", "--quiet"]);
+    command
+        .args(how)
+        .args(["-p", package, "--manifest-path"])
+        .arg(manifest)
+        .arg("--")
+        .args(arguments)
+        .current_dir(std::env::current_dir()?);
     Err(command.exec()).with_context(|| format!("cargo run -p {package}"))
 }

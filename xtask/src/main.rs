@@ -54,7 +54,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ("image", rest) => image::run(rest),
         ("e2e", rest) => chores::e2e(rest),
         ("lab", rest) => chores::lab(rest),
-        ("adaptive", rest) => chores::lab(&[&["adaptive".to_owned()][..], rest].concat()),
+        ("adaptive", rest) => chores::adaptive(rest),
         ("help" | "--help" | "-h", _) => Ok(std::io::stdout().write_all(HELP.as_bytes())?),
         ("verify" | "fix" | "gen", [surplus, ..]) => bail!("{chore}: what is {surplus:?} for?"),
         _ => bail!("{chore}: no such chore (see cargo xtask help)"),

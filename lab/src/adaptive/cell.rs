@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use autotune::Timing;
+use autotune::planner::Policy;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::column::{Column, FREEZE_MS, STALL_MS, System};
+use super::column::{Column, System, Way};
+use super::plan;
 use super::probe::{self, Answer, Prober};
 use super::record::{Kind, Load, Loss, Record, Watch, quantile};
 use crate::measure::{RoundTrips, round_trips};
@@ -43,6 +45,11 @@ const LOAD: Duration = Duration::from_secs(5);
 const TRIPS: usize = 60;
 /// Troubles come so often.
 const TROUBLE_EVERY: Duration = Duration::from_secs(2);
+/// How long leaders and disks stall.
+const STALL_MS: (u64, u64) = (50, 400);
+const FREEZE_MS: (u64, u64) = (100, 800);
+/// A leader is lost so long after a step.
+const AFTER_STEP: Duration = Duration::from_secs(10);
 /// After the last step the network is watched for so long.
 const AFTER_STEPS: Duration = Duration::from_secs(20);
 
@@ -52,6 +59,8 @@ pub(super) struct Bench<'a> {
     pub(super) metastore: PathBuf,
     pub(super) keys: u64,
     pub(super) watch: Duration,
+    /// How long members measure before there is a plan.
+    pub(super) plan_after: Duration,
     pub(super) has_load: bool,
     /// Losses of each kind; none: the columns' own numbers.
     pub(super) losses: Option<usize>,
@@ -113,7 +122,7 @@ impl Bench<'_> {
         record: &mut Record,
         save: &dyn Fn(&Record) -> Result<()>,
     ) -> Result<()> {
-        let mut cell = Cell::start(self, preset, column.system, timing, record)?;
+        let mut cell = Cell::start(self, preset, column, timing, record)?;
         if record.watch.is_none() {
             record.watch = Some(cell.watch()?);
             save(record)?;
@@ -165,7 +174,7 @@ impl<'a> Cell<'a> {
     fn start(
         bench: &'a Bench<'a>,
         preset: &'a Preset,
-        system: System,
+        column: &Column,
         timing: Timing,
         record: &mut Record,
     ) -> Result<Self> {
@@ -173,7 +182,7 @@ impl<'a> Cell<'a> {
             (timing.heartbeat_interval_us / 1_000, timing.election_timeout_us / 1_000);
         let own_disks = matches!(preset.trouble, Trouble::DiskOfOne | Trouble::DiskOfAll);
         let setup = Setup {
-            program: bench.program(system).to_path_buf(),
+            program: bench.program(column.system).to_path_buf(),
             flags: vec![
                 format!("--heartbeat-interval={heartbeat_ms}"),
                 format!("--election-timeout={election_ms}"),
@@ -186,19 +195,51 @@ impl<'a> Cell<'a> {
         let clients: Vec<_> = (0..MEMBERS).map(|member| servers.client(member)).collect();
         probe::fill(&clients, bench.keys).context("filling the store")?;
         preset.apply(servers.network())?;
-        bench.pause(SETTLED * 3)?;
-        if record.idle_packets_per_s.is_none() {
-            let before = packets(servers.network())?;
-            bench.pause(IDLE)?;
-            let packets = packets(servers.network())? - before;
-            record.idle_packets_per_s = Some(packets as f64 / IDLE.as_secs_f64());
-        }
         let prober = Prober::start(clients)?;
         let random = SmallRng::seed_from_u64(seed);
         let mut cell = Cell { bench, preset, servers, prober, random };
         let _leader = cell.settle()?;
+        if let Way::Plan(policy) = column.way {
+            cell.plan(policy, record)?;
+        } else {
+            (record.heartbeat_ms, record.election_ms) = (heartbeat_ms, election_ms);
+        }
+        if record.idle_packets_per_s.is_none() {
+            record.idle_packets_per_s = Some(cell.idle()?);
+        }
         bench.pause(BEFORE)?;
         Ok(cell)
+    }
+
+    /// Lets the members measure, and submits what the planner makes of it; or, where there was a plan
+    /// before, that one again: the figures of a cell belong together.
+    fn plan(&mut self, policy: Policy, record: &mut Record) -> Result<()> {
+        let known = (record.election_ms != 0).then_some((record.heartbeat_ms, record.election_ms));
+        let began = Instant::now();
+        while known.is_none() && began.elapsed() < self.bench.plan_after {
+            self.trouble()?;
+            let left = self.bench.plan_after.saturating_sub(began.elapsed());
+            self.bench.pause(left.min(TROUBLE_EVERY))?;
+        }
+        let planned = plan::apply(&self.servers.endpoints(), policy, known)?;
+        (record.heartbeat_ms, record.election_ms) = (planned.heartbeat_ms, planned.election_ms);
+        if let Some(binding) = planned.binding {
+            record.binding = Some(binding);
+        }
+        let said = record.binding.as_deref().unwrap_or_default();
+        super::say(&format!("  plan {}/{}: {said}", planned.heartbeat_ms, planned.election_ms));
+        Ok(())
+    }
+
+    /// Packets a second between members that nobody writes to.
+    fn idle(&mut self) -> Result<f64> {
+        self.prober.rest(true);
+        self.bench.pause(SETTLED * 3)?;
+        let before = packets(self.servers.network())?;
+        self.bench.pause(IDLE)?;
+        let packets = packets(self.servers.network())? - before;
+        self.prober.rest(false);
+        Ok(packets as f64 / IDLE.as_secs_f64())
     }
 
     /// Waits until all members agree on a leader.
@@ -268,6 +309,9 @@ impl<'a> Cell<'a> {
             self.bench.pause(left.min(TROUBLE_EVERY))?;
         }
         let seconds = began.elapsed().as_secs_f64();
+        if !self.preset.steps.is_empty() {
+            self.preset.apply(self.servers.network())?;
+        }
         let cpu = (self.servers.cpu()? - cpu).as_secs_f64() / seconds;
         let until_us = self.prober.now_us();
         let answers = self.prober.answers(from_us, until_us);
@@ -327,7 +371,13 @@ impl<'a> Cell<'a> {
 
     /// Takes the leader away, waits for writes, and brings the member back.
     fn lose(&mut self, kind: Kind) -> Result<Loss> {
-        let leader = self.settle()?;
+        let mut leader = self.settle()?;
+        if !self.preset.steps.is_empty() {
+            // Near at first, then far, and only then lost; if it led no longer, whoever leads by now.
+            self.preset.step(self.servers.network(), 0)?;
+            self.bench.pause(AFTER_STEP)?;
+            leader = self.agreed(None).unwrap_or(leader);
+        }
         let apart = Duration::from_millis(self.random.random_range(0..APART_MS_MAX));
         self.bench.pause(BEFORE + apart)?;
         self.prober.mark(leader.id);
@@ -337,7 +387,7 @@ impl<'a> Cell<'a> {
             self.servers.network().isolate(leader.member, true)?;
         }
         self.servers.signal_kill(leader.member)?;
-        let (recovered, agreed) = self.wait_writes(leader)?;
+        let recovered = self.wait_writes(leader)?;
         let until_us = self.prober.now_us();
         let answers = self.prober.answers(at_us - microseconds(BEFORE), until_us);
         let gap_ms = longest_gap_ms(&answers, at_us, until_us);
@@ -347,39 +397,41 @@ impl<'a> Cell<'a> {
         if kind == Kind::Host {
             self.servers.network().isolate(leader.member, false)?;
         }
-        if !recovered {
+        if !self.preset.steps.is_empty() {
             self.preset.apply(self.servers.network())?;
         }
         self.servers.restart(leader.member)?;
         self.servers.wait_healthy(leader.member)?;
+        // Only now: etcd says its term as of what it has applied.
+        let after = self.settle()?;
         Ok(Loss {
             kind,
             detection_ms: left_us.map(|left| left.saturating_sub(at_us) as f64 / 1e3),
             gap_ms,
             recovered,
-            terms: agreed.map_or(0, |agreed| agreed.term.saturating_sub(leader.term)),
+            terms: after.term.saturating_sub(leader.term),
         })
     }
 
     /// Until the survivors follow another and acknowledge writes.
-    fn wait_writes(&self, lost: Agreed) -> Result<(bool, Option<Agreed>)> {
+    fn wait_writes(&self, lost: Agreed) -> Result<bool> {
         let deadline = Instant::now() + RECOVER_MAX;
         let mut since_us = None;
         while Instant::now() < deadline {
             self.bench.check()?;
             self.prober.check()?;
             match self.agreed(Some(lost.member)).filter(|agreed| agreed.id != lost.id) {
-                Some(agreed) => {
+                Some(_) => {
                     let since_us = *since_us.get_or_insert_with(|| self.prober.now_us());
                     if self.answers(since_us).len() >= ANSWERS_AGAIN {
-                        return Ok((true, Some(agreed)));
+                        return Ok(true);
                     }
                 }
                 None => since_us = None,
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        Ok((false, None))
+        Ok(false)
     }
 }
 

@@ -4,20 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use autotune::Timing;
-use autotune::planner::{Evidence, Policy, Settings, columns, target};
+use autotune::planner::{Policy, columns};
 
 use crate::measure::RoundTrips;
-use crate::preset::{Preset, Trouble};
+use crate::preset::Preset;
 use crate::rule::Rule;
-
-/// A member's loop is taken to be late by so much, in the rare case.
-const STALL_US: u64 = 10_000;
-/// Least that TCP waits before it sends a lost segment again.
-const RETRANSMISSION_US: u64 = 200_000;
-/// Longest stall of the presets' leaders and disks.
-pub(super) const STALL_MS: (u64, u64) = (50, 400);
-/// Longest stall of the presets' disks.
-pub(super) const FREEZE_MS: (u64, u64) = (100, 800);
 
 /// Whose server is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +33,7 @@ pub(super) struct Column {
 pub(super) enum Way {
     Fixed(Timing),
     Dynatune,
+    /// The planner's, of what the members measured, submitted to the running cluster.
     Plan(Policy),
     /// The best of the constants that were tried in this network.
     Oracle,
@@ -88,7 +80,8 @@ impl Column {
 }
 
 impl Way {
-    /// The timing in a network whose round trips were measured; none: the oracle's has to be sought.
+    /// The timing members are started with, in a network whose round trips were measured; none: the
+    /// oracle's has to be sought. A plan begins with what a server does if nothing is said.
     pub(super) fn timing(self, preset: &Preset, trips: &RoundTrips) -> Option<Timing> {
         let timing = match self {
             Way::Fixed(timing) => timing,
@@ -97,10 +90,7 @@ impl Way {
                 let samples = trips.sorted.len() as u64;
                 columns::dynatune(samples, mean_us, deviation_us, loss_ppm(preset))
             }
-            Way::Plan(policy) => {
-                let settings = Settings::of(policy);
-                target(&evidence(preset, trips), &settings).params.timing
-            }
+            Way::Plan(_) => columns::ETCD,
             Way::Oracle => return None,
         };
         Some(in_milliseconds(timing))
@@ -120,10 +110,6 @@ fn loss_ppm(preset: &Preset) -> u64 {
     ((1.0 - (1.0 - loss).powi(2)) * 1e6) as u64
 }
 
-fn microseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Mean and standard deviation.
 fn spread(trips: &RoundTrips) -> (u64, u64) {
     let count = trips.sorted.len().max(1) as f64;
@@ -133,61 +119,12 @@ fn spread(trips: &RoundTrips) -> (u64, u64) {
     (mean as u64, (squares / count).sqrt() as u64)
 }
 
-/// What the planner would have been told after a day in this network: its round trips as measured,
-/// the rest as the preset makes it.
-fn evidence(preset: &Preset, trips: &RoundTrips) -> Evidence {
-    let (mean_us, deviation_us) = spread(trips);
-    let loss_ppm = loss_ppm(preset);
-    let sync_us = match preset.trouble {
-        Trouble::DiskOfOne | Trouble::DiskOfAll => FREEZE_MS.1 * 1_000,
-        _ => STALL_US,
-    };
-    Evidence {
-        voters: 3,
-        rtt_us: mean_us,
-        rtt_deviation_us: deviation_us,
-        rtt_us_p99: microseconds(trips.quantile(0.99)),
-        stall_us: STALL_US,
-        shared_stall_us: match preset.trouble {
-            Trouble::LeaderStalls => STALL_MS.1 * 1_000,
-            _ => 0,
-        },
-        gap_us: match loss_ppm {
-            0 => 0,
-            _ => mean_us + RETRANSMISSION_US,
-        },
-        gaps_measured: true,
-        sync_us,
-        shared_sync_us: if preset.trouble == Trouble::DiskOfAll { sync_us } else { 0 },
-        loss_ppm,
-        samples: 20_000,
-        ..Evidence::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn trips(rtt_us: u64) -> RoundTrips {
         RoundTrips { sorted: vec![Duration::from_micros(rtt_us); 100], lost: 0 }
-    }
-
-    fn timing_ms(way: Way, preset: &str, rtt_us: u64) -> (u64, u64) {
-        let preset = Preset::named(preset).unwrap();
-        let timing = way.timing(preset, &trips(rtt_us)).unwrap();
-        (timing.heartbeat_interval_us / 1_000, timing.election_timeout_us / 1_000)
-    }
-
-    #[test]
-    fn the_plan_of_each_preset_is_the_planners() {
-        let balanced = Way::Plan(Policy::Balanced);
-        assert_eq!(timing_ms(balanced, "same-zone", 650), (25, 315));
-        assert_eq!(timing_ms(balanced, "cross-zone", 2_150), (25, 315));
-        assert_eq!(timing_ms(balanced, "cross-region", 80_400), (100, 1_000));
-        assert_eq!(timing_ms(balanced, "leader-stalls", 2_150), (25, 630));
-        assert_eq!(timing_ms(balanced, "disk-of-all", 2_150), (25, 1_600));
-        assert!(timing_ms(balanced, "cross-zone-loss", 2_150).1 >= 315);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod cell;
 mod column;
+mod plan;
 mod plot;
 mod probe;
 mod record;
@@ -27,7 +28,7 @@ use autotune::planner::columns::oracle_grid;
 use crate::measure::RoundTrips;
 use crate::preset::{PRESETS, Preset, Trouble};
 use cell::Bench;
-use column::{COLUMNS, Column};
+use column::{COLUMNS, Column, Way};
 use record::{Kind, Machine, Record, Tried, quantile};
 
 const HELP: &str = "\
@@ -55,6 +56,9 @@ const TRIED_MAX: usize = 8;
 const WATCH: Duration = Duration::from_secs(20);
 const WATCH_TROUBLE: Duration = Duration::from_secs(60);
 const WATCH_SMOKE: Duration = Duration::from_secs(2);
+/// Members measure for so long before there is a plan: enough for the 99.9th percentile of heartbeats.
+const PLAN_AFTER: Duration = Duration::from_secs(45);
+const PLAN_AFTER_SMOKE: Duration = Duration::from_secs(8);
 const KEYS: u64 = 10_000;
 const KEYS_MAX: u64 = 100_000_000;
 /// Losses of the smoke's cells.
@@ -224,6 +228,7 @@ fn bench<'a>(plan: &Plan, watch: Duration, asked: &'a AtomicBool) -> Bench<'a> {
         metastore: plan.metastore.clone(),
         keys: plan.keys,
         watch,
+        plan_after: PLAN_AFTER,
         has_load: plan.has_load,
         losses: plan.kills,
         kinds: plan.kinds.clone(),
@@ -236,14 +241,14 @@ fn measure(plan: &Plan, bench: &Bench<'_>, preset: &Preset, column: &Column) -> 
     let trips = bench.trips(preset)?;
     let mut record = before.unwrap_or_else(|| fresh(plan, bench, preset, column, &trips));
     record.missing = None;
-    let timing = match column.way.timing(preset, &trips) {
-        // What a resumed cell began with, since round trips are measured anew.
-        Some(_) if record.election_ms != 0 => milliseconds(record.heartbeat_ms, record.election_ms),
-        Some(timing) => timing,
-        None => oracle(bench, preset, column, &trips, &mut record)?,
+    let timing = match column.way {
+        // What a resumed cell began with: round trips are measured anew. A plan is submitted.
+        Way::Fixed(_) | Way::Dynatune | Way::Oracle if record.election_ms != 0 => {
+            milliseconds(record.heartbeat_ms, record.election_ms)
+        }
+        Way::Oracle => oracle(bench, preset, column, &trips, &mut record)?,
+        way => way.timing(preset, &trips).context("a timing that is known")?,
     };
-    record.heartbeat_ms = timing.heartbeat_interval_us / 1_000;
-    record.election_ms = timing.election_timeout_us / 1_000;
     let measured = bench.measure(preset, column, timing, &mut record, &Record::save);
     if let Err(error) = &measured
         && bench.check().is_ok()
@@ -358,6 +363,7 @@ fn smoke(plan: &Plan, asked: &AtomicBool) -> Result<()> {
         let (preset, column) = (Preset::named(preset)?, Column::named(column)?);
         let bench = Bench {
             keys: SMOKE_KEYS,
+            plan_after: PLAN_AFTER_SMOKE,
             has_load: false,
             losses: Some(SMOKE_LOSSES),
             kinds: vec![kind],

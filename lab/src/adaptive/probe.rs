@@ -70,6 +70,8 @@ struct Shared {
     left: Mutex<HashMap<usize, u64>>,
     /// Whom the members followed at the mark; 0: no mark.
     mark: AtomicU64,
+    /// Nothing is written meanwhile.
+    rests: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -130,6 +132,11 @@ impl Prober {
         left.values().copied().min()
     }
 
+    /// Stops writing for a while, or goes on.
+    pub(super) fn rest(&self, rests: bool) {
+        self.shared.rests.store(rests, Ordering::Relaxed);
+    }
+
     /// Whether it still probes.
     pub(super) fn check(&self) -> Result<()> {
         let is_over = self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished);
@@ -179,7 +186,7 @@ impl Member {
         let mut number = self.member as u64;
         while !is_lost.get() {
             let _at = ticks.tick().await;
-            if on_way.get() >= PUTS_MAX {
+            if on_way.get() >= PUTS_MAX || self.shared.rests.load(Ordering::Relaxed) {
                 continue;
             }
             number = (number + 7) % KEYS;

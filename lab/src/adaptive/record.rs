@@ -48,7 +48,7 @@ pub(super) struct Loss {
     pub(super) gap_ms: f64,
     /// Whether writes were acknowledged again within the limit, which the gap otherwise is.
     pub(super) recovered: bool,
-    /// By how much the term grew: one for each election held.
+    /// By how much the term grew until all members agreed again: one for each election held.
     pub(super) terms: u64,
 }
 
@@ -95,6 +95,9 @@ pub(super) struct Record {
     pub(super) keys: u64,
     pub(super) heartbeat_ms: u64,
     pub(super) election_ms: u64,
+    /// Of a plan: what decided its election timeout.
+    #[serde(default)]
+    pub(super) binding: Option<String>,
     /// Round trips between the two members farthest apart, as measured without servers.
     pub(super) rtt_ms_p50: f64,
     pub(super) rtt_ms_p99: f64,

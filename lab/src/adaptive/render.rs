@@ -28,9 +28,9 @@ whether the last write was answered or not.
 * *without writes*: the longest time in which no write was acknowledged anywhere; median / p90, of so many.
 * *false elections*: terms begun while nobody was killed, in so many seconds. Where leaders or disks stall, that
   and the longest time without writes is all that is measured.
-* *plan*: what the planner's formulas come to for the network's measured round trips and its known loss and
-  stalls, given to the server as flags; *Dynatune*: its formula, held still; *oracle*: the best of up to eight
-  constants that were tried in this network.
+* *plan*: the members measure for a while at 100/1000, then what the planner makes of it is submitted to the
+  running cluster, once, without the caution that keeps a real loop waiting; *Dynatune*: its formula, held still;
+  *oracle*: the best of up to eight constants that were tried in this network.
 * Not counted out: other work on the machine. The load before a cell is in the figures' file.
 
 ";
@@ -190,6 +190,10 @@ fn table(to: &mut String, preset: &Preset, records: &[(&Column, &Record)]) -> fm
     for (column, record) in records {
         if let Some(reason) = &record.missing {
             writeln!(to, "{}: not measured to the end: {reason}\n", column.title)?;
+        }
+        if let Some(binding) = &record.binding {
+            let (h, e) = (record.heartbeat_ms, record.election_ms);
+            writeln!(to, "{}: {h}/{e}, decided by {binding}.\n", column.title)?;
         }
         if !record.tried.is_empty() {
             let tried: Vec<String> = record
