@@ -48,8 +48,10 @@ pub(crate) const ELECTION_TICKS: u64 = 50;
 /// Shortest randomised wait. One above [`ELECTION_TICKS`], so that nobody campaigns in the very
 /// tick in which its voters cease to protect the old leader.
 pub(crate) const ELECTION_TICKS_MIN: u64 = 51;
-/// Waits are shorter than this.
+/// Waits are shorter than this, but for those of a member that has stood still of late.
 pub(crate) const ELECTION_TICKS_MAX: u64 = 100;
+/// How many times as long they are then, at most.
+pub(crate) const PATIENCE_MAX: u64 = 4;
 /// Raft's own heartbeat, as rare as it can be: the replica sends its heartbeats by the clock.
 pub(crate) const HEARTBEAT_TICKS: u64 = ELECTION_TICKS - 1;
 

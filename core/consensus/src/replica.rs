@@ -46,7 +46,7 @@ use crate::boot;
 use crate::config::{
     Boot, COMMAND_BYTES_MAX, COMMANDS_MAKING_MAX, COMMITTED_BYTES_PER_OUTPUT, Config,
     ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, ENTRY_CONTEXT_BYTES_MAX,
-    HEARTBEAT_TICKS, UNAPPLIED_BYTES_MAX,
+    HEARTBEAT_TICKS, PATIENCE_MAX, UNAPPLIED_BYTES_MAX,
 };
 use crate::convert;
 use crate::error::{ConsensusError, ProposeError, Rejected, TransferError};
@@ -119,7 +119,7 @@ impl Replica {
             id: config.id,
             election_tick: ELECTION_TICKS as usize,
             min_election_tick: ELECTION_TICKS_MIN as usize,
-            max_election_tick: ELECTION_TICKS_MAX as usize,
+            max_election_tick: (ELECTION_TICKS_MAX * PATIENCE_MAX) as usize,
             heartbeat_tick: HEARTBEAT_TICKS as usize,
             applied,
             max_size_per_msg: config.message_bytes_max,
@@ -494,7 +494,7 @@ impl Replica {
         let raft = &mut self.raw.raft;
         let ticks =
             election_ticks(self.config.seed, self.config.id, raft.term, self.elections.begun);
-        raft.set_randomized_election_timeout(ticks);
+        raft.set_randomized_election_timeout(self.clock.patient(ticks));
         if raft.vote == raft.id && raft.term > self.elections.stood_in {
             self.elections.stood_in = raft.term;
             self.elections.stood.count(self.elections.cause);

@@ -5,12 +5,15 @@
 //! timeout in the midst of a wait keeps the elapsed share of it: the wait is a mixture of the old
 //! and the new one and never ends at once. Heartbeats are sent by this clock, not by ticks.
 //!
-//! Three guards against a clock that lies:
+//! Guards against a clock that lies:
 //!
 //! * A follower that did not run for a while has not heard silence, it was deaf: one late pass
 //!   counts at most [`FOLLOWER_TICKS_MAX`] ticks. When pass after pass is late, load makes them
 //!   slow and the time did pass, so from the third on it counts in full; a dead leader is noticed
 //!   under load too.
+//! * A member that stands still every now and then hears heartbeats late and would be a bad leader: each
+//!   stall lengthens its own waits, never the time for which it refuses others its vote, up to
+//!   [`PATIENCE_MAX`] times. It wears off by a tenth a minute. Others stand in the meantime.
 //! * A leader never counts more than one election timeout per pass: its check for a quorum would
 //!   run twice without a chance for anyone to answer, and a healthy leader would step down.
 //! * When the round trip has grown beyond the election timeout, no candidate ever hears its voters
@@ -22,7 +25,7 @@
 
 use autotune::Timing;
 
-use crate::config::{ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN};
+use crate::config::{ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, PATIENCE_MAX};
 
 /// Ticks one late pass of a follower or candidate may count.
 pub(crate) const FOLLOWER_TICKS_MAX: u64 = 5;
@@ -34,6 +37,10 @@ pub(crate) const LOSSES_MAX: u32 = 3;
 pub(crate) const WIDENED_US_MIN: u64 = 1_000_000;
 /// And at most this long, unless the timeout set is longer.
 pub(crate) const WIDENED_US_MAX: u64 = 10_000_000;
+/// What a stall adds to the patience of a member, in hundredths of a usual wait.
+const STALL_PATIENCE: u64 = 50;
+/// How often a tenth of what has been added wears off.
+const PATIENCE_WEARS_US: u64 = 60_000_000;
 /// The clock asks to be called every so many ticks, below the clamp.
 const TICKS_PER_CALL: u64 = 4;
 
@@ -45,9 +52,14 @@ pub(crate) struct ScaledClock {
     /// Time not yet counted as ticks, times [`ELECTION_TICKS`]: a tick is due per election timeout.
     remainder: u64,
     late_passes: u32,
+    /// The length of a tick has changed since the last call: it may be late without standing still.
+    changed: bool,
     next_heartbeat_us: u64,
     /// Elections lost in a row with answers and without a commit.
     losses: u32,
+    /// What stalls have added to the own waits, in hundredths.
+    patience: u64,
+    patience_wears_us: u64,
 }
 
 impl ScaledClock {
@@ -57,8 +69,12 @@ impl ScaledClock {
             last_us: now_us,
             remainder: 0,
             late_passes: 0,
+            // Nor is the first one.
+            changed: true,
             next_heartbeat_us: now_us,
             losses: 0,
+            patience: 0,
+            patience_wears_us: now_us,
         }
     }
 
@@ -110,6 +126,7 @@ impl ScaledClock {
         let new_us = self.election_timeout_us();
         let remainder = u128::from(self.remainder) * u128::from(new_us) / u128::from(old_us);
         self.remainder = u64::try_from(remainder).unwrap_or(0).min(new_us - 1);
+        self.changed = true;
     }
 
     /// Counts the time since the last call, in ticks.
@@ -117,6 +134,8 @@ impl ScaledClock {
         let election_us = self.election_timeout_us();
         let dt_us = now_us.saturating_sub(self.last_us).min(4 * election_us);
         self.last_us = self.last_us.max(now_us);
+        self.wear_off(now_us);
+        let changed = std::mem::take(&mut self.changed);
         let total = self.remainder + dt_us * ELECTION_TICKS;
         let ticks = total / election_us;
         self.remainder = total % election_us;
@@ -129,12 +148,30 @@ impl ScaledClock {
             return ticks;
         }
         self.late_passes = self.late_passes.saturating_add(1);
+        if self.late_passes == 1 && !changed {
+            self.patience = (self.patience + STALL_PATIENCE).min((PATIENCE_MAX - 1) * 100);
+        }
         let most = if self.late_passes >= LATE_PASSES_MAX {
             ELECTION_TICKS_MIN
         } else {
             FOLLOWER_TICKS_MAX
         };
         ticks.min(most)
+    }
+
+    fn wear_off(&mut self, now_us: u64) {
+        if self.patience == 0 {
+            self.patience_wears_us = now_us.saturating_add(PATIENCE_WEARS_US);
+        } else if now_us >= self.patience_wears_us {
+            self.patience = self.patience * 9 / 10;
+            self.patience_wears_us = now_us.saturating_add(PATIENCE_WEARS_US);
+        }
+    }
+
+    /// The wait of this member where a usual one has so many ticks.
+    pub(crate) fn patient(&self, ticks: usize) -> usize {
+        let longest = (ELECTION_TICKS_MAX * PATIENCE_MAX - 1) as usize;
+        (ticks * (100 + self.patience) as usize / 100).min(longest)
     }
 
     /// A leader's first heartbeat follows its first append by one interval.
@@ -158,7 +195,7 @@ impl ScaledClock {
 
     /// When the clock wants to be called at the latest.
     pub(crate) fn deadline_us(&self, leader: bool) -> u64 {
-        let wanted = TICKS_PER_CALL * self.election_timeout_us() - self.remainder;
+        let wanted = (TICKS_PER_CALL * self.election_timeout_us()).saturating_sub(self.remainder);
         let ticks_us = self.last_us.saturating_add(wanted.div_ceil(ELECTION_TICKS));
         if leader { ticks_us.min(self.next_heartbeat_us) } else { ticks_us }
     }
@@ -218,6 +255,36 @@ mod tests {
         assert_eq!(ticks, [5, 5, 10, 10, 10]);
         assert_eq!(clock.advance(1_020_000, false), 1);
         assert_eq!(clock.advance(1_220_000, false), FOLLOWER_TICKS_MAX);
+    }
+
+    #[test]
+    fn a_member_that_stands_still_waits_longer_before_it_stands_for_election_until_that_wears_off()
+    {
+        let mut clock = clock();
+        assert_eq!((clock.patient(51), clock.patient(99)), (51, 99));
+        let mut now_us = 0;
+        clock.advance(now_us, false);
+        let mut seen = Vec::new();
+        for _ in 0..8 {
+            now_us += 900_000;
+            clock.advance(now_us, false);
+            now_us += 20_000;
+            clock.advance(now_us, false);
+            seen.push(clock.patient(60));
+        }
+        assert_eq!(seen, [90, 120, 150, 180, 210, 240, 240, 240]);
+        assert!(clock.patient(99) < (ELECTION_TICKS_MAX * PATIENCE_MAX) as usize);
+        assert_eq!(
+            clock.election_timeout_us(),
+            1_000_000,
+            "votes are refused no longer than before"
+        );
+        // An hour at 80 ms a pass.
+        for _ in 0..45_000 {
+            now_us += 80_000;
+            clock.advance(now_us, false);
+        }
+        assert_eq!(clock.patient(60), 60);
     }
 
     #[test]
