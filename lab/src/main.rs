@@ -12,7 +12,7 @@ use lab::console::{self, Lab};
 use lab::network::{self, Names, Network, Place};
 use lab::preset::{PRESETS, Preset};
 use lab::servers::{Servers, Setup};
-use lab::{adaptive, measure};
+use lab::{adaptive, measure, servers};
 
 const HELP: &str = "\
 cargo xtask lab up [flags]       a network and servers in it, until Ctrl-C or `lab down`; needs root
@@ -65,6 +65,9 @@ fn run(arguments: &[String]) -> Result<()> {
         ("measure", []) => measure_all(),
         ("clean", []) => {
             let removed = network::clean()?;
+            for lab in &removed {
+                servers::clean(&adaptive::folder().join(lab.to_string()))?;
+            }
             tell(&format!("removed what {} labs have left", removed.len()))
         }
         ("adaptive", rest) => adaptive::run(rest, listen()?.as_ref()),

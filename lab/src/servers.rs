@@ -58,10 +58,7 @@ impl Servers {
     /// Starts all members, their files below `folder`, and waits until they are healthy.
     pub fn start(network: Network, setup: Setup, folder: &Path) -> Result<Self> {
         let folder = folder.join(network.names().lab.to_string());
-        unmount(&folder);
-        if folder.exists() {
-            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        }
+        clean(&folder)?;
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let members = network.members();
         let processes = (0..members).map(|_| None).collect();
@@ -256,6 +253,17 @@ fn is_stall(lasts: Duration) -> Result<()> {
         bail!("a stall lasts at most {STALL_MAX:?}");
     }
     Ok(())
+}
+
+/// Removes what the servers of a killed lab have left in its folder, mounted disks first.
+pub fn clean(folder: &Path) -> Result<()> {
+    unmount(folder);
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| folder.display().to_string())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Unmounts every disk below a folder, thawed first: a frozen one cannot be.

@@ -199,7 +199,9 @@ pub fn run(arguments: &[String], asked: &AtomicBool) -> Result<()> {
             bail!("{}: not there", program.display());
         }
     }
-    let _removed = crate::network::clean()?;
+    for lab in crate::network::clean()? {
+        crate::servers::clean(&folder().join(lab.to_string()))?;
+    }
     if plan.is_smoke {
         return smoke(&plan, asked);
     }
