@@ -23,6 +23,7 @@
 
 mod clients;
 mod disk;
+mod hints;
 mod history;
 mod mutant;
 mod nemesis;

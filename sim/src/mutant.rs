@@ -63,11 +63,13 @@ pub enum Mutant {
     StaleEpoch,
     /// A leader sends heartbeats although its disk stands still.
     NoHeartbeatGate,
+    /// A connection that is reset is taken for the death of who was at its other end.
+    HintFromReset,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 28] = [
+    pub const ALL: [Mutant; 29] = [
         Mutant::SkipDataSync,
         Mutant::SkipRecoverySync,
         Mutant::SkipDirSync,
@@ -96,6 +98,7 @@ impl Mutant {
         Mutant::LeaseEarly,
         Mutant::StaleEpoch,
         Mutant::NoHeartbeatGate,
+        Mutant::HintFromReset,
     ];
 
     /// Its name on the command line.
@@ -129,6 +132,7 @@ impl Mutant {
             Mutant::LeaseEarly => "lease-early",
             Mutant::StaleEpoch => "stale-epoch",
             Mutant::NoHeartbeatGate => "no-heartbeat-gate",
+            Mutant::HintFromReset => "hint-from-reset",
         }
     }
 

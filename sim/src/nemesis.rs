@@ -203,6 +203,7 @@ impl World {
             }
         }
         self.figures.count("partitions");
+        self.resets();
         self.trace.note(self.now_us, &[32, kind, lasts_us], || {
             format!("partition of kind {kind} for {lasts_us} µs, sides {side:?}")
         });

@@ -73,8 +73,12 @@ impl World {
             Crash::Power => "power losses",
         });
         self.trace.note(self.now_us, &[4, id, crash as u64], || format!("{id}: {crash:?}"));
+        let before = self.nodes.get(&id).and_then(|node| Some((node.boot, node.running()?.origin)));
         self.stop(id);
         self.lose(id, crash);
+        if let Some((boot, origin)) = before.filter(|_| crash == Crash::Death) {
+            self.refuses(id, boot, origin);
+        }
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let boot = node.boot;
         self.after(restart_us, Event::Restart { node: id, boot });

@@ -73,6 +73,7 @@ impl World {
         self.carry_out(id, effects);
         self.check_member(id);
         self.check_plan(id);
+        self.check_hints(id);
         if self.is(Mutant::NoHeartbeatGate) {
             self.beat_anyway(id);
         }

@@ -14,6 +14,7 @@ use proto::log::Member as MemberRow;
 use proto::peer::RaftMessage;
 
 use crate::clients::Client;
+use crate::hints::Hints;
 use crate::history::History;
 use crate::mutant::Mutant;
 use crate::nemesis::Nemesis;
@@ -61,6 +62,8 @@ pub(crate) enum Event {
     Save { node: u64, boot: u64 },
     /// A process dies, if it is still the same.
     Crash { node: u64, boot: u64 },
+    /// Who was connected to a process that ended connects again.
+    Refused { node: u64, boot: u64, gone: u64, gone_boot: u64, origin: u64 },
     /// A stopped process comes back.
     Restart { node: u64, boot: u64 },
     /// A member that is not known by name says who it is.
@@ -97,6 +100,7 @@ impl Event {
             | Event::Apply { node, .. }
             | Event::Save { node, .. }
             | Event::Publish { node, .. }
+            | Event::Refused { node, .. }
             | Event::LeaseAsked { to: node, .. } => Some(*node),
             Event::Crash { .. }
             | Event::Restart { .. }
@@ -164,6 +168,7 @@ pub(crate) struct World {
     pub(crate) watching: Random,
     pub(crate) phase: Phase,
     pub(crate) tunings: Tunings,
+    pub(crate) hints: Hints,
 }
 
 impl World {
@@ -189,6 +194,7 @@ impl World {
             watching: Random::of(seed, "watching", 0),
             phase: Phase::Faults,
             tunings: Tunings::default(),
+            hints: Hints::default(),
             plan,
         };
         world.found();
@@ -271,6 +277,9 @@ impl World {
             }
             Event::Fault => self.fault(),
             Event::StallEnds { stall } => self.stall_ends(&stall),
+            Event::Refused { node, boot, gone, gone_boot, origin } => {
+                self.refused(node, boot, gone, gone_boot, origin);
+            }
             Event::Heal { partition } => self.heal(partition),
             Event::Calm => self.calm(),
             Event::Look => self.look(),
