@@ -65,7 +65,13 @@ pub async fn collect(client: &Client, config: &Config) -> Result<Collected> {
     };
     for (member, row) in members.iter().zip(rows) {
         match row {
-            Ok(said) => collected.observation.members.push(member_row(&said)),
+            Ok(said) if said.member_id == member.id => {
+                collected.observation.members.push(member_row(&said));
+            }
+            Ok(said) => {
+                let why = format!("it answers as member {:x}", said.member_id);
+                collected.silent.push((member.id, why));
+            }
             Err(why) => collected.silent.push((member.id, why)),
         }
     }

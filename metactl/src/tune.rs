@@ -1,7 +1,12 @@
-//! `tune show`, `tune apply` and `tune rollback`: the plan of timing by hand.
+//! `tune show`, `tune apply` and `tune rollback`: the plan of timing by hand; `tune plan` and `tune auto`:
+//! what the planner makes of it.
 //!
 //! A plan is submitted upon the one that was seen, so of two people who plan at once one is told. What
 //! is not given stays as the newest plan, or else the flags of the member that is asked, has it.
+
+mod ask;
+mod auto;
+mod plan;
 
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,6 +39,10 @@ pub(crate) enum Tune {
     Apply(Apply),
     /// Submit the plan that settled before the newest one, or back to the flags if there is none
     Rollback(Rollback),
+    /// What the planner would do now, and why; changes nothing
+    Plan(plan::Plan),
+    /// Let the planner choose, submit, watch and take back, until interrupted
+    Auto(auto::Auto),
 }
 
 /// What a plan sets, and how it is submitted.
@@ -119,6 +128,12 @@ fn micros(text: &str) -> std::result::Result<u64, String> {
     if us < 1e12 { Ok(us.round() as u64) } else { Err(format!("{text:?} is too long")) }
 }
 
+/// Milliseconds of Unix time.
+fn now_ms() -> u64 {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A length of time, as it is read.
 fn say_us(us: u64) -> String {
     if us == 0 { "0".into() } else { format!("{}ms", us as f64 / 1e3) }
@@ -150,6 +165,8 @@ impl Tune {
                 let reason = format!("back from epoch {}", tuning.epoch);
                 rollback.how.submit(client, &now, to, Some(reason), json, out).await
             }
+            Tune::Plan(plan) => plan.run(client, config, json, out).await,
+            Tune::Auto(auto) => auto.run(client, config, json, out).await,
         }
     }
 }
@@ -205,13 +222,12 @@ impl How {
         out: &mut dyn Write,
     ) -> Result<()> {
         let newest = now.tuning.as_ref().map_or(0, |tuning| tuning.epoch);
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let submit = TuningSubmit {
             expected_epoch: self.upon.unwrap_or(newest),
             to,
             planner: PLANNER.into(),
             reason: self.reason.clone().or(reason).unwrap_or_default(),
-            at_ms: i64::try_from(at.as_millis()).unwrap_or(i64::MAX),
+            at_ms: i64::try_from(now_ms()).unwrap_or(i64::MAX),
             supersede: self.supersede,
         };
         let epoch = client.submit_tuning(submit).await?.epoch;

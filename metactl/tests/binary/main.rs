@@ -5,6 +5,7 @@
 mod bench;
 mod manners;
 mod online;
+mod planner;
 mod store;
 
 use std::process::{Command, Output, Stdio};
