@@ -32,12 +32,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use column::Column;
+use member::autotune::Timing;
 use weather::{Preset, Repair};
 
 /// How it is called.
 pub(crate) const USAGE: &str = "\
 sim elections [--hours N] [--preset P] [--column C|H/E] [--loss timeout|next] [--seconds S]
-              [--out FILE] [--jobs J]
+              [--out FILE] [--jobs J] [--markdown]
                                           false elections in N simulated hours of each cell, at most
                                           S seconds of computing for it; FILE keeps what is done
 ";
@@ -90,6 +91,8 @@ struct Options {
     out: Option<PathBuf>,
     jobs: usize,
     repair: Repair,
+    /// Print a table for a document instead of a line for each cell.
+    markdown: bool,
 }
 
 impl Options {
@@ -102,9 +105,14 @@ impl Options {
             out: None,
             jobs: JOBS,
             repair: Repair::Timeout,
+            markdown: false,
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
+            if *word == "--markdown" {
+                options.markdown = true;
+                continue;
+            }
             let value = *words.next().ok_or(format!("{word} wants a value"))?;
             let number = || value.parse::<u64>().map_err(|_| format!("{value:?} is not a number"));
             match *word {
@@ -153,20 +161,84 @@ pub(crate) fn command(words: &[&str]) -> Result<bool, String> {
         .flat_map(|preset| options.columns.iter().map(move |column| (*preset, *column)))
         .collect();
     let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
+    let (failure, done) = (Mutex::new(None), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..options.jobs {
             scope.spawn(|| {
                 while let Some((preset, column)) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(why) = cell(&options, &book, preset, *column) {
-                        *lock(&failure) = Some(why);
-                        return;
+                    match cell(&options, &book, preset, *column) {
+                        Ok(cell) if options.markdown => lock(&done).push(cell),
+                        Ok(cell) => crate::say(&cell.line()),
+                        Err(why) => {
+                            *lock(&failure) = Some(why);
+                            return;
+                        }
                     }
                 }
             });
         }
     });
+    if options.markdown {
+        table(&options, &lock(&done)).iter().for_each(|line| crate::say(line));
+    }
     lock(&failure).take().map_or(Ok(true), Err)
+}
+
+/// A timing on a network, and what came of it.
+struct Cell {
+    preset: &'static str,
+    column: &'static str,
+    timing: Timing,
+    tally: Tally,
+}
+
+impl Cell {
+    fn timing(&self) -> String {
+        let Timing { heartbeat_interval_us, election_timeout_us } = self.timing;
+        format!("{}/{}", heartbeat_interval_us / 1_000, election_timeout_us / 1_000)
+    }
+
+    fn line(&self) -> String {
+        let tally = &self.tally;
+        let minutes = (tally.wall.as_secs_f64() / 60.0).max(1e-9);
+        format!(
+            "{:<20} {:<10} {:>9} ms {:>8.1} h  {:>9.4} false/h  {:>10.3} pre-campaigns/h  \
+             {:>7.0} h/min",
+            self.preset,
+            self.column,
+            self.timing(),
+            tally.hours(),
+            tally.per_hour(tally.false_elections),
+            tally.per_hour(tally.pre_campaigns),
+            tally.hours() / minutes
+        )
+    }
+}
+
+/// A row for each network: the timing, false elections and pre-campaigns in an hour, and in how many
+/// hours if they are fewer than asked for.
+fn table(options: &Options, cells: &[Cell]) -> Vec<String> {
+    let names: Vec<&str> = options.columns.iter().map(|column| column.name()).collect();
+    let mut lines = vec![
+        format!("| | {} |", names.join(" | ")),
+        format!("|---|{}", "---|".repeat(names.len())),
+    ];
+    for preset in &options.presets {
+        let mut row = format!("| {} |", preset.name);
+        for name in &names {
+            let found = cells.iter().find(|it| it.preset == preset.name && it.column == *name);
+            let Some(cell) = found else { continue };
+            let tally = &cell.tally;
+            let (falsely, asked) =
+                (tally.per_hour(tally.false_elections), tally.per_hour(tally.pre_campaigns));
+            let short = tally.hours() < options.hours as f64 - 1.0;
+            let hours = if short { format!(" in {:.0} h", tally.hours()) } else { String::new() };
+            let cell = format!(" {}: {falsely:.3}, {asked:.3}{hours} |", cell.timing());
+            row.push_str(&cell);
+        }
+        lines.push(row);
+    }
+    lines
 }
 
 fn cell(
@@ -174,7 +246,7 @@ fn cell(
     book: &Mutex<Book>,
     preset: &'static Preset,
     column: Column,
-) -> Result<(), String> {
+) -> Result<Cell, String> {
     let timing = column.timing(preset, options.repair);
     let repair = options.repair.on(column.next_segment_us(timing));
     let loss = if repair == Repair::Timeout { "timeout" } else { "next" };
@@ -205,18 +277,7 @@ fn cell(
         sum.add(&tally);
         lock(book).write(&key, &tally)?;
     }
-    crate::say(&format!(
-        "{:<20} {:<10} {:>5}/{:<5} ms {:>8.1} h  {:>9.4} false/h  {:>10.3} pre-campaigns/h  {:>7.0} h/min",
-        preset.name,
-        column.name(),
-        timing.heartbeat_interval_us / 1_000,
-        timing.election_timeout_us / 1_000,
-        sum.hours(),
-        sum.per_hour(sum.false_elections),
-        sum.per_hour(sum.pre_campaigns),
-        sum.hours() / (sum.wall.as_secs_f64() / 60.0).max(1e-9)
-    ));
-    Ok(())
+    Ok(Cell { preset: preset.name, column: column.name(), timing, tally: sum })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -286,8 +347,6 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
-    use member::autotune::Timing;
-
     use super::*;
 
     fn run(preset: &str, heartbeat_ms: u64, election_ms: u64, minutes: u64) -> Tally {

@@ -81,6 +81,7 @@ impl World {
             (allowed.plans, Fault::Plan),
             (allowed.plans, Fault::Plan),
             (allowed.disk_stalls, Fault::DiskStall),
+            (allowed.disk_stalls, Fault::DiskStall),
         ]
         .into_iter()
         .filter_map(|(is_allowed, fault)| is_allowed.then_some(fault))

@@ -103,7 +103,7 @@ impl Plan {
             membership: sometimes(400),
             transfers: members > 1 && sometimes(400),
             plans: sometimes(300) || new_faults.permille(300),
-            disk_stalls: new_faults.permille(250),
+            disk_stalls: new_faults.permille(400),
         };
         let noisy = random.permille(500);
         Plan {

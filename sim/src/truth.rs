@@ -72,6 +72,11 @@ impl Truth {
         }
     }
 
+    /// Whether another member led in a term after this one.
+    pub(crate) fn led_after(&self, term: u64, member: u64) -> bool {
+        self.leaders.range(term + 1..).any(|(_, leader)| *leader != member)
+    }
+
     /// A member hands entries to apply.
     pub(crate) fn committed(&mut self, member: u64, entries: &[Entry]) {
         for entry in entries {

@@ -52,6 +52,7 @@ fn runs_do_work_and_meet_faults() {
         "snapshots received",
         "membership changes",
         "leases renewed",
+        "plans taken",
     ] {
         assert!(reached.get(name).is_some_and(|count| *count > 0), "{name}: never reached");
     }
@@ -67,6 +68,9 @@ fn seeded_bugs_are_found() {
         Mutant::AppliedAhead,
         Mutant::ForwardTwice,
         Mutant::LocalReads,
+        Mutant::QuorumBarrier,
+        Mutant::ElectionFirst,
+        Mutant::LeaseEarly,
     ] {
         let found = hunt(mutant, 1, HUNTED_SEEDS);
         assert!(found.is_some(), "{}: not found in {HUNTED_SEEDS} seeds", mutant.name());

@@ -2,9 +2,9 @@
 
 use client::proto::admin::TuningResponse;
 use client::proto::log::{Tuning, TuningParams, TuningSubmit};
-use client::{Client, Code, Get};
+use client::{Client, Code, Config, Get};
 
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, Setup, until};
 use crate::manners::leader;
 
 /// The phase a plan ends in.
@@ -144,4 +144,39 @@ async fn a_plan_waits_for_the_voter_that_is_gone_and_goes_on_under_another_leade
     }
     cluster.members_agree().await;
     assert!(client.get(Get::new("alive")).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_joins_inherits_the_plan_and_none_is_taken_while_it_does() {
+    let mut cluster = Cluster::plan(2, &Setup::default());
+    let both = cluster.members[0].initial_cluster.clone();
+    let founder = both.split(',').next().expect("two members").to_owned();
+    cluster.members[0].initial_cluster = founder;
+    cluster.members[0].launch();
+    cluster.members[0].ready().await;
+    let at =
+        |n: usize| Client::new(Config::new([cluster.members[n].endpoint()])).expect("a client");
+    let (first, second) = (at(0), at(1));
+    first.submit_tuning(upon(0, Some(params(25, 315)))).await.expect("a good plan");
+    uses(&first, 1, 25, 315).await;
+
+    let url = format!("http://{}", cluster.members[1].peer_endpoint());
+    let added = first.member_add_learner(vec![url]).await.expect("a learner");
+    let id = added.member.expect("the member").id;
+    let (code, why) = refusal(&first, upon(1, Some(params(50, 500)))).await;
+    assert_eq!(code, Code::FailedPrecondition);
+    assert!(why.contains(&format!("no plan is taken before member {id:x} has started")), "{why}");
+
+    cluster.members[1].joins_existing();
+    cluster.members[1].launch();
+    cluster.members[1].ready().await;
+    uses(&second, 1, 25, 315).await;
+    until("the promotion", || async { first.member_promote(id).await.ok() }).await;
+    until("another plan", || async {
+        second.submit_tuning(upon(1, Some(params(50, 500)))).await.ok()
+    })
+    .await;
+    for member in [&first, &second] {
+        uses(member, 2, 50, 500).await;
+    }
 }
