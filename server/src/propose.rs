@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -64,7 +64,8 @@ pub(crate) struct SharedLimits {
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) origin: u64,
-    pub(crate) started: Instant,
+    /// When it began, on [`Shared::now_us`]'s clock.
+    pub(crate) started: Duration,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) view: ArcSwap<View>,
     pub(crate) status: ArcSwap<NodeStatus>,
@@ -102,7 +103,7 @@ impl Shared {
         Shared {
             identity,
             origin,
-            started: Instant::now(),
+            started: since_boot(),
             inbox: Arc::default(),
             view: ArcSwap::from_pointee(view),
             status: ArcSwap::from_pointee(NodeStatus { identity, ..NodeStatus::default() }),
@@ -126,9 +127,10 @@ impl Shared {
         }
     }
 
-    /// Microseconds since the start: the clock of everything in core.
+    /// Microseconds since the start: the clock of everything in core. It goes on while the machine
+    /// sleeps, or a leader that slept would take its lease for a fresh one.
     pub(crate) fn now_us(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+        duration_us(since_boot().saturating_sub(self.started))
     }
 
     /// When a request that begins now is given up.
@@ -603,6 +605,11 @@ fn peer_observation(link: &PeerLink, progress: Option<&PeerProgress>) -> PeerObs
         link: link.state.as_str().to_owned(),
         boot_id: link.boot_id.unwrap_or_default(),
     }
+}
+
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// gRPC's code Unknown.

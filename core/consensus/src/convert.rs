@@ -145,6 +145,8 @@ pub(crate) fn message_to_raft(message: RaftMessage) -> eraftpb::Message {
         priority,
         // The member's, not raft's.
         tuning: _,
+        // The lease's.
+        sent_us: _,
     } = message;
     out.to = to;
     out.from = from;
@@ -185,6 +187,7 @@ pub(crate) fn message_from_raft(message: &eraftpb::Message) -> RaftMessage {
         context: message.context.clone(),
         priority: message.priority,
         tuning: None,
+        sent_us: 0,
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `outbox` | writes and messages on their way out: what must wait for what |
 //! | `log_cache` | the log as raft sees it, a window in memory |
 //! | `flow` | how much is on its way to a follower |
+//! | `lease` | when a leader needs to ask nobody |
 //! | `reads` | linearizable reads, many per round |
 //! | `timing` | heartbeats and timeouts that change while raft runs |
 //! | `membership` | one member comes or goes |
@@ -31,6 +32,7 @@ mod config;
 mod convert;
 mod error;
 mod flow;
+mod lease;
 mod log_cache;
 mod membership;
 mod outbox;

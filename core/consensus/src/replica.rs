@@ -50,6 +50,7 @@ use crate::config::{
 };
 use crate::convert;
 use crate::error::{ConsensusError, ProposeError, Rejected, TransferError};
+use crate::lease::Lease;
 use crate::log_cache::LogCache;
 use crate::membership;
 use crate::outbox::Outbox;
@@ -72,6 +73,9 @@ pub struct Replica {
     making: BatchMaking,
     pace: Pace,
     roads: Roads,
+    lease: Lease,
+    /// Until then no vote is given: one may have been promised before this boot.
+    mute_until_us: u64,
     reads: Reads,
     outbox: Outbox,
     /// What the state contains.
@@ -145,6 +149,8 @@ impl Replica {
             making: BatchMaking::default(),
             pace: Pace::default(),
             roads: Roads::default(),
+            lease: Lease::default(),
+            mute_until_us: 0,
             outbox: Outbox::default(),
             applied,
             handed_out: applied,
@@ -194,8 +200,14 @@ impl Replica {
             _ => {}
         }
         self.weigh_hint(kind, &message);
+        if matches!(kind, Type::MsgRequestVote | Type::MsgRequestPreVote)
+            && self.now_us < self.mute_until_us
+        {
+            return Ok(());
+        }
         let before = self.raw.raft.state;
         let term = message.term;
+        let sent_us = message.sent_us;
         let mut message = convert::message_to_raft(message);
         if kind == Type::MsgAppendResponse && !self.mend_append_response(&mut message) {
             return Ok(());
@@ -206,6 +218,7 @@ impl Replica {
         if accepted {
             self.note_acknowledged(from, acknowledged);
         }
+        self.note_lease(kind, from, term, sent_us);
         if self.raw.raft.prs().get(from).is_some() {
             self.heard_us.insert(from, self.now_us);
             self.note_answer(kind, term);
@@ -393,6 +406,16 @@ impl Replica {
         Ok(())
     }
 
+    /// Changes the length of the lease from now on; 0: every read asks a quorum.
+    pub fn set_lease(&mut self, length_us: u64) {
+        self.lease.set_length(length_us);
+    }
+
+    /// For an election timeout from now no vote is given: before this boot one may have been promised.
+    pub fn keep_promises(&mut self) {
+        self.mute_until_us = self.now_us.saturating_add(self.clock.election_timeout_us());
+    }
+
     /// Changes the batching from now on.
     pub fn set_batching(&mut self, batching: Batching) -> Result<(), BatchingError> {
         batching.validate()?;
@@ -507,6 +530,7 @@ impl Replica {
             self.clock.became_leader(self.now_us);
             self.pace = Pace::default();
             self.roads = Roads::default();
+            self.lease.begin_term();
             self.open_windows();
         }
         if commits {
@@ -574,6 +598,29 @@ impl Replica {
             self.elections.unheard_term = 0;
             self.clock.lost();
         }
+    }
+
+    /// What a message says of leases: a heartbeat asks for a promise, an answer gives it.
+    fn note_lease(&mut self, kind: Type, from: u64, term: u64, sent_us: u64) {
+        let raft = &self.raw.raft;
+        if raft.term != term {
+            return;
+        }
+        match kind {
+            Type::MsgHeartbeat if raft.leader_id == from => self.lease.heard(from, term, sent_us),
+            Type::MsgHeartbeatResponse if self.is_leader() => {
+                self.lease.answered(self.now_us, from, sent_us);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether this leader may answer reads by itself.
+    fn holds_lease(&self) -> bool {
+        self.is_leader()
+            && self.raw.raft.lead_transferee.is_none()
+            && self.raw.raft.commit_to_current_term()
+            && self.lease.holds(self.now_us, self.config.id, &self.voters())
     }
 
     /// Another member's read round: it rides on this leader's next one.

@@ -125,6 +125,9 @@ impl Member {
         let tuning = Tuning::new(own, state.tuning(), &boot, config.origin);
         let mut replica = Replica::new(config.consensus.clone(), boot, now_us)?;
         plan::put_in_force(&mut replica, &config.consensus, &tuning.in_force());
+        if tuning.may_have_promised() {
+            replica.keep_promises();
+        }
         if let Some(meta) = &snapshots_held.newest {
             replica.snapshot_available(meta.clone());
         }

@@ -116,6 +116,8 @@ struct Floor {
     through_index: u64,
     /// Term of the last entry of the log at boot.
     log_term: u64,
+    /// One of the plans has a lease: a voter may have promised before this boot to elect nobody.
+    with_lease: bool,
 }
 
 impl Floor {
@@ -123,15 +125,18 @@ impl Floor {
     fn of(own: &Params, plan: &Plan, boot: &Boot) -> Option<Floor> {
         let mut through_index = 0;
         let mut timings = vec![own.timing];
+        let mut with_lease = false;
         let mut seen = plan.epoch > 0;
         if seen {
             timings.extend([plan.from.params, plan.to].map(|p| p.unwrap_or(*own).timing));
+            with_lease = plan.lease_before_us() > 0 || plan.to.is_some_and(|to| to.lease_us > 0);
         }
         for entry in boot.entries.iter().filter(|entry| entry.index > boot.applied) {
             for target in targets(entry) {
                 seen = true;
                 through_index = entry.index;
                 timings.extend(target.map(|params| params.timing));
+                with_lease |= target.is_some_and(|params| params.lease_us > 0);
             }
         }
         let election_us = timings.iter().map(|timing| timing.election_timeout_us).max()?;
@@ -143,6 +148,7 @@ impl Floor {
             },
             through_index,
             log_term: boot.entries.last().map_or(0, |entry| entry.term),
+            with_lease,
         })
     }
 }
@@ -249,6 +255,11 @@ impl Tuning {
     pub(crate) fn may_lease(&self) -> bool {
         self.plan.to.is_some_and(|params| params.lease_us > 0)
             || (!self.is_settled() && self.plan.lease_before_us() > 0)
+    }
+
+    /// Whether a leader may hold a lease by a promise this member gave before its boot.
+    pub(crate) fn may_have_promised(&self) -> bool {
+        self.floor.as_ref().is_some_and(|floor| floor.with_lease)
     }
 
     pub(crate) fn flags(&self) -> &Params {

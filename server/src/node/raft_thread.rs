@@ -112,7 +112,7 @@ impl Stepper {
 
     /// One step and what it asks for. Returns when the next one is due.
     fn step(&mut self, inputs: Vec<Input>) -> Instant {
-        let now_us = self.shared.now_us();
+        let (now_us, now) = (self.shared.now_us(), Instant::now());
         let meant_us = self.shared.raft_due_us.load(Ordering::Relaxed);
         // 0: it has not come round yet.
         if meant_us > 0 && meant_us <= now_us {
@@ -157,7 +157,7 @@ impl Stepper {
         if removed {
             self.fatal.raise_of_data(REMOVED.to_owned());
         }
-        self.shared.started + Duration::from_micros(due_us)
+        now + Duration::from_micros(due_us.saturating_sub(now_us))
     }
 
     fn count(&self, reply: &Reply) {

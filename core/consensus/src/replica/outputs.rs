@@ -8,6 +8,8 @@ use bytes::Bytes;
 use proto::log;
 use proto::peer::{RaftMessage, raft_message::Type};
 
+use raft::ReadState;
+
 use super::Replica;
 use crate::convert;
 use crate::outbox::Confirmed;
@@ -108,7 +110,10 @@ impl Replica {
                 break;
             }
             let context = self.reads.begin(self.now_us, lead);
-            if lead.is_self {
+            if self.holds_lease() {
+                let index = self.raw.raft.raft_log.committed;
+                self.raw.raft.read_states.push(ReadState { index, request_ctx: context.to_vec() });
+            } else if lead.is_self {
                 self.raw.read_index(context.to_vec());
             } else {
                 let message = self.read_message(Type::MsgReadIndex, lead.leader, context);
@@ -125,6 +130,20 @@ impl Replica {
             entries: vec![log::Entry { data: context, ..Default::default() }],
             ..Default::default()
         }
+    }
+
+    /// A heartbeat says when it left, its answer which one it answers. With the word to a successor a
+    /// lease is over.
+    fn with_lease(&mut self, mut message: RaftMessage) -> RaftMessage {
+        match message.r#type() {
+            Type::MsgHeartbeat => message.sent_us = self.lease.stamp(self.now_us),
+            Type::MsgHeartbeatResponse => {
+                message.sent_us = self.lease.echo(message.to, message.term);
+            }
+            Type::MsgTimeoutNow => self.lease.end(),
+            _ => {}
+        }
+        message
     }
 
     fn take_ready(&mut self, output: &mut Output) {
@@ -147,7 +166,8 @@ impl Replica {
         );
         for message in ready.take_messages().iter().chain(&ready.take_persisted_messages()) {
             self.note_sent(message);
-            self.outbox.send(convert::message_from_raft(message), leader);
+            let message = self.with_lease(convert::message_from_raft(message));
+            self.outbox.send(message, leader);
         }
         output.committed = ready.committed_entries().iter().map(convert::entry_from_raft).collect();
         if let Some(entry) = output.committed.last() {

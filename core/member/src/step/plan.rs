@@ -176,6 +176,7 @@ pub(super) fn put_in_force(replica: &mut Replica, config: &Config, params: &Para
     let batched = replica.set_batching(batching);
     debug_assert_eq!(batched, Ok(()), "{params:?}");
     let inflight = usize::try_from(bounds.inflight_messages_max).unwrap_or(usize::MAX);
+    replica.set_lease(params.lease_us);
     let windowed =
         replica.set_window(bounds.message_bytes_max, inflight, bounds.inflight_bytes_max);
     debug_assert!(windowed.is_ok(), "{params:?}");
