@@ -403,7 +403,7 @@ mod tests {
         for rows in [
             vec![Row { key: b"other".to_vec(), ..row.clone() }],
             vec![Row { value: vec![0xff], ..row.clone() }],
-            vec![row.clone(), row.clone()],
+            vec![row.clone(), row],
             vec![row_of(&illegal)],
             vec![row_of(&nowhere)],
         ] {
