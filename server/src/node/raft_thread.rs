@@ -241,6 +241,8 @@ impl Stepper {
         let tuning = self.member.tuning(self.shared.now_us());
         self.metrics.note_tuning(&tuning);
         self.shared.tuning.store(Some(Arc::new(tuning)));
+        let election_us = status.effective_timing.election_timeout_us;
+        self.peers.set_election_timeout(Duration::from_micros(election_us));
         if self.shared.vitals.note_hints(self.member.hints(self.shared.now_us())) {
             tracing::warn!(
                 "crash hints are switched off for an hour: after too many of them the leader was alive"

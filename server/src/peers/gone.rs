@@ -37,9 +37,10 @@ async fn is_refused(address: SocketAddr) -> bool {
         if wait_ms > 0 {
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         }
-        match TcpStream::connect(address).await {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => refusals += 1,
-            Ok(_) => refusals = 0,
+        match TcpStream::connect(address).await.map_err(|error| error.kind()) {
+            Err(ErrorKind::ConnectionRefused) => refusals += 1,
+            // It listens, or its listener was closed that very moment.
+            Ok(_) | Err(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => refusals = 0,
             // The network, not the machine.
             Err(_) => return false,
         }

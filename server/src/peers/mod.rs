@@ -450,6 +450,11 @@ impl Peers {
         self.core.links().get(&id).map(state)
     }
 
+    /// The election timeout in force has changed: a peer may be silent for longer, or for less long.
+    pub fn set_election_timeout(&self, election_timeout: Duration) {
+        self.core.config.timing.set_election_timeout(election_timeout);
+    }
+
     /// How late the control thread ran at worst since this was last asked.
     pub fn control_lateness_us(&self) -> u64 {
         self.core.pacer.take_worst_us()
