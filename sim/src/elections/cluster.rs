@@ -21,7 +21,7 @@ const ENTRIES_KEPT: u64 = 64;
 const EVENTS_PER_LOOK: u64 = 1 << 14;
 
 enum Event {
-    Deliver(usize, RaftMessage),
+    Deliver(usize, Box<RaftMessage>),
     Persisted(usize, u64),
 }
 
@@ -248,7 +248,7 @@ impl Cluster {
                 }
                 let clock_us = now_us - self.behind_us;
                 // A message that is not wanted is no news.
-                drop(self.replicas[member].receive(clock_us, message));
+                drop(self.replicas[member].receive(clock_us, *message));
                 // All that has arrived is taken before time is.
                 let more = self.events.first_key_value().is_some_and(|((us, _), event)| {
                     *us == now_us && matches!(event, Event::Deliver(to, _) if *to == member)
@@ -303,7 +303,7 @@ impl Cluster {
                 let there_us = &mut self.arrived_us[member][to];
                 *there_us = sent_us.max(*there_us);
                 let there_us = *there_us;
-                self.push(there_us, Event::Deliver(to, message));
+                self.push(there_us, Event::Deliver(to, Box::new(message)));
             }
             if let Some(entry) = committed.last() {
                 self.replicas[member].applied(entry.index);
