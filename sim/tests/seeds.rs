@@ -68,9 +68,9 @@ fn seeded_bugs_are_found() {
         Mutant::AppliedAhead,
         Mutant::ForwardTwice,
         Mutant::LocalReads,
-        Mutant::QuorumBarrier,
-        Mutant::ElectionFirst,
         Mutant::LeaseEarly,
+        Mutant::StaleEpoch,
+        Mutant::NoHeartbeatGate,
     ] {
         let found = hunt(mutant, 1, HUNTED_SEEDS);
         assert!(found.is_some(), "{}: not found in {HUNTED_SEEDS} seeds", mutant.name());
