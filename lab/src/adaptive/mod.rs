@@ -34,7 +34,7 @@ use record::{Kind, Machine, Record, Tried, quantile};
 const HELP: &str = "\
 cargo xtask adaptive [flags]     needs root, /dev/net/tun, iproute2; etcd from .ci/tools.sh
   --only CELL,...      PRESET, COLUMN or PRESET/COLUMN (default: all, which takes many hours)
-  --resume             keep what earlier runs measured of a cell, and measure what it lacks
+  --resume             keep what earlier runs of this commit measured of a cell, measure what it lacks
   --kills N            leaders lost of each kind in each cell (default: 30 for etcd and plans, else 10)
   --loss crash|host    one kind of loss (default: both)
   --watch SECONDS      how long nobody is killed (default 20; where leaders or disks stall 60)
@@ -239,9 +239,10 @@ fn bench<'a>(plan: &Plan, watch: Duration, asked: &'a AtomicBool) -> Bench<'a> {
 }
 
 fn measure(plan: &Plan, bench: &Bench<'_>, preset: &Preset, column: &Column) -> Result<()> {
-    let before = if plan.is_resumed { Record::load(preset.name, column.name)? } else { None };
     let trips = bench.trips(preset)?;
-    let mut record = before.unwrap_or_else(|| fresh(plan, bench, preset, column, &trips));
+    let fresh = fresh(plan, bench, preset, column, &trips);
+    let before = if plan.is_resumed { Record::load(preset.name, column.name)? } else { None };
+    let mut record = before.filter(|before| before.goes_with(&fresh)).unwrap_or(fresh);
     record.missing = None;
     let timing = match column.way {
         // What a resumed cell began with: round trips are measured anew. A plan is submitted.

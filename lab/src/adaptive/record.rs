@@ -139,6 +139,16 @@ impl Record {
         std::fs::rename(&aside, &path).with_context(|| path.display().to_string())
     }
 
+    /// Whether further figures may stand beside these: the same program, commit, machine and store.
+    pub(super) fn goes_with(&self, other: &Record) -> bool {
+        let of = |it: &Record| {
+            let machine = &it.machine;
+            let on = (machine.cores, machine.kernel.clone(), machine.commit.clone());
+            (on, it.version.clone(), it.keys)
+        };
+        of(self) == of(other)
+    }
+
     pub(super) fn count(&self, kind: Kind) -> usize {
         self.losses.iter().filter(|loss| loss.kind == kind).count()
     }
@@ -181,6 +191,20 @@ mod tests {
         assert_eq!((quantile(&row, 0.5), quantile(&row, 0.9)), (Some(5.5), Some(9.0)));
         assert_eq!((quantile(&row, 1.0), quantile(&row[..3], 0.5)), (Some(10.0), Some(2.0)));
         assert_eq!((quantile(&[], 0.5), quantile(&row, 0.0)), (None, Some(1.0)));
+    }
+
+    #[test]
+    fn figures_of_another_commit_do_not_go_together_and_those_of_another_day_do() {
+        let machine = |commit: &str, date: &str| Machine {
+            commit: commit.into(),
+            date: date.into(),
+            ..Machine::default()
+        };
+        let record = |machine| Record { machine, ..Record::default() };
+        let first = record(machine("a", "1"));
+        assert!(first.goes_with(&record(machine("a", "2"))));
+        assert!(!first.goes_with(&record(machine("b", "1"))));
+        assert!(!first.goes_with(&Record { keys: 5, ..first.clone() }));
     }
 
     #[test]

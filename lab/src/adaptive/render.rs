@@ -26,12 +26,15 @@ whether the last write was answered or not.
   killed; nothing answers.
 * *noticed*: until the first survivor says that it does not follow the lost leader any more (asked every 5 ms).
 * *without writes*: the longest time in which no write was acknowledged anywhere; median / p90, of so many.
+  A whole run has 30 of each kind for etcd's defaults and the plans, 10 for the rest; a verdict on fewer is a
+  first sight.
 * *false elections*: terms begun while nobody was killed, in so many seconds. Where leaders or disks stall, that
   and the longest time without writes is all that is measured.
 * *plan*: the members measure for a while at 100/1000, then what the planner makes of it is submitted to the
   running cluster, once, without the caution that keeps a real loop waiting; *Dynatune*: its formula, held still;
   *oracle*: the best of up to eight constants that were tried in this network.
-* Not counted out: other work on the machine. The load before a cell is in the figures' file.
+* Not counted out: other work on the machine. Its load before each cell is in the figures' file; above the number
+  of cores, times are longer than they need be, most of all the shortest.
 
 ";
 
@@ -106,12 +109,27 @@ fn write(
     let mut when: Vec<String> = records
         .iter()
         .map(|it| {
-            format!("{}, {} cores, Linux {}", it.machine.date, it.machine.cores, it.machine.kernel)
+            format!(
+                "{}, {} cores, Linux {}, {} keys in the store",
+                it.machine.date, it.machine.cores, it.machine.kernel, it.keys
+            )
         })
         .collect();
     when.sort();
     when.dedup();
-    writeln!(to, "Measured: {}. Every loss: [adaptive.json](adaptive.json).\n", when.join("; "))?;
+    let mut commits: Vec<&str> = records.iter().map(|it| &*it.machine.commit).collect();
+    commits.sort_unstable();
+    commits.dedup();
+    let loads = || records.iter().map(|record| record.machine.load);
+    let (least, most) = loads()
+        .fold((f64::MAX, 0.0), |(least, most): (f64, f64), load| (least.min(load), most.max(load)));
+    writeln!(
+        to,
+        "Measured: {}; load before the cells {least:.1} to {most:.1}; commits {}. Every loss: \
+         [adaptive.json](adaptive.json).\n",
+        when.join("; "),
+        commits.join(", ")
+    )?;
     goals(to, records)?;
     for (file, _) in charts {
         writeln!(to, "![{file}]({folder}/{file})\n")?;
