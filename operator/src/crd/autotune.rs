@@ -314,7 +314,7 @@ pub struct ObservedStatus {
 pub struct ChangeStatus {
     /// Number of the plan.
     pub epoch: i64,
-    /// What was in force. Absent: the members' flags.
+    /// What was in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<TimingStatus>,
     /// What the plan sets. Absent: the members' flags.

@@ -12,6 +12,8 @@ use super::fake_api::FakeApi;
 use crate::members::{Address, Change, Key, MemberError, Members, Row, Said, Security, Submission};
 use crate::observed::{Answer, Ordinal, Peer, Tuning};
 
+type Happens = Box<dyn FnOnce()>;
+
 /// All clusters. Clones are one.
 #[derive(Clone, Default)]
 pub(super) struct FakeMembers {
@@ -23,7 +25,7 @@ pub(super) struct FakeMembers {
     /// Its count of writes is for changes of members too.
     api: Option<FakeApi>,
     /// Called once, before the next plan is judged.
-    before_plan: Rc<RefCell<Option<Box<dyn FnOnce()>>>>,
+    before_plan: Rc<RefCell<Option<Happens>>>,
     /// The plan of timing, which they carry out at once; none: they know no plans.
     pub(super) tuning: Rc<RefCell<Option<Tuning>>>,
 }

@@ -71,7 +71,7 @@ fn note_change(seen: &Seen<'_>, status: &mut AutotuneStatus) {
         }
         status.last_change = Some(ChangeStatus {
             epoch: signed(plan.epoch),
-            from: plan.from.params.as_ref().map(timing_status),
+            from: Some(timing_status(&plan.from.params.unwrap_or(tuning.flags))),
             to: plan.to.as_ref().map(timing_status),
             reason: tuning.reason.clone(),
             planner: tuning.planner.clone(),

@@ -54,6 +54,8 @@ fn a_near_network_is_lowered_step_by_step_within_the_guards() {
     assert_eq!(change.from.as_ref().map(|from| from.election_ms), Some(500.0));
     assert_eq!(world.told("AutotuneApplied").len(), 2);
     assert_eq!(world.told("AutotuneVerified").len(), 2);
+    let first = &world.told("AutotuneApplied")[0].note;
+    assert!(first.starts_with("plan 1, 100/1000 ms to 25/500 ms: shorter: "), "{first}");
     assert!(world.told("AutotuneApplied")[1].note.starts_with("plan 2, 25/500 ms to 25/315 ms: "));
 }
 
