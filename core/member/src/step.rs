@@ -4,6 +4,7 @@
 //! the leader) and the decisions that join rooms: which entries go to apply and when, when to take a
 //! snapshot, how far the log may be released, whether a membership change is safe to propose.
 
+mod lease_rounds;
 mod plan;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,9 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use consensus::{Boot, Output, ProposeError, Replica, Status};
 use prost::Message as _;
-use proto::log::{
-    Command, LeaseRevoke, Member as MemberRow, MembershipChange, RequestId, SnapshotMeta, command,
-};
+use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId, SnapshotMeta};
 use wal::{LogBatch, SnapshotMark};
 
 use crate::apply::{ApplyReport, ApplyTask};
@@ -24,6 +23,7 @@ use crate::log_worker::DiskTask;
 use crate::membership::{self, Connectivity, MembershipRefusal};
 use crate::snapshot_policy::SnapshotDecision;
 use crate::tuning::Tuning;
+use lease_rounds::LeaseQuestion;
 
 /// Proposals kept while there is no leader to give them to; one more is answered `Busy`.
 const WAITING_PROPOSALS_MAX: usize = 20_000;
@@ -31,14 +31,6 @@ const WAITING_PROPOSALS_MAX: usize = 20_000;
 const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Membership changes waiting for the one in progress.
 const WAITING_CHANGES_MAX: usize = 16;
-/// Lease questions waiting for a new leader to catch up with its own term.
-const WAITING_LEASES_MAX: usize = 100_000;
-/// After a round that answered so many lease questions the next one gathers: it begins when
-/// [`LEASE_ROUND_FULL`] wait, or this long after the one before. A few callers, each waiting for its
-/// answer before it asks again, are never held up.
-const LEASE_ROUND_CROWDED: usize = 4;
-const LEASE_ROUND_FULL: usize = 64;
-const LEASE_ROUND_INTERVAL_US: u64 = 2_000;
 /// How many outputs of the replica one step takes at most; a ready replica is stepped again at once.
 const OUTPUTS_PER_STEP_MAX: usize = 16;
 /// Committed entries handed to apply and not reported back, in bytes, before more are held back.
@@ -65,12 +57,6 @@ impl Waiting {
             effects.reply.push(Reply::NotProposed { sequence, busy });
         }
     }
-}
-
-#[derive(Debug)]
-enum LeaseQuestion {
-    KeepAlive { ticket: u64, id: i64 },
-    TimeToLive { ticket: u64, id: i64 },
 }
 
 /// One member of a cluster, stepped by its shell.
@@ -452,86 +438,6 @@ impl Member {
             .filter(|(id, p)| **id != self.id() && !p.is_learner && p.recent_active)
             .max_by_key(|(_, p)| p.match_index)
             .map_or(0, |(id, _)| *id)
-    }
-
-    // Leases ---------------------------------------------------------------------------------
-
-    fn ask_lease(&mut self, question: LeaseQuestion, effects: &mut Effects) {
-        if self.waiting_leases.len() >= WAITING_LEASES_MAX {
-            let (LeaseQuestion::KeepAlive { ticket, .. }
-            | LeaseQuestion::TimeToLive { ticket, .. }) = question;
-            effects.reply.push(Reply::LeaseAskLeader { ticket, leader: None });
-            return;
-        }
-        self.waiting_leases.push_back(question);
-    }
-
-    /// Lease questions are answered by a leader that was one after they were asked. One that was
-    /// deposed and has not heard of it would renew what its successor lets end.
-    fn prove_leadership(&mut self, now_us: u64) {
-        let gathers = now_us < self.lease_round_gathers_until_us
-            && self.waiting_leases.len() < LEASE_ROUND_FULL;
-        if self.wants_lease_round() && !gathers {
-            self.own_sequence += 1;
-            self.replica.read(self.own_sequence);
-            let questions = self.waiting_leases.len();
-            self.lease_round = Some((self.own_sequence, questions));
-            let interval_us =
-                if questions < LEASE_ROUND_CROWDED { 0 } else { LEASE_ROUND_INTERVAL_US };
-            self.lease_round_gathers_until_us = now_us + interval_us;
-        }
-    }
-
-    fn wants_lease_round(&self) -> bool {
-        // A lease granted in an earlier term may not be applied yet: "no such lease" would be a lie.
-        let may_answer = self.is_leader && self.applied_term >= self.term;
-        may_answer && self.lease_round.is_none() && !self.waiting_leases.is_empty()
-    }
-
-    /// Ends the round of a ticket, if it is one, and says how many questions it was for.
-    fn end_lease_round(&mut self, ticket: u64) -> Option<usize> {
-        let (_, questions) = self.lease_round.take_if(|(round, _)| *round == ticket)?;
-        Some(questions)
-    }
-
-    fn answer_leases(&mut self, now_us: u64, questions: usize, effects: &mut Effects) {
-        for question in self.waiting_leases.drain(..questions) {
-            let (ticket, lease) = match question {
-                LeaseQuestion::KeepAlive { ticket, id } => (ticket, self.leases.renew(id, now_us)),
-                LeaseQuestion::TimeToLive { ticket, id } => {
-                    (ticket, self.leases.time_to_live(id, now_us))
-                }
-            };
-            effects.reply.push(Reply::Lease { ticket, lease });
-        }
-    }
-
-    /// Only a leader knows: everyone else names it.
-    fn pass_leases_on(&mut self, effects: &mut Effects) {
-        if self.is_leader {
-            return;
-        }
-        self.lease_round = None;
-        for question in self.waiting_leases.drain(..) {
-            let (LeaseQuestion::KeepAlive { ticket, .. }
-            | LeaseQuestion::TimeToLive { ticket, .. }) = question;
-            effects.reply.push(Reply::LeaseAskLeader { ticket, leader: self.leader });
-        }
-    }
-
-    fn revoke_expired(&mut self, now_us: u64) {
-        if !self.is_leader || self.applied_term < self.term {
-            return;
-        }
-        for id in self.leases.take_expired(now_us) {
-            self.own_sequence += 1;
-            let command = Command {
-                id: Some(RequestId { member: self.config.origin, sequence: self.own_sequence }),
-                op: Some(command::Op::LeaseRevoke(LeaseRevoke { id, expired: true })),
-            };
-            // Refused for now: the clock offers it again.
-            let _ = self.replica.propose(Bytes::from(command.encode_to_vec()));
-        }
     }
 
     // Disk and apply -------------------------------------------------------------------------
