@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn stalls_longer_than_patience_depose_leaders_and_shorter_ones_do_not() {
         let short = run("leader-stalls", 25, 160, 240);
-        assert!(short.false_elections > 20, "{short:?}");
+        assert!(short.false_elections >= 3, "{short:?}");
         let long = run("leader-stalls", 25, 630, 240);
         assert_eq!(long.false_elections, 0, "{long:?}");
     }
