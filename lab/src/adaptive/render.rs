@@ -125,7 +125,7 @@ fn write(
         .fold((f64::MAX, 0.0), |(least, most): (f64, f64), load| (least.min(load), most.max(load)));
     writeln!(
         to,
-        "Measured: {}; load before the cells {least:.1} to {most:.1}; commits {}. Every loss: \
+        "Measured: {}; load before the cells {least:.1} to {most:.1}; the tree stood at {}. Every loss: \
          [adaptive.json](adaptive.json).\n",
         when.join("; "),
         commits.join(", ")
