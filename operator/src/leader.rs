@@ -6,7 +6,7 @@
 //! want the lease one is refused.
 //!
 //! Whoever can not renew stops: [`Hold::is_valid`] turns false before anybody else may take over, each
-//! write of a step asks it first, and [`keep`] ends, which ends the process. Nothing that was decided
+//! write of a step asks it first, and `keep` ends, which ends the process. Nothing that was decided
 //! under a lost lease is carried out.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,7 +3,7 @@
 //!
 //! Every object names its MetaStore as its controller, so that Kubernetes removes it with the
 //! resource and nobody has to be alive for that; there are no finalizers. Every object also carries a
-//! hash of what was applied ([`APPLIED_ANNOTATION`]): with it [`differs`] sees that something is no
+//! hash of what was applied ([`APPLIED_ANNOTATION`]): with it [`differs()`] sees that something is no
 //! longer wanted, which comparing the rest cannot show.
 //!
 //! An ordinal stands for a pod, its claim and its peer URL; all translations are here.
