@@ -277,6 +277,7 @@ pub fn recover_from<D: Disk>(
         reading = read_log(disk, expected, recovery, state.applied().0)?.reading;
     }
     let (log, recovered) = reading.open()?;
+    snapshots.remove_unbegun(window.last_index)?;
     let held = SnapshotsHeld {
         newest: usable.first().cloned(),
         previous_index: usable.get(1).map(|meta| meta.index),

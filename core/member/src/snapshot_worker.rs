@@ -101,11 +101,13 @@ impl<D: Disk> SnapshotWorker<D> {
                 .push(Chunk { hash: Bytes::copy_from_slice(&hash), bytes: chunk.len() as u64 });
         }
         self.commit_as(&meta, begins_log)?;
+        // The log reaches this state. What lies beyond was received, and may yet come to nothing.
+        self.store.remove_older(&mut self.disk, GENERATIONS_KEPT, meta.index)?;
         Ok(meta)
     }
 
-    /// Makes a received snapshot whose chunks are all here a durable one, and lets old generations
-    /// go. The log's mark comes after it.
+    /// Makes a received snapshot whose chunks are all here a durable one. The log's mark comes after
+    /// it; until then the log stands on an older one, so none of them may go yet.
     pub fn commit(&mut self, meta: &SnapshotMeta) -> Result<(), SnapshotError> {
         self.commit_as(meta, true)
     }
@@ -121,7 +123,12 @@ impl<D: Disk> SnapshotWorker<D> {
         self.store.commit(&mut self.disk, manifest)?;
         // Chunks of transfers that were given up are garbage now; one that still runs fetches anew.
         self.store.abandon();
-        self.store.remove_older(&mut self.disk, GENERATIONS_KEPT)?;
+        Ok(())
+    }
+
+    /// Lets go of what was received before this boot and came to nothing.
+    pub(crate) fn remove_unbegun(&mut self, reached_index: u64) -> Result<(), SnapshotError> {
+        self.store.remove_unbegun(&mut self.disk, reached_index)?;
         Ok(())
     }
 

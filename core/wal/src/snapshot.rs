@@ -343,6 +343,30 @@ impl SnapshotStore {
         self.manifests.values().rev()
     }
 
+    /// Removes received snapshots at which the log never came to begin: those beyond the index it
+    /// reaches. Only while none is being received.
+    pub fn remove_unbegun<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        reached_index: u64,
+    ) -> Result<usize, SnapshotError> {
+        self.check_poison()?;
+        let unbegun =
+            |held: &(&(u64, u64), &Manifest)| held.1.begins_log && held.1.index > reached_index;
+        let ids: Vec<(u64, u64)> =
+            self.manifests.iter().filter(unbegun).map(|(id, _)| *id).collect();
+        for id in &ids {
+            let removed = disk.unlink(&self.manifests[id].path());
+            self.guard(removed)?;
+            self.manifests.remove(id);
+        }
+        if !ids.is_empty() {
+            let synced = self.sync_dir(disk, SNAPSHOT_DIR);
+            self.guard(synced)?;
+        }
+        Ok(ids.len())
+    }
+
     /// True if the chunk is here and need not be written. Asking pins it: it stays until the
     /// snapshot in the making is committed or [`SnapshotStore::abandon`]ed.
     pub fn has_chunk(&mut self, hash: &[u8; 32]) -> bool {
@@ -461,16 +485,19 @@ impl SnapshotStore {
         manifest.chunks.iter().try_for_each(|chunk| self.read_chunk(disk, &chunk.hash).map(drop))
     }
 
-    /// Keeps the newest `keep` usable snapshots (two at least), removes what is older, and then
-    /// the chunks nobody refers to. Returns how many manifests and chunks went.
+    /// Keeps the newest `keep` usable snapshots (two at least) of those up to an index which the log
+    /// is known to reach, removes what is older, and then the chunks nobody refers to. What lies
+    /// beyond that index was received, and the log may never have come to begin at it: it does not
+    /// count. Returns how many manifests and chunks went.
     pub fn remove_older<D: Disk>(
         &mut self,
         disk: &mut D,
         keep: usize,
+        reached_index: u64,
     ) -> Result<(usize, usize), SnapshotError> {
         self.check_poison()?;
         let keep = keep.max(KEEP_MIN);
-        let removed = self.remove_manifests(disk, keep);
+        let removed = self.remove_manifests(disk, keep, reached_index);
         let manifests_removed = self.guard(removed)?;
         let kept = self.manifests.values().flat_map(|manifest| &manifest.chunks);
         let mut needed: BTreeSet<[u8; 32]> = kept.map(|chunk| chunk.hash).collect();
@@ -482,8 +509,15 @@ impl SnapshotStore {
         Ok((manifests_removed, garbage.len()))
     }
 
-    fn remove_manifests<D: Disk>(&mut self, disk: &mut D, keep: usize) -> Result<usize, DiskError> {
-        let Some((&oldest_kept, _)) = self.manifests.iter().rev().nth(keep - 1) else {
+    fn remove_manifests<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        keep: usize,
+        reached_index: u64,
+    ) -> Result<usize, DiskError> {
+        let reached = |held: &(&(u64, u64), &Manifest)| held.1.index <= reached_index;
+        let Some((&oldest_kept, _)) = self.manifests.iter().rev().filter(reached).nth(keep - 1)
+        else {
             return Ok(0);
         };
         let mut removed = 0;

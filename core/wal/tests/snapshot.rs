@@ -77,7 +77,7 @@ fn removal_keeps_two_and_every_chunk_they_need() {
         take(&mut store, &mut disk, index, &texts).unwrap();
     }
     // Asking for fewer than two keeps two.
-    assert_eq!(store.remove_older(&mut disk, 0).unwrap(), (2, 3));
+    assert_eq!(store.remove_older(&mut disk, 0, u64::MAX).unwrap(), (2, 3));
     assert_eq!(chunk_files(&disk), 3);
     disk.power_loss_keep_nothing();
     let (mut store, found) = SnapshotStore::open(&mut disk).unwrap();
@@ -85,7 +85,30 @@ fn removal_keeps_two_and_every_chunk_they_need() {
     for manifest in &found {
         store.verify(&mut disk, manifest).unwrap();
     }
-    assert_eq!(store.remove_older(&mut disk, 2).unwrap(), (0, 0));
+    assert_eq!(store.remove_older(&mut disk, 2, u64::MAX).unwrap(), (0, 0));
+}
+
+#[test]
+fn what_was_received_and_the_log_never_began_at_pushes_nothing_out_and_goes_at_the_next_boot() {
+    let mut disk = MemDisk::new();
+    let (mut store, _) = SnapshotStore::open(&mut disk).unwrap();
+    for (index, text) in [(1, "a"), (2, "b"), (3, "c")] {
+        take(&mut store, &mut disk, index, &[text]).unwrap();
+    }
+    for (index, text) in [(10, "r"), (20, "s")] {
+        let (hash, bytes) = chunk(text);
+        store.write_chunk(&mut disk, hash, &bytes).unwrap();
+        let received = Manifest { begins_log: true, ..manifest(index, &[text]) };
+        store.commit(&mut disk, received).unwrap();
+    }
+    assert_eq!(store.remove_older(&mut disk, 2, 3).unwrap(), (1, 1));
+    disk.power_loss_keep_nothing();
+    let (mut store, found) = SnapshotStore::open(&mut disk).unwrap();
+    assert_eq!(indexes(&found), [20, 10, 3, 2]);
+    assert_eq!(store.remove_unbegun(&mut disk, 15).unwrap(), 1);
+    disk.power_loss_keep_nothing();
+    let (_, found) = SnapshotStore::open(&mut disk).unwrap();
+    assert_eq!(indexes(&found), [10, 3, 2]);
 }
 
 #[test]
@@ -99,13 +122,13 @@ fn chunks_of_a_snapshot_in_the_making_are_not_garbage() {
     assert!(store.has_chunk(&chunk("a").0));
     let (hash, bytes) = chunk("n");
     store.write_chunk(&mut disk, hash, &bytes).unwrap();
-    assert_eq!(store.remove_older(&mut disk, 2).unwrap(), (1, 0));
+    assert_eq!(store.remove_older(&mut disk, 2, u64::MAX).unwrap(), (1, 0));
     store.commit(&mut disk, manifest(4, &["a", "n"])).unwrap();
     // One that is given up leaves garbage.
     let (hash, bytes) = chunk("given up");
     store.write_chunk(&mut disk, hash, &bytes).unwrap();
     store.abandon();
-    assert_eq!(store.remove_older(&mut disk, 2).unwrap(), (1, 2));
+    assert_eq!(store.remove_older(&mut disk, 2, u64::MAX).unwrap(), (1, 2));
     assert!(!store.has_chunk(&hash));
 }
 
@@ -210,7 +233,7 @@ fn life(disk: &mut MemDisk, faults: SnapshotFaults) -> usize {
             break;
         }
         committed += 1;
-        if store.remove_older(disk, 2).is_err() {
+        if store.remove_older(disk, 2, u64::MAX).is_err() {
             break;
         }
     }
