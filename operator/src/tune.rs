@@ -162,7 +162,7 @@ fn by_hand(facts: &Facts<'_>, flags: &Params) -> Option<Params> {
     let us = |ms: i64| u64::try_from(ms).unwrap_or(0) * 1_000;
     let timing =
         Timing { heartbeat_interval_us: us(heartbeat_ms), election_timeout_us: us(election_ms) };
-    let leased = flags.lease_us > 0;
+    let leased = facts.observed.object.spec.autotune.lease_reads;
     let lease_us = if leased { timing.election_timeout_us / 100 * LEASE_PERCENT } else { 0 };
     Some(Params { timing, lease_us, bounds: flags.bounds })
 }
@@ -238,7 +238,7 @@ fn settings(spec: &AutotuneSpec, flags: &Params, held: Option<Held>) -> Result<S
         paused: matches!(held, Some(Held::Paused | Held::CertificateRotation)),
         bounds,
         guards,
-        leases: flags.lease_us > 0,
+        leases: spec.lease_reads,
         ..usual
     })
 }

@@ -59,6 +59,8 @@ pub enum Mutant {
     ElectionFirst,
     /// Leases grow when a plan begins, not when every voter bears with the leader for longer.
     LeaseEarly,
+    /// A heartbeat begins a lease when it is sent, whether a voter hears it or not.
+    LeaseUnanswered,
     /// A plan is taken whatever plan it was made upon.
     StaleEpoch,
     /// A leader sends heartbeats although its disk stands still.
@@ -69,7 +71,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 29] = [
+    pub const ALL: [Mutant; 30] = [
         Mutant::SkipDataSync,
         Mutant::SkipRecoverySync,
         Mutant::SkipDirSync,
@@ -96,6 +98,7 @@ impl Mutant {
         Mutant::QuorumBarrier,
         Mutant::ElectionFirst,
         Mutant::LeaseEarly,
+        Mutant::LeaseUnanswered,
         Mutant::StaleEpoch,
         Mutant::NoHeartbeatGate,
         Mutant::HintFromReset,
@@ -130,6 +133,7 @@ impl Mutant {
             Mutant::QuorumBarrier => "quorum-barrier",
             Mutant::ElectionFirst => "election-first",
             Mutant::LeaseEarly => "lease-early",
+            Mutant::LeaseUnanswered => "lease-unanswered",
             Mutant::StaleEpoch => "stale-epoch",
             Mutant::NoHeartbeatGate => "no-heartbeat-gate",
             Mutant::HintFromReset => "hint-from-reset",

@@ -31,6 +31,17 @@ impl World {
             };
             self.input(from, Input::Message(forged));
         }
+        if self.is(Mutant::LeaseUnanswered) && message.r#type() == Type::MsgHeartbeat {
+            let forged = RaftMessage {
+                r#type: Type::MsgHeartbeatResponse.into(),
+                to: from,
+                from: to,
+                term: message.term,
+                sent_us: message.sent_us,
+                ..RaftMessage::default()
+            };
+            self.input(from, Input::Message(forged));
+        }
         let is_up = self.nodes.get(&to).is_some_and(|node| node.running().is_some());
         if (!is_up || !self.network.is_open(from, to)) && self.pace.permille(200) {
             self.input(from, Input::PeerUnreachable { to });

@@ -37,6 +37,11 @@ pub struct AutotuneSpec {
     /// Nothing is changed for now; what is in force stays.
     #[serde(default)]
     pub paused: bool,
+    /// Leaders answer linearizable reads by a lease, without asking a quorum, for up to 0.76 of the
+    /// election timeout after they were last heard. Members then wait for the timeout also where a
+    /// leader's process is plainly gone.
+    #[serde(default)]
+    pub lease_reads: bool,
     /// The room in which leaders adapt batches and windows by themselves.
     #[serde(default)]
     pub batching: BatchingSpec,
