@@ -1,7 +1,7 @@
 //! What members send each other: messages, forwards that go at most once, snapshots by their chunks.
 use bytes::Bytes;
 use member::{Forward, Input};
-use proto::peer::{RaftMessage, raft_message::Type};
+use proto::peer::{RaftMessage, TuningAck, raft_message::Type};
 
 use crate::mutant::Mutant;
 use crate::world::{CLUSTER_ID, Event, Phase, World};
@@ -32,12 +32,16 @@ impl World {
             self.input(from, Input::Message(forged));
         }
         if self.is(Mutant::LeaseUnanswered) && message.r#type() == Type::MsgHeartbeat {
+            let process = self.nodes[&from].running();
+            let epoch = process.map_or(0, |process| process.view.tuning().epoch);
             let forged = RaftMessage {
                 r#type: Type::MsgHeartbeatResponse.into(),
                 to: from,
                 from: to,
                 term: message.term,
                 sent_us: message.sent_us,
+                // The plan is known, and no phase of it confirmed.
+                tuning: Some(TuningAck { epoch, ..TuningAck::default() }),
                 ..RaftMessage::default()
             };
             self.input(from, Input::Message(forged));

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use consensus::{Boot, Output, ProposeError, Replica, Status};
 use prost::Message as _;
 use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId, SnapshotMeta};
+use proto::peer::raft_message::Type;
 use wal::{LogBatch, SnapshotMark};
 
 use crate::apply::{ApplyReport, ApplyTask};
@@ -229,6 +230,9 @@ impl Member {
             Input::Message(mut message) => {
                 let from = message.from;
                 let ack = message.tuning.take();
+                if message.r#type() == Type::MsgHeartbeatResponse && !self.tuning.backs_lease(ack) {
+                    message.sent_us = 0;
+                }
                 self.hints.heard(now_us, &message);
                 if self.replica.receive(now_us, message).is_ok() {
                     self.heard_us.insert(from, now_us);

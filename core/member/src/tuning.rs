@@ -327,6 +327,12 @@ impl Tuning {
         }
     }
 
+    /// Whether a voter that says this keeps a leader's lease. It may be so new that it does not know the
+    /// plan, and elect by the shorter timeout of its flags.
+    pub(crate) fn backs_lease(&self, ack: Option<TuningAck>) -> bool {
+        ack.is_some_and(|ack| ack.epoch == self.plan.epoch)
+    }
+
     /// What a member has confirmed.
     pub(crate) fn reached_by(&self, id: u64) -> Option<(u64, Phase)> {
         self.confirmed.get(&id).map(|confirmed| confirmed.reached)
@@ -574,6 +580,14 @@ mod tests {
         assert_eq!(stage.due(), None);
         stage.now_us += 1;
         assert_eq!(stage.due(), Some((7, 3)));
+    }
+
+    #[test]
+    fn who_does_not_know_the_plan_keeps_nobodys_lease() {
+        let stage = Stage::new(None, params(250, 2_500, 1_900));
+        assert!(stage.tuning.backs_lease(Some(ack(7, Phase::Raise, 2))));
+        assert!(!stage.tuning.backs_lease(Some(ack(6, Phase::Settled, 2))));
+        assert!(!stage.tuning.backs_lease(None));
     }
 
     #[test]
