@@ -16,7 +16,7 @@ sim swarm N [--from S] [--jobs J]         N seeds, each twice
 sim mutants [--seeds N] [--jobs J]        every seeded bug must be found within N seeds
 ";
 /// Seeds within which each mutant must be found.
-const MUTANT_SEEDS: u64 = 80;
+const MUTANT_SEEDS: u64 = 300;
 /// Threads of a swarm.
 const JOBS: u64 = 2;
 
