@@ -10,7 +10,7 @@
 //! looked after all that are ready, so that what came in together still shares a step. Much at once,
 //! and whatever time alone brings, stays with the raft thread.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -37,8 +37,24 @@ const HELP_INPUTS_MAX: usize = 64;
 const HELP_BYTES_MAX: usize = 64 << 10;
 
 thread_local! {
-    /// This thread will take the turn when it has looked after its connections.
-    static LEFT: Cell<bool> = const { Cell::new(false) };
+    /// The turns this thread will take when it has looked after its connections.
+    static LEFT: RefCell<Vec<Weak<dyn Turn>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Held by the task that will take them; where its runtime ends before it ran, they are forgotten, and
+/// the raft thread finds what was left when it is due.
+struct Later;
+
+impl Later {
+    fn turns(&self) -> Vec<Weak<dyn Turn>> {
+        LEFT.try_with(RefCell::take).unwrap_or_default()
+    }
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        drop(self.turns());
+    }
 }
 
 /// Whoever can step the member.
@@ -286,22 +302,26 @@ impl Inbox {
 
 /// On a thread that serves many connections, behind all of them that are ready now.
 fn take_turn_soon(turn: &Weak<dyn Turn>) {
-    let take = |turn: &Weak<dyn Turn>| {
+    let take = |turn: Weak<dyn Turn>| {
         if let Some(turn) = turn.upgrade() {
             turn.try_take();
         }
     };
     match Handle::try_current() {
         Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread => {
-            if !LEFT.replace(true) {
-                let turn = Weak::clone(turn);
-                runtime.spawn(async move {
-                    LEFT.set(false);
-                    take(&turn);
-                });
+            let is_first = LEFT.with_borrow_mut(|left| {
+                let is_first = left.is_empty();
+                if !left.iter().any(|other| other.ptr_eq(turn)) {
+                    left.push(Weak::clone(turn));
+                }
+                is_first
+            });
+            if is_first {
+                let later = Later;
+                runtime.spawn(async move { later.turns().into_iter().for_each(take) });
             }
         }
-        _ => take(turn),
+        _ => take(Weak::clone(turn)),
     }
 }
 
@@ -378,6 +398,38 @@ mod tests {
         });
         assert_eq!(*turn.turns.lock().unwrap(), [10]);
         end(&inbox, waiting);
+    }
+
+    #[test]
+    fn a_runtime_that_ends_before_it_took_the_turn_leaves_the_next_one_free_to() {
+        let (inbox, turn, waiting) = at_rest();
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let ended = runtime();
+        // Its task is never polled.
+        ended.block_on(async { assert!(inbox.read(1)) });
+        drop(ended);
+        assert!(turn.turns.lock().unwrap().is_empty());
+        runtime().block_on(async {
+            assert!(inbox.read(2));
+            tokio::task::yield_now().await;
+        });
+        assert_eq!(*turn.turns.lock().unwrap(), [2]);
+        end(&inbox, waiting);
+    }
+
+    #[test]
+    fn two_members_on_one_thread_are_both_seen_to() {
+        let (first, second) = (at_rest(), at_rest());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            assert!(first.0.read(1));
+            assert!(second.0.read(2));
+            tokio::task::yield_now().await;
+        });
+        for (inbox, turn, waiting) in [first, second] {
+            assert_eq!(*turn.turns.lock().unwrap(), [1]);
+            end(&inbox, waiting);
+        }
     }
 
     #[test]
