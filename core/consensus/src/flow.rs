@@ -12,6 +12,8 @@
 
 use std::collections::VecDeque;
 
+use crate::lately::Lately;
+
 /// Messages that may be on the way however little the pipe holds: disks and processors take turns.
 const WINDOW_MESSAGES_MIN: usize = 16;
 /// The pipe's content that may be on the way.
@@ -38,27 +40,6 @@ struct Sent {
     /// What had been delivered when it left, and when the last of that was.
     delivered: u64,
     delivered_us: u64,
-}
-
-/// The extreme value of the present period and of the one before.
-#[derive(Debug, Default)]
-struct Lately {
-    values: [Option<u64>; 2],
-    period_end_us: u64,
-}
-
-impl Lately {
-    fn add(&mut self, now_us: u64, period_us: u64, value: u64, pick: fn(u64, u64) -> u64) {
-        if now_us >= self.period_end_us {
-            self.values = [None, self.values[0]];
-            self.period_end_us = now_us + period_us;
-        }
-        self.values[0] = Some(self.values[0].map_or(value, |held| pick(held, value)));
-    }
-
-    fn get(&self, pick: fn(u64, u64) -> u64) -> Option<u64> {
-        self.values.into_iter().flatten().reduce(pick)
-    }
 }
 
 /// What is on its way to one follower, and how it fares.

@@ -32,6 +32,7 @@ mod config;
 mod convert;
 mod error;
 mod flow;
+mod lately;
 mod lease;
 mod log_cache;
 mod membership;

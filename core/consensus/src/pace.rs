@@ -12,6 +12,8 @@
 
 use std::collections::VecDeque;
 
+use crate::lately::Lately;
+
 /// The next batch leaves so many times the queueing delay after the last.
 const QUEUEING_FACTOR: u64 = 3;
 /// The weight of a new measurement is one to this.
@@ -29,9 +31,8 @@ pub(crate) struct Pace {
     left_us: u64,
     /// Smoothed time to commit; 0 before the first.
     commit_us: u64,
-    /// The least time to commit of this period and of the one before.
-    least_us: [Option<u64>; 2],
-    period_end_us: u64,
+    /// The least time to commit.
+    least_us: Lately,
 }
 
 impl Pace {
@@ -54,12 +55,7 @@ impl Pace {
     }
 
     fn measured(&mut self, now_us: u64, took_us: u64) {
-        if now_us >= self.period_end_us {
-            self.least_us = [None, self.least_us[0]];
-            self.period_end_us = now_us + PERIOD_US;
-        }
-        let least = self.least_us[0].unwrap_or(u64::MAX);
-        self.least_us[0] = Some(least.min(took_us));
+        self.least_us.add(now_us, PERIOD_US, took_us, u64::min);
         self.commit_us = match self.commit_us {
             0 => took_us,
             before => (before * (SMOOTHING - 1) + took_us) / SMOOTHING,
@@ -68,8 +64,8 @@ impl Pace {
 
     /// When the next batch may leave, at most so long after the last.
     pub(crate) fn next_us(&self, gather_us_max: u64) -> u64 {
-        let Some(least_us) = self.least_us.iter().flatten().min() else { return 0 };
-        let queueing_us = self.commit_us.saturating_sub(*least_us);
+        let Some(least_us) = self.least_us.get(u64::min) else { return 0 };
+        let queueing_us = self.commit_us.saturating_sub(least_us);
         self.left_us.saturating_add((QUEUEING_FACTOR * queueing_us).min(gather_us_max))
     }
 }

@@ -1,9 +1,16 @@
 //! What a replica says of itself.
 
+use autotune::Timing;
+
 use super::{Replica, role};
 use crate::output::{PeerProgress, ProgressState, Status};
 
 impl Replica {
+    /// The timing in force: as set, or lengthened after lost elections.
+    pub fn effective_timing(&self) -> Timing {
+        self.clock.effective()
+    }
+
     /// The replica as it is now.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
@@ -41,7 +48,7 @@ impl Replica {
             progress: progress.collect(),
             conf_state,
             timing: self.clock.timing(),
-            effective_timing: self.clock.effective(),
+            effective_timing: self.effective_timing(),
             batching: self.config.batching,
             log_bytes_in_memory: self.log().bytes(),
             snapshot_index: self.log().available_snapshot_index(),

@@ -17,13 +17,13 @@ impl Member {
     /// How the plan of timing stands, and what this member uses.
     pub fn tuning(&self, now_us: u64) -> TuningStatus {
         let (epoch, phase) = self.tuning.reached();
-        let status = self.replica.status();
+        let effective = self.replica.effective_timing();
         let mut in_force = self.tuning.in_force();
-        if status.effective_timing.election_timeout_us > in_force.timing.election_timeout_us {
+        if effective.election_timeout_us > in_force.timing.election_timeout_us {
             // Lengthened after lost elections: nobody may count on leases then.
             in_force.lease_us = 0;
         }
-        in_force.timing = status.effective_timing;
+        in_force.timing = effective;
         let (mut confirmed, mut held_by) = Default::default();
         if self.is_leader {
             confirmed = self.tuning.confirmations(self.id());
