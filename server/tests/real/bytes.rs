@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use client::{Client, Get, Put};
+use client::proto::admin::ObserveResponse;
+use client::{Client, Config, Get, Put};
 
-use crate::cluster::{Cluster, Setup, until};
+use crate::cluster::{Cluster, Process, Setup, until};
 use crate::manners::page;
 
 const SENT: &str = "etcd_network_peer_sent_bytes_total";
@@ -44,6 +45,15 @@ fn noise(number: u64, bytes: usize) -> Vec<u8> {
     hasher.update(&number.to_le_bytes());
     hasher.finalize_xof().fill(&mut noise);
     noise
+}
+
+/// What the members that answer say of themselves.
+async fn observed(client: &Client) -> Vec<ObserveResponse> {
+    let mut answers = Vec::new();
+    for member in client.each() {
+        answers.extend(member.observe().await);
+    }
+    answers
 }
 
 type Value = fn(u64, usize) -> Vec<u8>;
@@ -99,11 +109,23 @@ async fn members_that_compress_agree_and_take_back_one_that_was_killed_by_a_snap
     let (wire, plain) = (metric(&cluster, SENT), metric(&cluster, SENT_PLAIN));
     assert!(wire < plain / 2, "{wire} of {plain} bytes");
 
+    let reached = observed(&client).await.iter().map(|it| it.applied_index).max().expect("members");
     cluster.members[0].kill();
     cluster.accepts_writes().await;
+    let endpoints = cluster.members[1..].iter().map(Process::endpoint).collect::<Vec<_>>();
+    let alive = Client::new(Config::new(endpoints)).expect("a client");
     write(&client, 110..600, 16, (text, BYTES)).await;
     write(&client, 600..700, 16, (noise, BYTES)).await;
     assert_eq!(metric(&cluster, SNAPSHOTS), 0);
+    // A leader keeps more of its log as long as it takes the one that is gone for alive. It sends the
+    // entry after the last one it let go of.
+    until("nobody has the log that the killed one lacks", || async {
+        alive.put(Put::new("alive", "yes")).await.ok()?;
+        let said = observed(&alive).await;
+        let is_gone = |it: &ObserveResponse| it.first_log_index > reached + 1;
+        (said.len() == 2 && said.iter().all(is_gone)).then_some(())
+    })
+    .await;
     cluster.members[0].launch();
     cluster.members[0].ready().await;
     until("a snapshot was sent", || async { (metric(&cluster, SNAPSHOTS) > 0).then_some(()) })
