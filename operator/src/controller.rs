@@ -146,7 +146,10 @@ impl<M: Members> Keeper<M> {
         timer.observe_duration();
         let (result, action) = match passed {
             Ok(Passed::Again(after)) => {
-                self.memory.of(key, |kept| kept.failures = 0);
+                self.memory.of(key, |kept| {
+                    kept.failures = 0;
+                    kept.passed_s = Some(clock::now_s());
+                });
                 let after = if after < SPREAD_FROM { after } else { clock::jittered(after) };
                 ("ok", Ok(Action::requeue(after)))
             }
@@ -168,12 +171,14 @@ impl<M: Members> Keeper<M> {
     /// All figures, as they are served.
     #[cfg(test)]
     pub(crate) fn metrics_text(&self) -> String {
+        self.figures();
         self.metrics.text()
     }
 
     fn forget(&self, key: &Key) {
         self.memory.forget(key);
         self.members.forget(key);
+        self.metrics.forget(key);
     }
 
     /// One pass over one cluster.
@@ -284,6 +289,10 @@ impl<M: Members> Keeper<M> {
             kept.conditions = conditions;
             kept.members = look.observed.answers.len();
             kept.plan_since_s = unsettled_since_s(&look.observed);
+            (kept.ready, kept.wanted) = ready(plan.status.ready.as_deref());
+            kept.frozen = plan.tuning.frozen;
+            kept.predicted_failover_s =
+                plan.tuning.predicted_failover_us.map(|us| us as f64 / 1e6);
         });
         if look.observed.object.spec.autotune.mode != AutotuneMode::Off {
             let silent = look.addresses.len().saturating_sub(look.observed.answers.len());
@@ -304,6 +313,7 @@ impl<M: Members> Keeper<M> {
 
     fn figures(&self) {
         self.memory.sum(|clusters| {
+            clusters.iter().for_each(|(key, cluster)| self.metrics.show(key, cluster));
             for condition in CONDITIONS {
                 let count = clusters.values().filter(|c| c.conditions.contains(condition)).count();
                 let gauge = self.metrics.clusters.with_label_values(&[condition]);
@@ -320,6 +330,12 @@ impl<M: Members> Keeper<M> {
         let failures = self.memory.of(key, |kept| kept.failures);
         clock::jittered(clock::backoff(failures, BACKOFF_FIRST, BACKOFF_MOST))
     }
+}
+
+/// Members that serve and members that are wanted, as the status shows them: "2/3".
+fn ready(shown: Option<&str>) -> (i64, i64) {
+    let (ready, wanted) = shown.and_then(|text| text.split_once('/')).unwrap_or(("0", "0"));
+    (ready.parse().unwrap_or(0), wanted.parse().unwrap_or(0))
 }
 
 /// When the plan of timing was submitted that some voter has not confirmed yet.

@@ -48,6 +48,16 @@ pub(crate) struct Cluster {
     /// When the plan of timing was submitted that has not arrived everywhere, in seconds since 1970; for
     /// the figures.
     pub(crate) plan_since_s: Option<i64>,
+    /// Members that serve, for the figures.
+    pub(crate) ready: i64,
+    /// Members that the spec wants, for the figures.
+    pub(crate) wanted: i64,
+    /// Why nothing about the timing is changed, for the figures.
+    pub(crate) frozen: Option<&'static str>,
+    /// How long clients would wait for a new leader, for the figures.
+    pub(crate) predicted_failover_s: Option<f64>,
+    /// When a pass ended well, in seconds since 1970; for the figures.
+    pub(crate) passed_s: Option<i64>,
 }
 
 impl Memory {

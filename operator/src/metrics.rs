@@ -1,10 +1,16 @@
-//! The operator's own figures, `metastore_operator_*`. Labels take values from fixed sets only, so
-//! that what is stored does not grow with what users do.
+//! The operator's own figures, `metastore_operator_*`. Labels take values from fixed sets, but for the
+//! namespace and the name of a MetaStore: those go with it, so that what is stored grows with what there
+//! is and not with what there was. They are called `metastore_namespace` and `metastore`, for `namespace`
+//! is the operator's own once Prometheus has scraped it.
 
+use autotune::planner::Freeze;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
+
+use crate::memory::Cluster;
+use crate::members::Key;
 
 /// All figures.
 pub(crate) struct Metrics {
@@ -33,6 +39,29 @@ pub(crate) struct Metrics {
     pub(crate) plan_age: IntGauge,
     /// Members that were asked what they measure and did not answer.
     pub(crate) collect_errors: IntCounter,
+    /// Members of a MetaStore, by `state`.
+    members_of: IntGaugeVec,
+    /// 1 while tuning of a MetaStore is frozen, by `reason`.
+    frozen: IntGaugeVec,
+    /// How long clients of a MetaStore would wait for a new leader.
+    predicted_failover: GaugeVec,
+    /// When a MetaStore was passed over last.
+    last_reconcile: IntGaugeVec,
+}
+
+/// Why tuning stands still, besides what the planner has as a reason.
+pub(crate) const CERTIFICATE_ROTATION: &str = "CertificateRotation";
+
+/// All reasons for tuning to stand still.
+fn freezes() -> impl Iterator<Item = &'static str> {
+    let planner = [
+        Freeze::Paused,
+        Freeze::MembershipChange,
+        Freeze::Upgrade,
+        Freeze::Restore,
+        Freeze::Unstable,
+    ];
+    planner.map(Freeze::as_str).into_iter().chain([CERTIFICATE_ROTATION])
 }
 
 /// What becomes of plans of timing, by the event that tells of it.
@@ -71,7 +100,12 @@ impl Metrics {
                 "members_observed",
                 "Members that answered in the last pass over their cluster.",
             ),
-            clusters: gauges(&registry, "clusters", "Clusters whose condition is true."),
+            clusters: gauges(
+                &registry,
+                "clusters",
+                "Clusters whose condition is true.",
+                &["condition"],
+            ),
             leader: gauge(&registry, "leader", "1 while this process holds the lease."),
             last_error: gauge(
                 &registry,
@@ -99,6 +133,29 @@ impl Metrics {
                 "autotune_collect_errors_total",
                 "Members that were asked what they measure and did not answer.",
             ),
+            members_of: gauges(
+                &registry,
+                "members",
+                "Members of a MetaStore that serve, and that its spec wants.",
+                &[NAMESPACE, NAME, "state"],
+            ),
+            frozen: gauges(
+                &registry,
+                "autotune_frozen",
+                "1 while nothing about the timing of a MetaStore is changed, for this reason.",
+                &[NAMESPACE, NAME, "reason"],
+            ),
+            predicted_failover: seconds(
+                &registry,
+                "autotune_predicted_failover_seconds",
+                "How long clients of a MetaStore would wait for a new leader, by what is measured and in force.",
+            ),
+            last_reconcile: gauges(
+                &registry,
+                "last_reconcile_timestamp_seconds",
+                "When a MetaStore was passed over last without an error.",
+                &[NAMESPACE, NAME],
+            ),
             registry,
         };
         for result in ["ok", "error", "gone"] {
@@ -115,6 +172,39 @@ impl Metrics {
         metrics
     }
 
+    /// What is known of a MetaStore.
+    pub(crate) fn show(&self, (namespace, name): &Key, cluster: &Cluster) {
+        for (state, count) in [("ready", cluster.ready), ("wanted", cluster.wanted)] {
+            self.members_of.with_label_values(&[namespace, name, state]).set(count);
+        }
+        for reason in freezes() {
+            let is_so = cluster.frozen == Some(reason);
+            self.frozen.with_label_values(&[namespace, name, reason]).set(is_so.into());
+        }
+        let labels = [namespace.as_str(), name];
+        match cluster.predicted_failover_s {
+            Some(seconds) => self.predicted_failover.with_label_values(&labels).set(seconds),
+            // Nothing was predicted, or it was not there.
+            None => drop(self.predicted_failover.remove_label_values(&labels)),
+        }
+        if let Some(at_s) = cluster.passed_s {
+            self.last_reconcile.with_label_values(&labels).set(at_s);
+        }
+    }
+
+    /// A MetaStore is no more.
+    pub(crate) fn forget(&self, (namespace, name): &Key) {
+        // Of one that was never looked at there is nothing.
+        for state in ["ready", "wanted"] {
+            drop(self.members_of.remove_label_values(&[namespace, name, state]));
+        }
+        for reason in freezes() {
+            drop(self.frozen.remove_label_values(&[namespace, name, reason]));
+        }
+        drop(self.predicted_failover.remove_label_values(&[namespace, name]));
+        drop(self.last_reconcile.remove_label_values(&[namespace, name]));
+    }
+
     /// In Prometheus' text format.
     pub(crate) fn text(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
@@ -122,6 +212,9 @@ impl Metrics {
 }
 
 const PREFIX: &str = "metastore_operator";
+/// Labels that name a MetaStore.
+const NAMESPACE: &str = "metastore_namespace";
+const NAME: &str = "metastore";
 
 fn options(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace(PREFIX)
@@ -149,8 +242,14 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     gauge
 }
 
-fn gauges(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
-    let gauges = IntGaugeVec::new(options(name, help), &["condition"]).expect("a valid name");
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    let gauges = IntGaugeVec::new(options(name, help), labels).expect("a valid name");
+    register(registry, gauges.clone());
+    gauges
+}
+
+fn seconds(registry: &Registry, name: &str, help: &str) -> GaugeVec {
+    let gauges = GaugeVec::new(options(name, help), &[NAMESPACE, NAME]).expect("a valid name");
     register(registry, gauges.clone());
     gauges
 }
@@ -168,6 +267,33 @@ fn histogram(registry: &Registry) -> Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_of_a_metastore_go_with_it() {
+        let metrics = Metrics::new();
+        let before = metrics.text();
+        let key = ("ns".to_owned(), "demo".to_owned());
+        let mut cluster = Cluster::default();
+        (cluster.ready, cluster.wanted, cluster.passed_s) = (2, 3, Some(7));
+        cluster.frozen = Some(Freeze::Upgrade.as_str());
+        cluster.predicted_failover_s = Some(0.25);
+        metrics.show(&key, &cluster);
+        let text = metrics.text();
+        let of = "metastore=\"demo\",metastore_namespace=\"ns\"";
+        for line in [
+            format!("members{{{of},state=\"ready\"}} 2"),
+            format!("members{{{of},state=\"wanted\"}} 3"),
+            format!("autotune_frozen{{{of},reason=\"Upgrade\"}} 1"),
+            format!("autotune_frozen{{{of},reason=\"Paused\"}} 0"),
+            format!("autotune_predicted_failover_seconds{{{of}}} 0.25"),
+            format!("last_reconcile_timestamp_seconds{{{of}}} 7"),
+        ] {
+            assert!(text.contains(&format!("\n{PREFIX}_{line}\n")), "{line}: {text}");
+        }
+        metrics.forget(&key);
+        let own = |text: &str| text.lines().filter(|line| line.contains(PREFIX)).count();
+        assert_eq!(own(&metrics.text()), own(&before), "{}", metrics.text());
+    }
 
     #[test]
     fn every_figure_begins_with_the_operators_name() {

@@ -22,6 +22,17 @@ pub struct Plan {
     pub events: Vec<Event>,
     /// Look again after so many seconds, whatever happens.
     pub again_s: u32,
+    /// What tuning says in figures.
+    pub tuning: TuningFigures,
+}
+
+/// What tuning says in figures, which nobody keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TuningFigures {
+    /// Why nothing about the timing is changed.
+    pub frozen: Option<&'static str>,
+    /// How long clients would wait for a new leader with what is in force, in the model.
+    pub predicted_failover_us: Option<u64>,
 }
 
 /// One thing to do. Each may be done twice, or be cut short and done again.
@@ -130,6 +141,7 @@ pub fn plan(observed: &Observed) -> Plan {
     let facts = Facts::of(observed);
     let mut decision = decide(&facts);
     let mut tuned = tune(&facts, &decision);
+    let tuning = tuned.figures;
     decision.steps.extend(tuned.step.take());
     decision.again_s = tuned.again_s.map_or(decision.again_s, |s| s.min(decision.again_s));
     let disruptive = decision.steps.iter().position(Step::is_disruptive);
@@ -143,5 +155,5 @@ pub fn plan(observed: &Observed) -> Plan {
         Some(old) => between(old, &status),
         None => between(&MetaStoreStatus::default(), &status),
     };
-    Plan { steps: decision.steps, status, events, again_s: decision.again_s }
+    Plan { steps: decision.steps, status, events, again_s: decision.again_s, tuning }
 }

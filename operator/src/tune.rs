@@ -27,7 +27,7 @@ use crate::crd::{
 use crate::decide::{Decision as Operation, Doing, Rest};
 use crate::facts::Facts;
 use crate::observed::{Answer, Tuning};
-use crate::plan::Step;
+use crate::plan::{Step, TuningFigures};
 use crate::quantity;
 use crate::status::Claim;
 
@@ -50,6 +50,8 @@ pub(crate) struct Tuned {
     pub(crate) step: Option<Step>,
     /// Look again so soon.
     pub(crate) again_s: Option<u32>,
+    /// For the metrics.
+    pub(crate) figures: TuningFigures,
 }
 
 /// Why nothing is changed, as far as the planner does not know it.
@@ -137,7 +139,8 @@ pub(crate) fn tune(facts: &Facts<'_>, operation: &Operation) -> Tuned {
     };
     let status = report::status(&seen, generation);
     let claim = report::claim(&seen, &status);
-    Tuned { status: Some(status), claim, step, again_s }
+    let figures = report::figures(&seen);
+    Tuned { status: Some(status), claim, step, again_s, figures }
 }
 
 /// The newest plan that anybody who was asked has applied.

@@ -435,6 +435,13 @@ async fn values_by_hand_reach_members_as_a_plan_after_two_looks_and_no_pod_chang
     assert_eq!(status["autotune"]["phase"], json!("Manual"), "{status:#}");
     let text = keeper.metrics_text();
     assert!(text.contains("autotune_plans_total{result=\"applied\"} 1"), "{text}");
+    let of = "metastore=\"demo\",metastore_namespace=\"ns\"";
+    for state in ["ready", "wanted"] {
+        let line = format!("metastore_operator_members{{{of},state=\"{state}\"}} 3\n");
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    let line = format!("metastore_operator_autotune_frozen{{{of},reason=\"Paused\"}} 0\n");
+    assert!(text.contains(&line), "{text}");
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use crate::crd::{
     ObservedStatus, TimingStatus,
 };
 use crate::facts::Facts;
+use crate::metrics::CERTIFICATE_ROTATION;
+use crate::plan::TuningFigures;
 use crate::status::{AUTOTUNE_READY, Claim, name_of_member};
 
 /// Changes that are remembered beside the newest.
@@ -313,11 +315,30 @@ pub(super) fn claim(seen: &Seen<'_>, status: &AutotuneStatus) -> Option<Claim> {
     })
 }
 
-fn frozen(seen: &Seen<'_>, reason: Freeze) -> Claim {
-    if reason == Freeze::Paused && seen.held == Some(Held::CertificateRotation) {
-        return claim_of(false, "CertificateRotation", "authorities are being replaced");
+/// For the metrics.
+pub(super) fn figures(seen: &Seen<'_>) -> TuningFigures {
+    let frozen = match seen.evaluation.decision {
+        Decision::Frozen { reason } => Some(freeze(seen, reason)),
+        _ => None,
+    };
+    let failover_us = Some(seen.evaluation.failover_us_now).filter(|us| *us > 0);
+    TuningFigures { frozen, predicted_failover_us: failover_us }
+}
+
+/// Why, in one word.
+fn freeze(seen: &Seen<'_>, reason: Freeze) -> &'static str {
+    match (reason, seen.held) {
+        (Freeze::Paused, Some(Held::CertificateRotation)) => CERTIFICATE_ROTATION,
+        _ => reason.as_str(),
     }
-    claim_of(false, reason.as_str(), reason.to_string())
+}
+
+fn frozen(seen: &Seen<'_>, reason: Freeze) -> Claim {
+    let word = freeze(seen, reason);
+    if word == CERTIFICATE_ROTATION {
+        return claim_of(false, word, "authorities are being replaced");
+    }
+    claim_of(false, word, reason.to_string())
 }
 
 fn hold(seen: &Seen<'_>, reason: Hold, target: &str) -> Claim {
