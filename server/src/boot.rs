@@ -492,6 +492,7 @@ fn start(
             compression: config.peer_compression,
             crash_hints: config.crash_hints,
             tls: peer_tls,
+            wall_clock_offset_us: config.test_wall_clock_offset_us,
         },
         inbound.clone(),
         snapshots.clone(),

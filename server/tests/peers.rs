@@ -257,6 +257,7 @@ impl Start {
             compression: self.compression,
             crash_hints: true,
             tls: None,
+            wall_clock_offset_us: 0,
         };
         let node = Node::default();
         let store = self.store;

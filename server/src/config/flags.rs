@@ -9,11 +9,11 @@
 //! named in the log. [`Support::Refused`] asks for a feature that is not built: only its default may
 //! be given, everything else ends the process.
 
-use self::Kind::{Bool, Choice, Duration, Int, Text, Uint, Urls, UrlsOrNone};
-use self::Support::{NoEffect, Refused, Served};
+use self::Kind::{Bool, Choice, Duration, Int, SignedDuration, Text, Uint, Urls, UrlsOrNone};
+use self::Support::{ForTests, NoEffect, Refused, Served};
 use super::error::ConfigError;
 use super::url::Url;
-use super::value::{parse_bool, parse_duration};
+use super::value::{parse_bool, parse_duration, parse_signed_us};
 
 /// What a value must look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(super) enum Kind {
     Int,
     /// A duration as Go writes them: `100ms`, `1h30m`.
     Duration,
+    /// The same, and it may be negative.
+    SignedDuration,
     /// Any text.
     Text,
     /// One of a few words.
@@ -41,6 +43,8 @@ pub(super) enum Support {
     Served,
     NoEffect,
     Refused,
+    /// Served where `--test-flags` is given as well, refused elsewhere, and not in `--help`.
+    ForTests,
 }
 
 /// One setting.
@@ -75,6 +79,7 @@ impl Flag {
                 Err(error) => Err(number_error(error.kind())),
             },
             Duration => parse_duration(value).map(drop),
+            SignedDuration => parse_signed_us(value).map(drop),
             Text => Ok(()),
             Choice(words) if words.contains(&value) => Ok(()),
             Choice(_) => Err("invalid value".to_owned()),
@@ -88,6 +93,7 @@ impl Flag {
         match self.kind {
             Bool => parse_bool(value).ok() == parse_bool(self.default).ok(),
             Duration => parse_duration(value).ok() == parse_duration(self.default).ok(),
+            SignedDuration => parse_signed_us(value).ok() == parse_signed_us(self.default).ok(),
             // An empty list of origins or hosts means "all" just as the star does.
             Text if self.default == "*" => value.is_empty() || value == "*",
             _ => value == self.default,
@@ -125,6 +131,7 @@ const LOGGING: &str = "Logging";
 const FEATURES: &str = "Features";
 const OWN: &str = "MetaStore's own";
 const UNSAFE: &str = "Unsafe";
+const TESTS: &str = "Tests";
 
 const U32: Kind = Uint(u32::MAX as u64);
 const U64: Kind = Uint(u64::MAX);
@@ -271,6 +278,9 @@ pub(super) static FLAGS: &[Flag] = &[
     flag(OWN, "client-threads", U32, "0", Served, "Threads that serve client connections. 0: by the number of processors."),
     flag(OWN, "client-connections-max", U32, "16384", Served, "Client connections served at a time; further ones wait."),
 
+    flag(TESTS, "test-flags", Bool, "false", ForTests, "Allow the flags that only tests use."),
+    flag(TESTS, "test-wall-clock-offset", SignedDuration, "0", ForTests, "Added to the wall clock that is told to peers."),
+
     flag(UNSAFE, "force-new-cluster", Bool, "false", Served, "Make a cluster of this member alone out of its data."),
     flag(UNSAFE, "unsafe-no-fsync", Bool, "false", Refused, "Do not sync the disk."),
 ];
@@ -297,7 +307,7 @@ pub(super) fn help() -> String {
          variable: --data-dir as ETCD_DATA_DIR.\nA flag on the command line wins.\n",
     );
     let mut section = "";
-    for flag in FLAGS.iter().filter(|flag| flag.support != Refused) {
+    for flag in FLAGS.iter().filter(|flag| !matches!(flag.support, Refused | ForTests)) {
         if flag.section != section {
             section = flag.section;
             text.push_str(&format!("\n{section}:\n"));
@@ -335,10 +345,11 @@ mod tests {
     }
 
     #[test]
-    fn help_names_every_flag() {
+    fn help_names_every_flag_but_those_for_tests() {
         let help = help();
         for flag in FLAGS {
-            assert!(help.contains(&format!("--{}", flag.name)), "--{}", flag.name);
+            let is_named = help.contains(&format!("--{}", flag.name));
+            assert_eq!(is_named, flag.support != ForTests, "--{}", flag.name);
         }
     }
 }

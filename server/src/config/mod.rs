@@ -26,6 +26,8 @@ use sources::Given;
 
 /// The word that makes the program ask a running member to step down instead of being one.
 const PRE_STOP: &str = "pre-stop";
+/// The variable that allows flags for tests as `--test-flags` does, if it is 1.
+const TEST_FLAGS: &str = "METASTORE_TEST_FLAGS";
 /// Name of the socket in the member's directory.
 const CONTROL_SOCKET: &str = "control.sock";
 /// More threads than any machine has processors are a slip of the keyboard.
@@ -203,6 +205,8 @@ pub struct Config {
     pub client_threads: Option<usize>,
     /// Client connections at a time.
     pub client_connections_max: usize,
+    /// For tests of alerts: added to the wall clock that is told to peers.
+    pub test_wall_clock_offset_us: i64,
     /// TLS towards clients.
     pub client_tls: Option<TlsFiles>,
     /// TLS towards peers.
@@ -250,6 +254,15 @@ pub fn load(args: &[String], variables: &BTreeMap<String, String>) -> Result<Sta
         if is_gateway || (flag.support == flags::Support::NoEffect && !flag.is_default(value)) {
             warnings.push(format!("--{name}={value} has no effect in this version"));
         }
+    }
+    let may_test = variables.get(TEST_FLAGS).is_some_and(|value| value == "1")
+        || boolean(&given, "test-flags");
+    let for_tests =
+        |name: &str| flags::find(name).is_some_and(|it| it.support == flags::Support::ForTests);
+    if let Some((name, _)) = given.iter().find(|(name, _)| !may_test && for_tests(name)) {
+        return Err(ConfigError::Contradiction(format!(
+            "--{name} is for tests of MetaStore itself and needs --test-flags"
+        )));
     }
     Config::from_given(&given, warnings).map(|config| Start::Serve(Box::new(config)))
 }
@@ -393,6 +406,8 @@ impl Config {
                 _ => PeerCompression::None,
             },
             batch_gather_max: duration(given, "batch-gather-max"),
+            test_wall_clock_offset_us: value::parse_signed_us(given.text("test-wall-clock-offset"))
+                .unwrap_or_default(),
             client_threads: Some(size(given, "client-threads")).filter(|n| *n > 0),
             client_connections_max: size(given, "client-connections-max"),
             name,

@@ -51,6 +51,20 @@ fn flags_are_read_as_go_reads_them() {
 }
 
 #[test]
+fn what_only_tests_use_is_refused_without_their_flag() {
+    let skew = "--test-wall-clock-offset=-2s500ms";
+    let refused =
+        "--test-wall-clock-offset is for tests of MetaStore itself and needs --test-flags";
+    assert_eq!(config(&[skew]).map(|it| it.test_wall_clock_offset_us), Err(refused.to_owned()));
+    for allowed in
+        [config(&[skew, "--test-flags"]), config_env(&[skew], &[("METASTORE_TEST_FLAGS", "1")])]
+    {
+        assert_eq!(allowed.map(|it| it.test_wall_clock_offset_us), Ok(-2_500_000));
+    }
+    assert_eq!(config(&[]).map(|it| it.test_wall_clock_offset_us), Ok(0));
+}
+
+#[test]
 fn each_bad_flag_is_one_exact_line() {
     let table: &[(&[&str], &str)] = &[
         (&["--nope"], "flag provided but not defined: -nope"),

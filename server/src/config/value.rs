@@ -52,6 +52,17 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(nanos.round() as u64))
 }
 
+/// A duration that may have a minus in front, in microseconds.
+pub(super) fn parse_signed_us(text: &str) -> Result<i64, String> {
+    let (size, is_negative) = match text.strip_prefix('-') {
+        Some(size) => (size, true),
+        None => (text, false),
+    };
+    let us = i64::try_from(parse_duration(size)?.as_micros())
+        .map_err(|_| format!("time: invalid duration {text:?}"))?;
+    Ok(if is_negative { -us } else { us })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,8 @@ pub struct PeersConfig {
     pub crash_hints: bool,
     /// What is needed to speak TLS, for the URLs that ask for it.
     pub tls: Option<Arc<Tls>>,
+    /// Added to the wall clock that is told to peers; not 0 only in tests of alerts.
+    pub wall_clock_offset_us: i64,
 }
 
 /// Sizes and rates of the transport.

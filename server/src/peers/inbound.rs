@@ -242,6 +242,9 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
             let taken = match message.frame {
                 Some(append_frame::Frame::Raft(message)) => {
                     self.core.check_message(&message, from, Lane::Bulk)?;
+                    if message.reject {
+                        link.appends_rejected.fetch_add(1, Ordering::Relaxed);
+                    }
                     self.inbound.append(message).await
                 }
                 Some(append_frame::Frame::Forward(forward)) => {
@@ -443,6 +446,7 @@ impl Stream for ProbeReplies {
                     echoed_sent_us: probe.sent_us,
                     hold_us: now_us.saturating_sub(received_us),
                     marked: core.pacer.stood_still(received_us, now_us),
+                    wall_us: core.wall_us(),
                 };
                 Ok(ControlFrame { frame: Some(control_frame::Frame::ProbeReply(reply)) })
             })

@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 
 use super::PeerLimits;
 use super::codec::{Length, Traffic};
+use super::lately::{ClockOffset, Losses};
 use super::outbox::{Admit, Outbox, OutboxLimits};
 use crate::config::Url;
 
@@ -152,6 +153,8 @@ pub(super) struct Answer {
     pub(super) hold: Duration,
     /// The peer stood still meanwhile.
     pub(super) marked: bool,
+    /// The wall clocks as the answer left the peer and as it came here, if the peer told its own.
+    pub(super) walls_us: Option<(u64, u64)>,
 }
 
 /// Held while a snapshot is on its way.
@@ -184,6 +187,9 @@ pub(super) struct Link {
     pub(super) dropped: AtomicU64,
     /// Streams from the peer that ended otherwise than by being closed.
     pub(super) streams_broken: AtomicU64,
+    /// Appends the peer refused, for its log is another there.
+    pub(super) appends_rejected: AtomicU64,
+    made: Instant,
     pub(super) snapshots_sent: AtomicU64,
     pub(super) snapshots_failed: AtomicU64,
     /// The peer has just called: a waiting retry of the control connection need not wait longer.
@@ -225,6 +231,8 @@ struct Health {
     probe_sequence: u64,
     probes_sent: u64,
     probes_lost: u64,
+    losses_of_late: Losses,
+    clock: ClockOffset,
     failures: u64,
     failures_in_a_row: u64,
     losses: u64,
@@ -234,6 +242,11 @@ struct Health {
 }
 
 impl Health {
+    fn lose_probes(&mut self, now_us: u64, count: u64) {
+        self.probes_lost += count;
+        self.losses_of_late.lost(now_us, count);
+    }
+
     fn state(&self, now: Instant, quiet_after: Duration) -> LinkState {
         let Some(last_contact) = self.last_contact else { return LinkState::Disconnected };
         let is_quiet = now.saturating_duration_since(last_contact) > quiet_after;
@@ -263,6 +276,8 @@ impl Link {
             received: Traffic::default(),
             dropped: AtomicU64::new(0),
             streams_broken: AtomicU64::new(0),
+            appends_rejected: AtomicU64::new(0),
+            made: Instant::now(),
             snapshots_sent: AtomicU64::new(0),
             snapshots_failed: AtomicU64::new(0),
             retry_control: Notify::new(),
@@ -344,7 +359,8 @@ impl Link {
         health.failures_in_a_row += 1;
         health.last_error = Some(error.to_owned());
         if lane == Lane::Control {
-            health.probes_lost += health.outstanding.len() as u64;
+            let lost = health.outstanding.len() as u64;
+            health.lose_probes(self.us(Instant::now()), lost);
             health.outstanding.clear();
             // How long a connection is away is no gap in what it carries.
             health.answered_at = None;
@@ -423,12 +439,13 @@ impl Link {
         let mut health = lock(&self.health);
         if health.outstanding.len() == PROBES_OUTSTANDING_MAX {
             health.outstanding.pop_front();
-            health.probes_lost += 1;
+            health.lose_probes(self.us(now), 1);
         }
         health.probe_sequence += 1;
         let sequence = health.probe_sequence;
         health.outstanding.push_back((sequence, now));
         health.probes_sent += 1;
+        health.losses_of_late.sent(self.us(now));
         sequence
     }
 
@@ -448,7 +465,7 @@ impl Link {
         health.last_contact = Some(now);
         let at = health.outstanding.binary_search_by_key(&answer.sequence, |(s, _)| *s).ok()?;
         // One connection keeps the order: whatever was sent before and is not answered, is lost.
-        health.probes_lost += at as u64;
+        health.lose_probes(self.us(now), at as u64);
         let (_, left) = health.outstanding.drain(..=at).next_back().expect("search found it");
         let away = now.saturating_duration_since(left);
         let was_still = stood_still(now_us.saturating_sub(us(away)));
@@ -474,6 +491,9 @@ impl Link {
         };
         health.rtt_at = Some(now);
         health.round_trips.record(now_us, rtt_us);
+        if let Some((peer_us, own_us)) = answer.walls_us {
+            health.clock.record(self.us(now), rtt_us, peer_us, own_us);
+        }
         Some(Duration::from_micros(rtt_us))
     }
 
@@ -487,6 +507,38 @@ impl Link {
         lock(&self.health)
             .last_contact
             .map_or(Duration::MAX, |at| now.saturating_duration_since(at))
+    }
+
+    /// The time on the clock of what is known of late.
+    fn us(&self, at: Instant) -> u64 {
+        us(at.saturating_duration_since(self.made))
+    }
+
+    /// How long nothing has been heard; of who was never heard, since it is listened for.
+    pub(super) fn silent_for(&self, now: Instant) -> Duration {
+        let heard = lock(&self.health).last_contact.unwrap_or(self.made);
+        now.saturating_duration_since(heard)
+    }
+
+    /// Whether the connections this member makes stand: for what is urgent, and for the bulk.
+    pub(super) fn is_up(&self) -> [(Lane, bool); 2] {
+        let health = lock(&self.health);
+        [(Lane::Control, health.control_since.is_some()), (Lane::Bulk, health.bulk_since.is_some())]
+    }
+
+    /// How far the peer's wall clock is ahead, as far as is known of late.
+    pub(super) fn clock_offset_us(&self, now: Instant) -> Option<i64> {
+        lock(&self.health).clock.offset_us(self.us(now))
+    }
+
+    /// The share of probes lost of late.
+    pub(super) fn loss_ratio(&self, now: Instant) -> Option<f64> {
+        lock(&self.health).losses_of_late.ratio(self.us(now))
+    }
+
+    /// Round trips of the last minutes.
+    pub(super) fn percentiles(&self, now_us: u64) -> Percentiles {
+        lock(&self.health).round_trips.percentiles(now_us)
     }
 
     /// Connections that stood and were lost.
@@ -554,7 +606,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn answer(sequence: u64, hold: Duration) -> Answer {
-        Answer { sequence, hold, marked: false }
+        Answer { sequence, hold, marked: false, walls_us: None }
     }
 
     fn told(link: &Link, sequence: u64, hold: Duration, now: Instant) -> Option<Duration> {
@@ -591,7 +643,8 @@ mod tests {
         let link = Arc::new(link());
         let start = Instant::now();
         let ask = |marked, still, hold| {
-            let answer = Answer { sequence: link.probe_leaves(start), hold, marked };
+            let answer =
+                Answer { sequence: link.probe_leaves(start), hold, marked, walls_us: None };
             link.probe_answered(&answer, start + 2 * MS, 0, |_| still)
         };
         assert_eq!(ask(true, false, MS), None, "the peer stood still");
@@ -609,6 +662,30 @@ mod tests {
         let seen = view(&link, start + 5 * MS);
         assert_eq!((seen.rtt.samples(), seen.round_trips.max_us, seen.rtt_marked), (1, 1_000, 5));
         assert_eq!(seen.rtt_age, Some(3 * MS));
+    }
+
+    #[test]
+    fn a_clock_is_compared_only_by_round_trips_that_count() {
+        let link = link();
+        let start = Instant::now();
+        let ask = |marked, walls_us| {
+            let answer = Answer { sequence: link.probe_leaves(start), hold: MS, marked, walls_us };
+            link.probe_answered(&answer, start + 3 * MS, 0, |_| false);
+            link.clock_offset_us(start + 3 * MS)
+        };
+        assert_eq!(ask(true, Some((9_000_000, 1_000))), None, "the peer stood still");
+        assert_eq!(ask(false, None), None, "the peer did not tell");
+        assert_eq!(ask(false, Some((9_000_000, 1_000))), Some(9_000_000));
+    }
+
+    #[test]
+    fn who_was_never_heard_is_silent_since_it_is_listened_for() {
+        let link = link();
+        let later = link.made + 5 * QUIET;
+        assert_eq!(link.silent_for(later), 5 * QUIET);
+        link.connected(Lane::Control, None);
+        assert!(link.silent_for(later) <= 5 * QUIET);
+        assert_eq!(link.is_up(), [(Lane::Control, true), (Lane::Bulk, false)]);
     }
 
     #[test]

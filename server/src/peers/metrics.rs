@@ -17,7 +17,7 @@ use super::{Core, Peers};
 type Count = fn(&Link) -> u64;
 
 /// Counters of one peer each: name, help, label, and where they are read.
-const COUNTERS: [(&str, &str, &str, Count); 8] = [
+const COUNTERS: [(&str, &str, &str, Count); 9] = [
     ("etcd_network_peer_sent_bytes_total", "Bytes sent to peers, as on the wire.", "To", |link| {
         link.sent.bytes.load(Relaxed)
     }),
@@ -60,7 +60,48 @@ const COUNTERS: [(&str, &str, &str, Count); 8] = [
         "To",
         |link| link.snapshots_failed.load(Relaxed),
     ),
+    (
+        "metastore_peer_append_rejected_total",
+        "Appends which the peer refused, for its log was another or ended before.",
+        "To",
+        |link| link.appends_rejected.load(Relaxed),
+    ),
 ];
+
+/// One peer at one moment.
+struct Moment<'a> {
+    link: &'a Link,
+    now: Instant,
+}
+
+type Read = fn(&Moment<'_>) -> Option<f64>;
+
+/// Gauges of one peer each, by label `To`. Where nothing is known there is no series.
+const GAUGES: [(&str, &str, Read); 5] = [
+    ("metastore_peer_srtt_seconds", "Round trips to peers, smoothed as in RFC 6298.", |at| {
+        Some(at.link.rtt()?.srtt_us() as f64 / 1e6)
+    }),
+    ("metastore_peer_rttvar_seconds", "Mean deviation of round trips, as in RFC 6298.", |at| {
+        Some(at.link.rtt()?.rttvar_us() as f64 / 1e6)
+    }),
+    ("metastore_peer_silent_seconds", "Since anything was heard from the peer.", |at| {
+        Some(at.link.silent_for(at.now).as_secs_f64())
+    }),
+    (
+        "metastore_peer_clock_offset_seconds",
+        "How far the peer's wall clock is ahead of this member's, by the probe of the least round trip \
+         of the last seconds.",
+        |at| Some(at.link.clock_offset_us(at.now)? as f64 / 1e6),
+    ),
+    (
+        "metastore_peer_loss_ratio",
+        "Share of the probes of the last minute that were never answered.",
+        |at| at.link.loss_ratio(at.now),
+    ),
+];
+
+const QUANTILES: &str = "metastore_peer_rtt_quantile_seconds";
+const LINK_UP: &str = "metastore_peer_link_up";
 
 const ENDS: [&str; 2] = ["Local", "Remote"];
 
@@ -77,8 +118,11 @@ impl Peers {
         let mut descriptions: Vec<Desc> =
             counters.iter().flat_map(Collector::desc).cloned().collect();
         descriptions.extend(self.core.round_trips.desc().into_iter().cloned());
-        descriptions.extend(smoothed().desc().into_iter().cloned());
-        descriptions.extend(deviation().desc().into_iter().cloned());
+        for (name, help, _) in GAUGES {
+            descriptions.extend(gauge(name, help, &["To"]).desc().into_iter().cloned());
+        }
+        descriptions.extend(quantiles().desc().into_iter().cloned());
+        descriptions.extend(link_up().desc().into_iter().cloned());
         descriptions.extend(active().desc().into_iter().cloned());
         descriptions.extend(disconnected().desc().into_iter().cloned());
         Box::new(LinkCollector { core: Arc::clone(&self.core), descriptions })
@@ -110,16 +154,33 @@ impl Collector for LinkCollector {
             active.with_label_values(&[&local, id]).set(i64::from(is_active));
             disconnected.with_label_values(&[&local, id]).inc_by(link.losses());
         }
-        let (smoothed, deviation) = (smoothed(), deviation());
+        let now_us = self.core.us(now);
+        for (name, help, read) in GAUGES {
+            let metric = gauge(name, help, &["To"]);
+            for (id, link) in &named {
+                if let Some(value) = read(&Moment { link, now }) {
+                    metric.with_label_values(&[id]).set(value);
+                }
+            }
+            families.extend(metric.collect());
+        }
+        let (quantiles, link_up) = (quantiles(), link_up());
         for (id, link) in &named {
-            // Nothing is known of a peer that has never answered.
-            if let Some(rtt) = link.rtt() {
-                smoothed.with_label_values(&[id]).set(rtt.srtt_us() as f64 / 1e6);
-                deviation.with_label_values(&[id]).set(rtt.rttvar_us() as f64 / 1e6);
+            let seen = link.percentiles(now_us);
+            for (quantile, us) in
+                [("0.5", seen.p50_us), ("0.99", seen.p99_us), ("0.999", seen.p999_us)]
+            {
+                // Nothing is known of a peer that has not answered of late.
+                if seen.samples > 0 {
+                    quantiles.with_label_values(&[id, quantile]).set(us as f64 / 1e6);
+                }
+            }
+            for (lane, is_up) in link.is_up() {
+                link_up.with_label_values(&[id, lane.as_str()]).set(f64::from(u8::from(is_up)));
             }
         }
-        families.extend(smoothed.collect());
-        families.extend(deviation.collect());
+        families.extend(quantiles.collect());
+        families.extend(link_up.collect());
         families.extend(self.core.round_trips.collect());
         families.extend(active.collect());
         families.extend(disconnected.collect());
@@ -141,16 +202,16 @@ fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name, help), labels).unwrap_or_else(|why| panic!("{name}: {why}"))
 }
 
-fn smoothed() -> GaugeVec {
-    gauge("metastore_peer_srtt_seconds", "Round trips to peers, smoothed as in RFC 6298.")
+fn quantiles() -> GaugeVec {
+    gauge(QUANTILES, "Round trips to peers of the last minutes, by quantile.", &["To", "quantile"])
 }
 
-fn deviation() -> GaugeVec {
-    gauge("metastore_peer_rttvar_seconds", "Mean deviation of round trips, as in RFC 6298.")
+fn link_up() -> GaugeVec {
+    gauge(LINK_UP, "1 while a connection this member made to a peer stands.", &["To", "Link"])
 }
 
-fn gauge(name: &str, help: &str) -> GaugeVec {
-    GaugeVec::new(Opts::new(name, help), &["To"]).unwrap_or_else(|why| panic!("{name}: {why}"))
+fn gauge(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    GaugeVec::new(Opts::new(name, help), labels).unwrap_or_else(|why| panic!("{name}: {why}"))
 }
 
 fn active() -> IntGaugeVec {

@@ -26,6 +26,7 @@ mod compress;
 mod config;
 mod gone;
 mod inbound;
+mod lately;
 mod link;
 mod metrics;
 mod net_thread;
@@ -42,7 +43,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -516,6 +517,14 @@ impl Core {
     fn us(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.epoch);
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// What this member's wall clock says, as it tells it to peers: microseconds since 1970. Nothing
+    /// but a comparison of clocks goes by it.
+    fn wall_us(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        us.saturating_add_signed(self.config.wall_clock_offset_us)
     }
 
     fn check_message(&self, message: &RaftMessage, from: u64, lane: Lane) -> Result<(), Status> {

@@ -269,6 +269,7 @@ fn take_answer(core: &Core, link: &Link, reply: &ProbeReply, now: Instant) {
         sequence: reply.sequence,
         hold: Duration::from_micros(reply.hold_us),
         marked: reply.marked,
+        walls_us: (reply.wall_us > 0).then(|| (reply.wall_us, core.wall_us())),
     };
     let now_us = core.us(now);
     let stood_still = |since_us| core.pacer.stood_still(since_us, now_us);
