@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOG_LINES_SHOWN: usize = 15;
 
 /// What the node's programs are, for a message that says what to install.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "etcd",
     "etcdctl",
     "kube-apiserver",
@@ -43,6 +43,7 @@ const PROGRAMS: [&str; 9] = [
     "kube-proxy",
     "kubectl",
     "coredns",
+    "prometheus",
 ];
 
 /// Where the node is.
@@ -127,9 +128,12 @@ fn programs(places: &Places) -> Result<()> {
     if !missing && plugins.exists() && Path::new("/usr/bin/containerd").exists() {
         return Ok(());
     }
-    for script in ["tools.sh", "kubernetes.sh"] {
+    for (script, arguments) in
+        [("tools.sh", &[][..]), ("kubernetes.sh", &[]), ("tools.sh", &["prometheus"])]
+    {
         let path = places.root.join(".ci").join(script);
         let mut command = Command::new(&path);
+        command.args(arguments);
         let status = command.env("METASTORE_CACHE", &places.cache).status();
         if !status.with_context(|| path.display().to_string())?.success() {
             bail!("{}: failed", path.display());
