@@ -111,6 +111,8 @@ struct Elections {
     answered: bool,
     /// The term in which it led, committed nothing and stepped down unheard.
     unheard_term: u64,
+    /// The newest term for which it asked for votes or led, and since when it waits for an answer.
+    asked: (u64, u64),
 }
 
 impl Replica {
@@ -517,16 +519,20 @@ impl Replica {
         let raft = &mut self.raw.raft;
         let ticks =
             election_ticks(self.config.seed, self.config.id, raft.term, self.elections.begun);
-        raft.set_randomized_election_timeout(self.clock.patient(ticks));
+        let has_not_stood = raft.state == StateRole::Follower;
+        let ticks = if has_not_stood { self.clock.patient(ticks) } else { ticks };
+        raft.set_randomized_election_timeout(ticks);
         if raft.vote == raft.id && raft.term > self.elections.stood_in {
             self.elections.stood_in = raft.term;
             self.elections.stood.count(self.elections.cause);
+            self.elections.asked = (raft.term, self.now_us);
         }
         let commits = raft.leader_id != raft::INVALID_ID && raft.commit_to_current_term();
         let won = raft.state == StateRole::Leader && before != StateRole::Leader;
         if won {
             self.elections.won += 1;
             self.elections.answered = false;
+            self.elections.asked = (raft.term, self.now_us);
             self.clock.became_leader(self.now_us);
             self.pace = Pace::default();
             self.roads = Roads::default();
@@ -593,6 +599,11 @@ impl Replica {
         let answer = matches!(kind, Type::MsgAppendResponse | Type::MsgHeartbeatResponse);
         if vote || (answer && self.is_leader()) {
             self.elections.answered = true;
+        }
+        let (asked_term, asked_us) = self.elections.asked;
+        let is_first = answer && term == self.elections.unheard_term;
+        if term == asked_term && (kind == Type::MsgRequestVoteResponse || is_first) {
+            self.clock.answered_after(self.now_us.saturating_sub(asked_us));
         }
         if answer && term == self.elections.unheard_term {
             self.elections.unheard_term = 0;

@@ -13,15 +13,18 @@
 //!   under load too.
 //! * A member that stands still every now and then hears heartbeats late and would be a bad leader: each
 //!   stall lengthens its own waits, never the time for which it refuses others its vote, up to
-//!   [`PATIENCE_MAX`] times. It wears off by a tenth a minute. Others stand in the meantime.
+//!   [`PATIENCE_MAX`] times. It wears off by a tenth a minute. Others stand in the meantime. So this
+//!   holds only for who has not stood itself, and while no election is known to be lost: where all
+//!   are busy nobody stands in the meantime, and widened waits must not be lengthened once more.
 //! * A leader never counts more than one election timeout per pass: its check for a quorum would
 //!   run twice without a chance for anyone to answer, and a healthy leader would step down.
 //! * When the round trip has grown beyond the election timeout, no candidate ever hears its voters
 //!   in time, no leader lasts, and no plan with a longer timeout can be committed. A member that
 //!   loses [`LOSSES_MAX`] elections in a row although voters did answer, or steps down as leader
 //!   although followers did, lengthens its own timeout, doubling up to [`WIDENED_US_MAX`], until a
-//!   leader commits. Silence does not count: alone in a partition nothing is learnt about the
-//!   round trip, and long timeouts would only delay the recovery.
+//!   leader commits. Who sees how long an answer took does not wait for further losses: its timeout
+//!   becomes [`ROUND_TRIPS_MIN`] times that at least. Silence does not count: alone in a partition
+//!   nothing is learnt about the round trip, and long timeouts would only delay the recovery.
 
 use autotune::Timing;
 
@@ -37,6 +40,8 @@ pub(crate) const LOSSES_MAX: u32 = 3;
 pub(crate) const WIDENED_US_MIN: u64 = 1_000_000;
 /// And at most this long, unless the timeout set is longer.
 pub(crate) const WIDENED_US_MAX: u64 = 10_000_000;
+/// Round trips a timeout must hold for elections to be won: votes, and the first commit.
+const ROUND_TRIPS_MIN: u64 = 2;
 /// What a stall adds to the patience of a member, in hundredths of a usual wait.
 const STALL_PATIENCE: u64 = 50;
 /// How often a tenth of what has been added wears off.
@@ -112,6 +117,15 @@ impl ScaledClock {
         self.rescale(|clock| clock.losses = clock.losses.saturating_add(1));
     }
 
+    /// The answer of a voter took so long.
+    pub(crate) fn answered_after(&mut self, round_trip_us: u64) {
+        let wanted_us = round_trip_us.saturating_mul(ROUND_TRIPS_MIN).min(WIDENED_US_MAX);
+        while self.election_timeout_us() < wanted_us {
+            let rounds = self.losses / LOSSES_MAX + 1;
+            self.rescale(|clock| clock.losses = rounds * LOSSES_MAX);
+        }
+    }
+
     /// A leader commits: timeouts are long enough.
     pub(crate) fn committed(&mut self) {
         if self.losses > 0 {
@@ -168,8 +182,11 @@ impl ScaledClock {
         }
     }
 
-    /// The wait of this member where a usual one has so many ticks.
+    /// The wait of this member, which has not stood yet, where a usual one has so many ticks.
     pub(crate) fn patient(&self, ticks: usize) -> usize {
+        if self.losses > 0 {
+            return ticks;
+        }
         let longest = (ELECTION_TICKS_MAX * PATIENCE_MAX - 1) as usize;
         (ticks * (100 + self.patience) as usize / 100).min(longest)
     }
@@ -342,6 +359,32 @@ mod tests {
         assert_eq!(clock.effective().heartbeat_interval_us, 25_000);
         clock.committed();
         assert_eq!(clock.effective(), short);
+    }
+
+    #[test]
+    fn an_answer_that_took_long_lengthens_the_timeout_at_once_to_two_round_trips() {
+        let short = Timing { heartbeat_interval_us: 25_000, election_timeout_us: 315_000 };
+        let after = |round_trip_us| {
+            let mut clock = ScaledClock::new(short, 0);
+            clock.answered_after(round_trip_us);
+            clock.election_timeout_us()
+        };
+        let seen = [0, 157_000, 158_000, 500_000, 501_000, 1_500_000, 4_900_000, u64::MAX];
+        let seen = seen.map(after);
+        let ms = [315, 315, 1_000, 1_000, 2_000, 4_000, 10_000, 10_000];
+        assert_eq!(seen.map(|us| us / 1_000), ms);
+    }
+
+    #[test]
+    fn patience_ends_with_the_first_election_that_is_lost() {
+        let mut clock = clock();
+        clock.advance(0, false);
+        clock.advance(900_000, false);
+        assert_eq!(clock.patient(60), 90);
+        clock.lost();
+        assert_eq!(clock.patient(60), 60);
+        clock.committed();
+        assert_eq!(clock.patient(60), 90);
     }
 
     #[test]

@@ -109,6 +109,10 @@ fn perform(cluster: &mut Cluster, line: &str) {
             cluster.members.get_mut(&member(1)).unwrap().disk_held = false;
             cluster.sync(member(1));
         }
+        "still" => {
+            let until_us = cluster.now_us + duration_us(words[2]);
+            cluster.members.get_mut(&member(1)).unwrap().still_until_us = until_us;
+        }
         "stop" => cluster.stop(member(1)),
         "start" => cluster.start(member(1)),
         "transfer" => {

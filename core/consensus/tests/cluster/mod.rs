@@ -78,6 +78,8 @@ pub struct Member {
     writes: VecDeque<(u64, Persist)>,
     pub disk_us: u64,
     pub disk_held: bool,
+    /// It stands still until then: what arrives waits for it.
+    pub still_until_us: u64,
     boots: u64,
     /// What was committed anywhere when a read was asked for.
     reads: BTreeMap<u64, u64>,
@@ -156,6 +158,7 @@ impl Cluster {
             writes: VecDeque::new(),
             disk_us: 0,
             disk_held: false,
+            still_until_us: 0,
             boots: 0,
             reads: BTreeMap::new(),
         };
@@ -339,8 +342,9 @@ impl Cluster {
     fn next_event_us(&self) -> Option<u64> {
         let message = self.network.keys().next().map(|(due, _)| *due);
         let writes = self.members.values().filter_map(|m| m.writes.front()).map(|(due, _)| *due);
-        let ticks = self.members.values().filter_map(|m| m.replica.as_ref());
-        let ticks = ticks.map(|replica| replica.next_deadline_us(self.now_us));
+        let ticks = self.members.values().filter_map(|m| {
+            Some(m.replica.as_ref()?.next_deadline_us(self.now_us).max(m.still_until_us))
+        });
         message.into_iter().chain(writes).chain(ticks).filter(|due| *due < u64::MAX).min()
     }
 
@@ -349,12 +353,17 @@ impl Cluster {
             if entry.key().0 > self.now_us {
                 break;
             }
-            let message = entry.remove();
-            self.deliver(message);
+            let ((_, sent), message) = entry.remove_entry();
+            let still_until_us = self.members.get(&message.to).map_or(0, |to| to.still_until_us);
+            if still_until_us > self.now_us {
+                self.network.insert((still_until_us, sent), message);
+            } else {
+                self.deliver(message);
+            }
         }
         let ids: Vec<u64> = self.members.keys().copied().collect();
         for id in ids {
-            if !self.runs(id) {
+            if !self.runs(id) || self.members[&id].still_until_us > self.now_us {
                 continue;
             }
             self.write(id);
