@@ -112,6 +112,8 @@ pub struct Booted<D: Disk> {
     pub held: SnapshotsHeld,
     /// What the log had to say.
     pub torn_bytes: u64,
+    /// Entries no sync had been known to cover, written once more.
+    pub rewritten_entries: u64,
     /// The backend's state could be used: nothing had to be rebuilt.
     pub from_backend: bool,
     /// Snapshots passed over because they, or a chunk of theirs, could not be read.
@@ -292,6 +294,7 @@ pub fn recover_from<D: Disk>(
         snapshots,
         held,
         torn_bytes: recovered.torn_bytes,
+        rewritten_entries: recovered.rewritten_entries,
         from_backend,
         damaged_snapshots: damaged,
     })

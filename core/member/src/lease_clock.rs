@@ -27,6 +27,8 @@ const TURN_US: u64 = 10_000;
 const REVOKING_MAX: usize = 4096;
 /// A proposed revocation that has not been applied by then is proposed again.
 const REVOKE_RETRY_US: u64 = 3_000_000;
+/// Lags kept until somebody asks; further ones are not noted.
+const LAGS_MAX: usize = 4096;
 const SECOND_US: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,7 @@ pub struct LeaseClock {
     last_step_us: u64,
     /// How long the member stood still, all times together.
     stalled_us: u64,
+    lags_us: Vec<u64>,
 }
 
 impl LeaseClock {
@@ -67,6 +70,7 @@ impl LeaseClock {
             next_turn_us: 0,
             last_step_us: now_us,
             stalled_us: 0,
+            lags_us: Vec::new(),
         }
     }
 
@@ -95,7 +99,13 @@ impl LeaseClock {
     pub fn take(&mut self, change: &state::LeaseChange, now_us: u64) {
         match change {
             state::LeaseChange::Granted { id, ttl } => self.granted(*id, *ttl, now_us),
-            state::LeaseChange::Revoked { id } => self.revoked(*id),
+            state::LeaseChange::Revoked { id } => {
+                let over = self.leases.get(id).filter(|lease| lease.retry_us.is_some());
+                if let Some(lease) = over.filter(|_| self.lags_us.len() < LAGS_MAX) {
+                    self.lags_us.push(self.running_us(now_us).saturating_sub(lease.expires_us));
+                }
+                self.revoked(*id);
+            }
             state::LeaseChange::Checkpointed { id, remaining_ttl } => {
                 if let Some(lease) = self.leases.get(id).copied() {
                     let expires_us = after(self.running_us(now_us), *remaining_ttl);
@@ -141,6 +151,11 @@ impl LeaseClock {
         let left_us = lease.expires_us.saturating_sub(self.running_us(now_us));
         let ttl = i64::try_from(left_us / SECOND_US).unwrap_or(i64::MAX);
         Some(LeaseTtl { ttl, granted_ttl: lease.granted_ttl })
+    }
+
+    /// How long leases that were revoked because they were over had been so, since this was last asked.
+    pub fn take_lags_us(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.lags_us)
     }
 
     /// Leases to be revoked in this turn; each comes again if it is not revoked by then. None before
@@ -221,6 +236,18 @@ mod tests {
         clock.granted(7, 5, 0);
         assert!(clock.take_expired(5 * S - 1).is_empty());
         assert_eq!(clock.take_expired(5 * S), [7]);
+    }
+
+    #[test]
+    fn only_a_lease_that_was_over_tells_how_late_it_ended() {
+        let mut clock = LeaseClock::new(0);
+        clock.granted(7, 5, 0);
+        clock.granted(8, 5, 0);
+        clock.take(&state::LeaseChange::Revoked { id: 8 }, 4 * S);
+        assert_eq!(clock.take_expired(5 * S), [7]);
+        clock.take(&state::LeaseChange::Revoked { id: 7 }, 5 * S + 30);
+        assert_eq!(clock.take_lags_us(), [30]);
+        assert!(clock.take_lags_us().is_empty());
     }
 
     #[test]

@@ -37,6 +37,16 @@ impl<D: Disk> LogWorker<D> {
 
     /// Carries the tasks out; the answers may be given to the member once this returns.
     pub fn run(&mut self, tasks: &[DiskTask]) -> Result<Vec<Input>, LogError> {
+        self.run_telling(tasks, || ())
+    }
+
+    /// The same; `written` is called between writing and syncing, for whoever wants to know how long
+    /// either takes.
+    pub fn run_telling(
+        &mut self,
+        tasks: &[DiskTask],
+        written: impl FnOnce(),
+    ) -> Result<Vec<Input>, LogError> {
         let mut last = None;
         let mut sync = false;
         let mut release = None;
@@ -50,6 +60,7 @@ impl<D: Disk> LogWorker<D> {
                 DiskTask::Release { through_index } => release = Some(*through_index),
             }
         }
+        written();
         if sync {
             self.log.sync()?;
         }

@@ -201,6 +201,22 @@ impl Member {
         self.snapshots.newest_index()
     }
 
+    /// Highest index known to be committed.
+    pub fn commit_index(&self) -> u64 {
+        self.replica.commit_index()
+    }
+
+    /// Commands that are here and in no entry yet.
+    pub fn commands_waiting(&self) -> usize {
+        self.waiting.len() + self.replica.commands_making()
+    }
+
+    /// How long leases had been over when they were really gone, since this was last asked: only the
+    /// leader, which ends them, knows.
+    pub fn take_lease_lags_us(&mut self) -> Vec<u64> {
+        self.leases.take_lags_us()
+    }
+
     /// Proposals waiting for a leader.
     pub fn waiting_proposals(&self) -> usize {
         self.waiting.len()

@@ -86,6 +86,8 @@ pub struct LogFaults {
 pub struct LogStats {
     /// Segments on disk, with the one written to.
     pub segments: u64,
+    /// What they occupy, as long as they are; without the next one being prepared.
+    pub bytes: u64,
     /// The smallest index that may still be in the log.
     pub first_index: u64,
     /// The last index appended; `first_index - 1` if the log holds none.
@@ -119,6 +121,8 @@ pub(crate) struct Sealed {
     pub(crate) name: SegmentName,
     /// The largest index of any entry in it; 0 if there is none.
     pub(crate) index_max: u64,
+    /// How long the file is.
+    pub(crate) bytes: u64,
 }
 
 /// The log of one member.
@@ -128,6 +132,7 @@ pub struct Log<D: Disk> {
     identity: Identity,
     options: LogOptions,
     sealed: VecDeque<Sealed>,
+    sealed_bytes: u64,
     active: Active<D::File>,
     prepared: Option<Prepared<D::File>>,
     hard_state: Option<HardState>,
@@ -226,6 +231,7 @@ impl<D: Disk> Log<D> {
             disk,
             identity: from.identity,
             options,
+            sealed_bytes: from.sealed.iter().map(|segment| segment.bytes).sum(),
             sealed: from.sealed,
             active: from.active,
             prepared: None,
@@ -329,7 +335,7 @@ impl<D: Disk> Log<D> {
             // One by one: a later name must never be gone while an earlier one is still there.
             let done = self.disk.unlink(&path).and_then(|()| self.sync_wal_dir());
             self.guard(done)?;
-            self.sealed.pop_front();
+            self.sealed_bytes -= self.sealed.pop_front().map_or(0, |segment| segment.bytes);
             self.stats.no_space = false;
             removed += 1;
         }
@@ -406,6 +412,7 @@ impl<D: Disk> Log<D> {
     pub fn stats(&self) -> LogStats {
         LogStats {
             segments: self.sealed.len() as u64 + 1,
+            bytes: self.sealed_bytes + self.active.length,
             unsynced_bytes: self.active.tail - self.active.synced,
             active_bytes: self.active.tail,
             prepared_bytes: self.prepared.as_ref().map_or(0, |prepared| prepared.allocated),
@@ -525,7 +532,9 @@ impl<D: Disk> Log<D> {
         // Gives the room back, and shows by its length that a segment follows.
         let cut = self.disk.set_len(&old.file, old.tail);
         self.guard(cut)?;
-        self.sealed.push_back(Sealed { name: old.name, index_max: old.index_max });
+        self.sealed_bytes += old.tail;
+        let sealed = Sealed { name: old.name, index_max: old.index_max, bytes: old.tail };
+        self.sealed.push_back(sealed);
         self.stats.rollovers += 1;
         Ok(())
     }

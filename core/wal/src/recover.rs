@@ -263,7 +263,7 @@ impl History {
             let end = scan.end;
             let crc = scan.crc_at(end);
             let (bad, file_bytes) = (scan.bad, scan.file_bytes);
-            history.take(name, scan.batches)?;
+            history.take(name, scan.batches, next.prev_end)?;
             memory.reuse(scan.memory);
             if file_bytes < next.prev_end {
                 return Err(history.cut_short(name, file_bytes, next.prev_end));
@@ -284,7 +284,12 @@ impl History {
     }
 
     /// Adds a segment that holds.
-    fn take(&mut self, name: SegmentName, batches: Vec<DecodedBatch>) -> Result<(), LogError> {
+    fn take(
+        &mut self,
+        name: SegmentName,
+        batches: Vec<DecodedBatch>,
+        bytes: u64,
+    ) -> Result<(), LogError> {
         let mut index_max = 0;
         for decoded in batches {
             let last = decoded.batch.entries.last().map_or(0, |last| last.index);
@@ -294,7 +299,7 @@ impl History {
                 .map_err(|reason| self.corrupt(name, decoded.offset, 0, reason))?;
         }
         self.state.own();
-        self.sealed.push_back(Sealed { name, index_max });
+        self.sealed.push_back(Sealed { name, index_max, bytes });
         Ok(())
     }
 
@@ -352,7 +357,7 @@ impl Tail {
         let cut_off = options.allow_damaged_tail && end >= header.opening_end.max(DATA_START);
         if cut_short && !cut_off {
             // The good part first, so that the message can say which index is lost.
-            history.take(name, batches)?;
+            history.take(name, batches, file_bytes)?;
             return Err(history.cut_short(name, file_bytes, header.length));
         }
         if broken && !cut_off && !options.faults.ignore_watermark {
@@ -361,7 +366,7 @@ impl Tail {
                 None => (end, "only zeros where a sync had covered a batch"),
             };
             // The good part first, so that the message can say which index is lost.
-            history.take(name, batches)?;
+            history.take(name, batches, file_bytes)?;
             return Err(history.corrupt(name, offset, watermark.index, reason));
         }
         let straddles =
@@ -374,7 +379,8 @@ impl Tail {
         let mut durable = batches;
         let rewrite = durable.split_off(split).into_iter().map(|decoded| decoded.batch).collect();
         let durable_crc = durable.last().map_or(0, |last| last.header.crc);
-        history.take(name, durable)?;
+        // What lies behind is given back, except where there is damage to look at.
+        history.take(name, durable, if broken { file_bytes } else { durable_end })?;
         let (torn, damaged) = match (broken, lost.bytes) {
             (true, _) => (None, Some(lost)),
             (false, 0) => (None, None),

@@ -11,6 +11,16 @@ impl Replica {
         self.clock.effective()
     }
 
+    /// Highest index known to be committed; [`Replica::status`] has it too, and costs more.
+    pub fn commit_index(&self) -> u64 {
+        self.raw.raft.raft_log.committed
+    }
+
+    /// Commands taken and not yet in any entry.
+    pub fn commands_making(&self) -> usize {
+        self.making.len()
+    }
+
     /// The replica as it is now.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
@@ -58,7 +68,7 @@ impl Replica {
             elections_won: self.elections.won,
             quorum_losses: self.elections.quorum_losses,
             reads_waiting: self.reads.waiting(),
-            commands_making: self.making.len(),
+            commands_making: self.commands_making(),
             persists_outstanding: self.outbox.outstanding(),
         }
     }
