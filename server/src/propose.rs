@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use member::consensus::{self, PeerProgress, ProgressState};
 use member::{Completion, Input, MembershipRefusal, Proposal, Reply};
+use otlp::Span;
 use prost::Message as _;
 use proto::admin::{Alarm, ObserveResponse, PeerObservation, TuningResponse};
 use proto::etcdserverpb::AlarmMember;
@@ -30,6 +31,8 @@ use crate::door::{
 use crate::figures::Figures;
 use crate::inbox::Inbox;
 use crate::peers::{LinkState, PeerLink, Peers};
+use crate::telemetry::flight::Flights;
+use crate::telemetry::{self, call};
 use crate::tickets::{AppliedGate, Held, Tickets};
 use crate::vitals::{self, Vitals};
 
@@ -87,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) election_timeout: Duration,
     pub(crate) request_bytes_max: usize,
     pub(crate) backend: crate::backend::Control,
+    pub(crate) flights: Flights,
 }
 
 impl Shared {
@@ -124,6 +128,7 @@ impl Shared {
             election_timeout,
             request_bytes_max,
             backend,
+            flights: Flights::new(telemetry::tracer()),
         }
     }
 
@@ -372,12 +377,16 @@ impl Handle {
             // It became the leader meanwhile; the caller's retry is served here.
             return Err(RequestError::LeaderChanged);
         }
+        let traced = call::current().map(|call| (call, SystemTime::now()));
         let request = LeaderRequest { hello: None, call: Some(call) };
         let reply = self
             .peers
             .leader_call(leader, request, shared.request_timeout)
             .await
             .map_err(|_| RequestError::TimeoutConnectionLost)?;
+        if let Some((call, start)) = traced {
+            call::note_wait(call, "ask_leader", start, None);
+        }
         match reply.reply {
             Some(leader_reply::Reply::Error(error)) => Err(RequestError::Remote {
                 code: error.kind.parse().unwrap_or(UNKNOWN),
@@ -400,6 +409,7 @@ impl Door for Handle {
         }
         let deadline_us = shared.deadline_us();
         let proposal = Proposal { sequence, deadline_us, command };
+        let _flight = shared.flights.begin(id.member, sequence);
         match self.await_end(sequence, deadline_us, |inbox| inbox.propose(proposal)).await? {
             Ended::Applied { index, term, completion: Completion::Command(outcome) } => {
                 Ok(AppliedOutcome { index, term, response: outcome.result? })
@@ -412,6 +422,7 @@ impl Door for Handle {
     async fn linearizable_view(&self) -> Result<View, RequestError> {
         let shared = &self.shared;
         let began = *shared.led.borrow();
+        let traced = call::current().map(|call| (call, SystemTime::now()));
         let ticket = shared.next_sequence();
         let deadline_us = shared.deadline_us();
         let receiver = shared.reads.draw(ticket, deadline_us);
@@ -424,10 +435,17 @@ impl Door for Handle {
             Ok(None) => return Err(self.timeout_since(began)),
             Err(_) => return Err(self.unanswered(deadline_us, began)),
         };
+        let asked = traced.map(|(call, start)| {
+            call::note_wait(call, "read_index", start, Some(index));
+            (call, SystemTime::now())
+        });
         if !shared.applied.reached_already(index) {
             let left = Duration::from_micros(deadline_us.saturating_sub(shared.now_us()));
             let reached = tokio::time::timeout(left, shared.applied.wait_for(index)).await;
             reached.map_err(|_| self.timeout_since(began))?;
+            if let Some((call, start)) = asked {
+                call::note_wait(call, "wait_applied", start, Some(index));
+            }
         }
         Ok(self.view())
     }
@@ -479,14 +497,22 @@ impl Door for Handle {
         if !shared.inbox.urgent(Input::TransferLeader { ticket, to }) {
             return Err(shared.inbox.refusal());
         }
+        let start = SystemTime::now();
         let moved = async {
             receiver.await.map_err(|_| RequestError::Stopped)??;
             let done = led.wait_for(|now| now.leader.is_some() && !now.is_leader).await;
             done.map(drop).map_err(|_| RequestError::Stopped)
         };
-        tokio::time::timeout(patience, moved)
+        let moved = tokio::time::timeout(patience, moved)
             .await
-            .unwrap_or(Err(RequestError::TimeoutLeaderTransfer))
+            .unwrap_or(Err(RequestError::TimeoutLeaderTransfer));
+        call::note_rare(|context, parent| {
+            let times = (start, SystemTime::now());
+            let mut span = Span::new(context, parent, "transfer_leader", times);
+            span.error = moved.as_ref().err().map(ToString::to_string);
+            span.with("metastore.to", format!("{to:x}"))
+        });
+        moved
     }
 
     async fn lease_keep_alive(&self, id: i64) -> Result<i64, RequestError> {

@@ -58,8 +58,8 @@ impl From<boot::BootError> for Ended {
 
 /// Serves until told to stop, or until the member can not go on.
 pub fn start(config: &Config) -> Result<(), Ended> {
-    telemetry::install(&config.log_outputs, config.log_level, config.log_format)
-        .map_err(|error| error.to_string())?;
+    // Goes last: the spans of the end are handed over as well.
+    let _exporting = telemetry::install(config).map_err(|error| error.to_string())?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

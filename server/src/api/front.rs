@@ -40,6 +40,7 @@ use super::unary::{self, Answer};
 use super::watch::WatchService;
 use super::{GRPC_OVERHEAD_BYTES, Shared};
 use crate::door::Door;
+use crate::telemetry::{self, call::TracedCall};
 
 /// The services of one client thread.
 pub struct Front<D: Door> {
@@ -96,11 +97,25 @@ impl<D: Door> Front<D> {
 
     /// Answers one call.
     pub(crate) async fn call(&self, request: Request<Incoming>) -> Response<Answer> {
+        match telemetry::call::begin(request.headers()) {
+            None => self.answer(request, None).await,
+            Some(traced) => {
+                let answer = Box::pin(self.answer(request, Some(Arc::clone(&traced))));
+                traced.follow(answer).await
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        traced: Option<Arc<TracedCall>>,
+    ) -> Response<Answer> {
         let Some(id) = MethodId::find(request.uri().path()) else {
             return refusal(&Status::unimplemented(method::unknown(request.uri().path())));
         };
         let method = id.info();
-        let mut call = Call::start(Arc::clone(&self.shared), id);
+        let mut call = Call::start(Arc::clone(&self.shared), id, traced);
         let timeout = match method.kind {
             Kind::Unary => grpc_timeout(request.headers()),
             // Streams live until one side ends them; a client's deadline ends its side.
@@ -219,12 +234,13 @@ struct Call<D: Door> {
     id: MethodId,
     started: Instant,
     is_finished: bool,
+    traced: Option<Arc<TracedCall>>,
 }
 
 impl<D: Door> Call<D> {
-    fn start(shared: Arc<Shared<D>>, id: MethodId) -> Self {
+    fn start(shared: Arc<Shared<D>>, id: MethodId, traced: Option<Arc<TracedCall>>) -> Self {
         let started = shared.calls.start(id);
-        Self { shared, id, started, is_finished: false }
+        Self { shared, id, started, is_finished: false, traced }
     }
 
     fn finish(&mut self, code: Code) {
@@ -233,6 +249,9 @@ impl<D: Door> Call<D> {
         }
         let took = self.shared.calls.finish(self.id, self.started, code);
         let method = self.id.info();
+        if let Some(traced) = self.traced.take() {
+            traced.finish(method.path, code);
+        }
         if method.kind == Kind::Unary && took > self.shared.settings.warning_unary_request_duration
         {
             tracing::warn!(

@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use super::error::state_status;
 use crate::door::{AppliedOutcome, Door, RequestError};
+use crate::telemetry::call::note_key;
 
 /// A range with more keys is put together beside the client threads, not on one of them.
 const INLINE_KEYS_MAX: i64 = 1_000;
@@ -77,6 +78,7 @@ impl<D: Door> KvService<D> {
             self.shared.refuse_on_learner()?;
         }
         check::range(&request).map_err(state_status)?;
+        note_key(&request.key);
         let view = self.view(request.serializable).await?;
         self.shared.metrics.mvcc_ranges.inc();
         let mut response = self.answer_range(view, request).await?;
@@ -87,6 +89,7 @@ impl<D: Door> KvService<D> {
     /// Writes one key.
     pub(super) async fn put(&self, request: PutRequest) -> Result<PutResponse, Status> {
         check::put(&request).map_err(state_status)?;
+        note_key(&request.key);
         self.shared.refuse_over_quota(check::put_quota_cost(&request)).await?;
         let outcome = self.shared.propose(Op::Put(request)).await?;
         let Applied::Put(mut response) = outcome.response else {
@@ -102,6 +105,7 @@ impl<D: Door> KvService<D> {
         request: DeleteRangeRequest,
     ) -> Result<DeleteRangeResponse, Status> {
         check::delete_range(&request).map_err(state_status)?;
+        note_key(&request.key);
         let outcome = self.shared.propose(Op::DeleteRange(request)).await?;
         let Applied::DeleteRange(mut response) = outcome.response else {
             return Err(Shared::<D>::mismatch(&outcome));

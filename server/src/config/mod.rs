@@ -10,6 +10,7 @@ mod error;
 mod flags;
 mod sources;
 mod tls;
+mod tracing;
 mod url;
 mod value;
 
@@ -105,6 +106,29 @@ pub enum LogLevel {
     Warn,
     /// What failed.
     Error,
+}
+
+impl LogLevel {
+    /// From the most to the least.
+    pub const ALL: [Self; 4] = [Self::Debug, Self::Info, Self::Warn, Self::Error];
+
+    /// By its name as `--log-level` takes it.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "panic" | "fatal" => Some(Self::Error),
+            _ => Self::ALL.into_iter().find(|level| level.as_str() == name),
+        }
+    }
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// Where log lines go.
@@ -207,6 +231,8 @@ pub struct Config {
     pub client_connections_max: usize,
     /// For tests of alerts: added to the wall clock that is told to peers.
     pub test_wall_clock_offset_us: i64,
+    /// Traces, if there are any.
+    pub tracing: Option<otlp::Settings>,
     /// TLS towards clients.
     pub client_tls: Option<TlsFiles>,
     /// TLS towards peers.
@@ -264,7 +290,9 @@ pub fn load(args: &[String], variables: &BTreeMap<String, String>) -> Result<Sta
             "--{name} is for tests of MetaStore itself and needs --test-flags"
         )));
     }
-    Config::from_given(&given, warnings).map(|config| Start::Serve(Box::new(config)))
+    let mut config = Config::from_given(&given, warnings)?;
+    config.tracing = tracing::settings(&given, variables, &config.name)?;
+    Ok(Start::Serve(Box::new(config)))
 }
 
 /// `pre-stop [--timeout DURATION]` and whatever says where the data lies: the same flags, variables or
@@ -388,12 +416,7 @@ impl Config {
             warning_apply_duration: duration(given, "warning-apply-duration"),
             warning_unary_request_duration: duration(given, "warning-unary-request-duration"),
             log_outputs: log_outputs(given.text("log-outputs"))?,
-            log_level: match given.text("log-level") {
-                "debug" => LogLevel::Debug,
-                "warn" => LogLevel::Warn,
-                "error" | "panic" | "fatal" => LogLevel::Error,
-                _ => LogLevel::Info,
-            },
+            log_level: LogLevel::named(given.text("log-level")).unwrap_or(LogLevel::Info),
             log_format: log_format(given.text("log-format"))?,
             batch_proposals: boolean(given, "batch-proposals"),
             batch_commands_max: size(given, "batch-commands-max"),
@@ -408,6 +431,7 @@ impl Config {
             batch_gather_max: duration(given, "batch-gather-max"),
             test_wall_clock_offset_us: value::parse_signed_us(given.text("test-wall-clock-offset"))
                 .unwrap_or_default(),
+            tracing: None,
             client_threads: Some(size(given, "client-threads")).filter(|n| *n > 0),
             client_connections_max: size(given, "client-connections-max"),
             name,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use member::Input;
 use proto::log::Member;
 use proto::peer::{
-    Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply, TuningReply,
+    Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply, TraceContext, TuningReply,
     leader_reply, leader_request, raft_message::Type,
 };
 use tonic::Status;
@@ -99,6 +99,10 @@ impl Inbound for NodeInbound {
 
     async fn forwarded(&self, _from: u64, commands: Vec<Bytes>) -> bool {
         self.shared.inbox.bulk(Input::Forwarded(commands)).await
+    }
+
+    fn traces(&self, contexts: &[TraceContext], is_forward: bool) {
+        self.shared.flights.told(contexts, is_forward);
     }
 
     fn not_forwarded(&self, commands: Vec<Bytes>) {

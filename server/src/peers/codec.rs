@@ -26,6 +26,8 @@ use super::compress::{Agreed, Packer, Unpackable, Unpacker};
 const ENTRIES_PER_FRAME_MAX: usize = 262_144;
 /// Commands in one forward.
 const COMMANDS_PER_FRAME_MAX: usize = 262_144;
+/// Commands that are traced in what follows one frame.
+pub(super) const TRACES_PER_FRAME_MAX: usize = 1_024;
 /// Chunks in one snapshot: with chunks of 1 MiB, 256 GiB of state.
 pub(super) const CHUNKS_PER_SNAPSHOT_MAX: usize = 262_144;
 /// Encoded, the voters and learners of a cluster.
@@ -91,6 +93,8 @@ pub(super) enum Excess {
     Entries(usize),
     #[error("more than {0} commands in one forward")]
     Commands(usize),
+    #[error("more than {0} traces in one frame")]
+    Traces(usize),
     #[error("more than {0} chunks in one snapshot")]
     Chunks(usize),
     #[error("more than {0} bytes of voters and learners")]
@@ -101,13 +105,17 @@ pub(super) enum Excess {
 
 impl Frame for AppendFrame {
     fn check(encoded: &[u8]) -> Result<(), Excess> {
-        let mut commands = 0;
+        let (mut commands, mut traces) = (0, 0);
         let mut tally = RaftTally::default();
         for_each_field(encoded, |number, value| match (number, value) {
             (2, Value::Bytes(raft)) => tally.add(raft),
             (3, Value::Bytes(forward)) => for_each_field(forward, |number, _| {
                 commands += usize::from(number == 1);
                 within(commands, COMMANDS_PER_FRAME_MAX, Excess::Commands)
+            }),
+            (5, Value::Bytes(told)) => for_each_field(told, |number, _| {
+                traces += usize::from(number == 1);
+                within(traces, TRACES_PER_FRAME_MAX, Excess::Traces)
             }),
             _ => Ok(()),
         })

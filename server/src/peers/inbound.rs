@@ -237,6 +237,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         from: u64,
     ) -> Result<(), Status> {
         let link = self.core.link(from)?;
+        let mut traces = Vec::new();
         while let Some(Received { message, length }) = frames.message().await? {
             link.heard(length);
             let taken = match message.frame {
@@ -245,10 +246,18 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
                     if message.reject {
                         link.appends_rejected.fetch_add(1, Ordering::Relaxed);
                     }
+                    if !message.entries.is_empty() {
+                        self.tell_traces(&mut traces, false);
+                    }
                     self.inbound.append(message).await
                 }
                 Some(append_frame::Frame::Forward(forward)) => {
+                    self.tell_traces(&mut traces, true);
                     self.inbound.forwarded(from, forward.commands).await
+                }
+                Some(append_frame::Frame::Traces(told)) => {
+                    traces = told.contexts;
+                    true
                 }
                 Some(append_frame::Frame::Hello(_)) => {
                     return Err(Status::invalid_argument("a second greeting"));
@@ -261,6 +270,12 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
             }
         }
         Ok(())
+    }
+
+    fn tell_traces(&self, traces: &mut Vec<proto::peer::TraceContext>, is_forward: bool) {
+        if !traces.is_empty() {
+            self.inbound.traces(&std::mem::take(traces), is_forward);
+        }
     }
 
     async fn control(

@@ -10,7 +10,7 @@ use autotune::{Distribution, Percentiles};
 use bytes::Bytes;
 use consensus::rtt::RttEstimator;
 use prometheus::Histogram;
-use proto::peer::{Hello, RaftMessage};
+use proto::peer::{Hello, RaftMessage, TraceContext};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tonic::transport::Channel;
@@ -135,6 +135,8 @@ impl Lane {
 pub(super) enum Bulk {
     Raft(RaftMessage),
     Forward(Vec<Bytes>),
+    /// Of commands in the items behind it.
+    Traces(Vec<TraceContext>),
 }
 
 /// What waits on the control connection. A probe is stamped when it is pulled.

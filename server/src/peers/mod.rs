@@ -47,7 +47,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use proto::peer::{Hello, LeaderReply, LeaderRequest, RaftMessage};
+use proto::peer::{Hello, LeaderReply, LeaderRequest, RaftMessage, TraceContext};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tonic::{Request, Status};
@@ -72,6 +72,7 @@ const FORWARD_BYTES: usize = 1 << 20;
 /// What a message costs beside the bytes it carries.
 const MESSAGE_BYTES: usize = 128;
 const ENTRY_BYTES: usize = 96;
+const TRACE_BYTES: usize = 56;
 /// How often a stopping transport looks whether all has arrived.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(2);
 /// A peer silent for this long is given a new connection, however short the election timeout.
@@ -314,6 +315,16 @@ impl Peers {
         dropped.dedup();
         for to in dropped {
             self.reports.unreachable(to);
+        }
+    }
+
+    /// Tells a peer what is traced of what is sent to it next. It is dropped where there is no room.
+    pub fn tell_traces(&self, to: u64, mut contexts: Vec<TraceContext>) {
+        contexts.truncate(codec::TRACES_PER_FRAME_MAX);
+        let Some(link) = self.core.links().get(&to).cloned() else { return };
+        if !contexts.is_empty() {
+            let bytes = MESSAGE_BYTES + contexts.len() * TRACE_BYTES;
+            drop(link.bulk.push(Bulk::Traces(contexts), bytes, Admit::Open));
         }
     }
 

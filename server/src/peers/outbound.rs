@@ -173,6 +173,7 @@ pub(super) fn hand_back(reports: &dyn Reports, link: &Link, lane: Lane) {
             match item {
                 Bulk::Raft(_) => dropped += 1,
                 Bulk::Forward(commands) => reports.not_forwarded(commands),
+                Bulk::Traces(_) => {}
             }
         }
     }
@@ -346,6 +347,9 @@ impl Stream for BulkPull {
                 Poll::Ready(Some(Bulk::Raft(message))) => append_frame::Frame::Raft(message),
                 Poll::Ready(Some(Bulk::Forward(commands))) => {
                     append_frame::Frame::Forward(Forward { commands })
+                }
+                Poll::Ready(Some(Bulk::Traces(contexts))) => {
+                    append_frame::Frame::Traces(proto::peer::Traces { contexts })
                 }
             },
         };

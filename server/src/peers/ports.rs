@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use proto::log::{Member, SnapshotMeta};
-use proto::peer::{LeaderReply, LeaderRequest, RaftMessage};
+use proto::peer::{LeaderReply, LeaderRequest, RaftMessage, TraceContext};
 
 use super::{Refusal, Versions};
 
@@ -23,6 +23,11 @@ pub trait Inbound: Clone + Send + Sync + 'static {
     /// Commands which a peer takes this member to be the leader for. May wait like
     /// [`Inbound::append`].
     fn forwarded(&self, from: u64, commands: Vec<Bytes>) -> impl Future<Output = bool> + Send;
+
+    /// Commands in what the peer sends next are traced: in a forward, or in an append.
+    fn traces(&self, contexts: &[TraceContext], is_forward: bool) {
+        let _ = (contexts, is_forward);
+    }
 
     /// Commands given to [`super::Peers::forward`] of which not a byte has left.
     fn not_forwarded(&self, commands: Vec<Bytes>);

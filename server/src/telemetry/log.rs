@@ -1,5 +1,6 @@
 //! Log lines, in the shape etcd's have: one JSON object a line with `level`, `ts`, `caller` and `msg`
-//! first and the fields after, so that what collects etcd's logs collects these.
+//! first and the fields after, so that what collects etcd's logs collects these. Lines about a call that
+//! is traced name its trace and span.
 //!
 //! Lines are written whole, under one lock, to every output. A line that cannot be written is lost:
 //! a full disk under the log file must not stop the member.
@@ -14,54 +15,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{FilterFn, LevelFilter};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::layer::{Context, Layer};
 
-use crate::config::{LogFormat, LogLevel, LogOutput};
-
-/// Installs the log of this process. Fails when an output cannot be opened.
-pub fn install(
-    outputs: &[LogOutput],
-    level: LogLevel,
-    format: LogFormat,
-) -> Result<(), TelemetryError> {
-    let mut sinks = Vec::new();
-    for output in outputs {
-        sinks.push(match output {
-            LogOutput::Stderr => Sink::Stderr,
-            LogOutput::Stdout => Sink::Stdout,
-            LogOutput::File(path) => {
-                let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-                Sink::File(file.map_err(|source| TelemetryError {
-                    path: path.display().to_string(),
-                    source,
-                })?)
-            }
-        });
-    }
-    let level = match level {
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Error => LevelFilter::ERROR,
-    };
-    let lines = Lines { format, sinks: Mutex::new(sinks) };
-    let subscriber = tracing_subscriber::registry().with(
-        lines.with_filter(FilterFn::new(is_wanted).with_max_level_hint(level)).with_filter(level),
-    );
-    // A second call in one process keeps the first log; only tests do that.
-    let _ = tracing::subscriber::set_global_default(subscriber);
-    Ok(())
-}
-
-/// Libraries speak up from warnings on; their debug lines are about their own insides.
-fn is_wanted(metadata: &Metadata<'_>) -> bool {
-    let target = metadata.target();
-    let is_ours = ["server", "metastore", "member", "consensus", "state", "wal"]
-        .iter()
-        .any(|name| target.strip_prefix(name).is_some_and(|r| r.is_empty() || r.starts_with("::")));
-    is_ours || *metadata.level() <= Level::WARN
-}
+use super::call;
+use crate::config::{LogFormat, LogOutput};
 
 /// A log file that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -88,15 +45,41 @@ impl Sink {
     }
 }
 
-struct Lines {
+/// Writes lines.
+pub(super) struct Lines {
     format: LogFormat,
     sinks: Mutex<Vec<Sink>>,
+}
+
+impl Lines {
+    /// Fails when an output cannot be opened.
+    pub(super) fn open(outputs: &[LogOutput], format: LogFormat) -> Result<Self, TelemetryError> {
+        let mut sinks = Vec::new();
+        for output in outputs {
+            sinks.push(match output {
+                LogOutput::Stderr => Sink::Stderr,
+                LogOutput::Stdout => Sink::Stdout,
+                LogOutput::File(path) => {
+                    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+                    Sink::File(file.map_err(|source| TelemetryError {
+                        path: path.display().to_string(),
+                        source,
+                    })?)
+                }
+            });
+        }
+        Ok(Lines { format, sinks: Mutex::new(sinks) })
+    }
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        if let Some(call) = call::current() {
+            fields.values.insert(String::from("trace-id"), call.trace_id.to_string().into());
+            fields.values.insert(String::from("span-id"), call.span_id.to_string().into());
+        }
         let metadata = event.metadata();
         let line = Line {
             level: match *metadata.level() {
