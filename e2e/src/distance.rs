@@ -40,6 +40,11 @@ impl Distance {
     /// Puts so long a round trip between any two of these pods. To be called where pods are reachable:
     /// inside the node's network.
     pub fn between(pods: &[Ipv4Addr], round_trip: Duration) -> Result<Self> {
+        Self::with(pods, |_, _| Rule::of_rtt(round_trip))
+    }
+
+    /// The same, with a rule for each direction, by the places of sender and receiver among the pods.
+    pub fn with(pods: &[Ipv4Addr], rule: impl Fn(usize, usize) -> Rule) -> Result<Self> {
         let mut distance = Distance { undo: Vec::new(), router: None };
         let mut ports = Vec::new();
         for (number, address) in pods.iter().enumerate() {
@@ -59,10 +64,9 @@ impl Distance {
             ports.push(Port { device: tun, address: *address });
         }
         let router = Router::start(ports, 1)?;
-        let rule = Rule::of_rtt(round_trip);
         for from in 0..pods.len() {
             for to in (0..pods.len()).filter(|to| *to != from) {
-                router.set(from, to, rule)?;
+                router.set(from, to, rule(from, to))?;
             }
         }
         distance.router = Some(router);

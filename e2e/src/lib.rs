@@ -12,20 +12,25 @@
 //! [`lifecycle`] is outside: `up`, `down`, and entering the node. [`init`] is the first process inside,
 //! [`node`] starts the components and stays with them, [`volumes`] provides storage. For scenarios there
 //! are [`tools`] (kubectl and Helm with limits), [`wait`], [`writer`] (a load that knows which of its
-//! writes were acknowledged), [`audit`] (who wrote to the API), [`distance`] (between pods) and
-//! [`scenarios`].
+//! writes were acknowledged), [`audit`] (who wrote to the API), [`distance`] (between pods),
+//! [`injection`] (trouble for one member), [`prometheus`] with [`monitors`] and [`dashboards`] (what is seen of
+//! it), and [`scenarios`].
 
 pub mod audit;
 pub mod cgroup;
 pub mod command;
+pub mod dashboards;
 pub mod distance;
 pub mod identities;
 pub mod image;
 pub mod init;
+pub mod injection;
 pub mod lifecycle;
+pub mod monitors;
 pub mod node;
 pub mod places;
 pub mod process;
+pub mod prometheus;
 pub mod scenarios;
 pub mod settings;
 pub mod tools;

@@ -18,6 +18,10 @@ pub const STORAGE_CLASS: &str = "local";
 pub const PROVISIONER: &str = "e2e.metastore/directory";
 /// Of the volumes' directories.
 pub const VOLUMES_DIR: &str = "/run/node/volumes";
+/// Class of volumes that are file systems of their own, so that one can be made to stand still.
+pub const DISK_CLASS: &str = "disk";
+/// Of the files that those file systems are in.
+pub const DISKS_DIR: &str = "/run/node/disks";
 /// containerd's door.
 pub const CONTAINERD_SOCKET: &str = "/run/node/containerd.sock";
 /// Answers 200 once CoreDNS knows the cluster.
@@ -314,6 +318,14 @@ pub fn manifests() -> String {
             "provisioner": PROVISIONER,
             "volumeBindingMode": "WaitForFirstConsumer",
             "allowVolumeExpansion": true,
+            "reclaimPolicy": "Delete",
+        },
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": { "name": DISK_CLASS },
+            "provisioner": PROVISIONER,
+            "volumeBindingMode": "WaitForFirstConsumer",
             "reclaimPolicy": "Delete",
         },
     ] })

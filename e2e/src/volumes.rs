@@ -4,23 +4,31 @@
 //! It does what a driver's provisioner and resizer do, by watching claims and volumes through kubectl.
 //! Directories belong to root, as a fresh volume of a real driver does: a pod that is not root's needs
 //! `fsGroup`, and the kubelet then hands the directory to that group.
+//!
+//! Of the class `disk` a volume is a file system of its own, in a file: one that can be frozen.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::BufReader;
-use std::path::Path;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::command;
 use crate::places::{NODE_NAME, Places};
-use crate::settings::{PROVISIONER, STORAGE_CLASS, VOLUMES_DIR};
+use crate::settings::{DISK_CLASS, DISKS_DIR, PROVISIONER, STORAGE_CLASS, VOLUMES_DIR};
 use crate::tools::Kubectl;
 use crate::wait::say;
 
 /// Between two watches, should one end.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Bytes of a file system in a file, which holds only what is written to it.
+const DISK_BYTES: u64 = 512 << 20;
+/// For making, mounting or unmounting one.
+const DISK_LIMIT: Duration = Duration::from_secs(30);
 /// Written by the scheduler once it has chosen a node for the claim's first pod.
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Which provisioner a volume is to be given back to.
@@ -98,7 +106,8 @@ fn wanted(object: &Value) -> Option<Wanted> {
         return None;
     }
     let spec = &object["spec"];
-    if spec["storageClassName"] != STORAGE_CLASS {
+    let class = spec["storageClassName"].as_str()?;
+    if ![STORAGE_CLASS, DISK_CLASS].contains(&class) {
         return None;
     }
     let namespace = metadata["namespace"].as_str()?;
@@ -127,7 +136,7 @@ fn wanted(object: &Value) -> Option<Wanted> {
             "accessModes": spec["accessModes"],
             "volumeMode": "Filesystem",
             "persistentVolumeReclaimPolicy": "Delete",
-            "storageClassName": STORAGE_CLASS,
+            "storageClassName": class,
             "claimRef": {
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim",
                 "namespace": namespace, "name": name, "uid": uid,
@@ -146,6 +155,9 @@ fn carry_out(kubectl: &Kubectl, wanted: Wanted) -> Result<()> {
         Wanted::Volume { name, manifest } => {
             let dir = Path::new(VOLUMES_DIR).join(name);
             fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+            if manifest["spec"]["storageClassName"] == DISK_CLASS {
+                mount_disk(&dir)?;
+            }
             kubectl.apply(&manifest.to_string())
         }
         Wanted::Growth { volume, namespace, claim, size } => {
@@ -166,6 +178,7 @@ fn carry_out(kubectl: &Kubectl, wanted: Wanted) -> Result<()> {
         }
         Wanted::Removal { name } => {
             let dir = Path::new(VOLUMES_DIR).join(&name);
+            unmount_disk(&dir)?;
             match fs::remove_dir_all(&dir) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| dir.display().to_string());
@@ -176,6 +189,43 @@ fn carry_out(kubectl: &Kubectl, wanted: Wanted) -> Result<()> {
             kubectl.run(&words).map(drop)
         }
     }
+}
+
+/// The file that a volume's file system is in.
+fn disk(dir: &Path) -> PathBuf {
+    Path::new(DISKS_DIR).join(dir.file_name().unwrap_or_default()).with_extension("img")
+}
+
+/// That it is there already is fine.
+fn mount_disk(dir: &Path) -> Result<()> {
+    let image = disk(dir);
+    if image.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(DISKS_DIR).context(DISKS_DIR)?;
+    let unfinished = image.with_extension("new");
+    let file = fs::File::create(&unfinished).with_context(|| unfinished.display().to_string())?;
+    file.set_len(DISK_BYTES)?;
+    run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), unfinished.as_os_str()])?;
+    let mount = ["-o".as_ref(), "loop".as_ref(), unfinished.as_os_str(), dir.as_os_str()];
+    run("mount", &mount)?;
+    // By this name only once it is in use.
+    fs::rename(&unfinished, &image).with_context(|| image.display().to_string())
+}
+
+/// That there is none is fine.
+fn unmount_disk(dir: &Path) -> Result<()> {
+    let image = disk(dir);
+    if !image.exists() {
+        return Ok(());
+    }
+    run("umount", &[dir.as_os_str()])?;
+    fs::remove_file(&image).with_context(|| image.display().to_string())
+}
+
+fn run(program: &str, arguments: &[&OsStr]) -> Result<()> {
+    let mut command = Command::new(program);
+    command::run_well(command.args(arguments), b"", DISK_LIMIT).map(drop)
 }
 
 #[cfg(test)]
@@ -213,6 +263,10 @@ mod tests {
         let mut other = claim();
         other["spec"]["storageClassName"] = json!("other");
         assert_eq!(wanted(&other), None);
+        let mut disk = claim();
+        disk["spec"]["storageClassName"] = json!(DISK_CLASS);
+        let Some(Wanted::Volume { manifest, .. }) = wanted(&disk) else { panic!() };
+        assert_eq!(manifest["spec"]["storageClassName"], "disk");
         let mut leaving = claim();
         leaving["metadata"]["deletionTimestamp"] = json!("now");
         assert_eq!(wanted(&leaving), None);
