@@ -4,6 +4,7 @@
 //! * `Dockerfile`, from `images/manifest.toml`
 //! * `charts/metastore/generated/metastores.yaml`, from the operator's types
 //! * `docs/reference/metastore.md`, from the same
+//! * `charts/metastore/rules/`, and promtool's tests of it, from `monitoring`
 //! * the table of values in the chart's README, from its `values.schema.json`
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use images::{Manifest, canonical_json, dockerfile};
 use serde_json::Value;
 
 use crate::chores::{cargo, root};
+use crate::monitoring;
 
 const CRD: &str = "charts/metastore/generated/metastores.yaml";
 const REFERENCE: &str = "docs/reference/metastore.md";
@@ -27,8 +29,10 @@ const TABLE_ENDS: &str = "<!-- values end -->\n";
 type Render = fn(&Path) -> Result<String>;
 
 /// In this order: those that need a build last.
-const FILES: [(&str, Render); 4] = [
+const FILES: [(&str, Render); 6] = [
     (dockerfile::PATH, dockerfile),
+    (monitoring::RULES, |_| Ok(monitoring::rules())),
+    (monitoring::CASES, |_| Ok(monitoring::cases())),
     (README, readme),
     (CRD, |_| operator(&[])),
     (REFERENCE, |_| operator(&["--reference"])),

@@ -6,6 +6,7 @@ mod bench;
 mod chores;
 mod generated;
 mod image;
+mod monitoring;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ cargo xtask sim SEED         replay one simulated cluster, bit for bit
 cargo xtask swarm N          simulate N clusters, each from a seed of its own
 cargo xtask bench-vs-etcd    measure beside etcd, alternating; writes docs/benchmarks.md (--help: how)
 cargo xtask gen [--check]    write what is written from other files: Dockerfile, CRD, table of values
+cargo xtask rules            Prometheus' rules, on any scale of time (--help: how)
 cargo xtask image            container images without Docker, as archives (--help: how)
 cargo xtask e2e VERB         a real Kubernetes node, and the scenarios on it (e2e help: how)
 cargo xtask lab VERB         real servers in a network of one's own making (lab help: how)
@@ -51,6 +53,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ("bench-vs-etcd", rest) => bench::run(rest),
         ("gen", []) => generated::run(false),
         ("gen", [check]) if check == "--check" => generated::run(true),
+        ("rules", rest) => monitoring::print(rest),
         ("image", rest) => image::run(rest),
         ("e2e", rest) => chores::e2e(rest),
         ("lab", rest) => chores::lab(rest),
