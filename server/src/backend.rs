@@ -65,6 +65,11 @@ impl ReadingState {
         self.position.recv_timeout(OPEN_TIMEOUT).unwrap_or(0)
     }
 
+    /// Whether there is a generation to read.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.reading.is_some()
+    }
+
     /// Waits for the end. Any doubt about the generation: `None`, and it will be replaced.
     pub(crate) fn finish(self) -> Option<(Opened, Option<State>)> {
         let (generation, reading) = self.reading?;

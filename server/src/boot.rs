@@ -186,7 +186,7 @@ pub async fn begin(
         }
         found_or_join(config, &data_dir, &recovery, peer_tls).await?;
     }
-    let (booted, generations, opened) = recover(config, &data_dir, &recovery)?;
+    let (booted, generations, opened) = recover(config, &data_dir, &recovery, metrics)?;
     check_membership(config, &booted)?;
     // Who joins knows nobody yet, and must let in whoever brings the first snapshot.
     let acquaintances = match booted.state.members() {
@@ -357,6 +357,7 @@ fn recover(
     config: &Config,
     data_dir: &DataDir,
     recovery: &Recovery,
+    metrics: &Metrics,
 ) -> Result<Recovered, BootError> {
     let failed = |error| BootError::Recover { data_dir: shown(config), error };
     let generations = Generations::new(data_dir.member_dir().join("state"))
@@ -364,10 +365,12 @@ fn recover(
     // The log is read while the state is: neither needs the other.
     let reading = generations.read_current(recovery.limits);
     let log = member::read_log(data_dir.disk(), None, recovery, reading.position());
+    let was_there = reading.is_begun();
     let (opened, state) = match reading.finish() {
         Some((opened, state)) => (Some(opened), state),
         None => (None, None),
     };
+    let is_whole = state.is_some();
     let mut booted = log
         .and_then(|log| member::recover_from(data_dir.disk(), log, recovery, state))
         .map_err(failed)?;
@@ -387,6 +390,14 @@ fn recover(
         from_backend = booted.from_backend,
         "recovered"
     );
+    let check = match (was_there, &opened, is_whole) {
+        (true, None, _) => "mismatch",
+        (true, Some(_), true) => "ok",
+        _ => "skipped",
+    };
+    metrics.hash_checks.with_label_values(&[check]).inc();
+    metrics.wal_torn_tails.inc_by(u64::from(booted.torn_bytes > 0));
+    metrics.wal_repaired_entries.inc_by(booted.rewritten_entries);
     let opened = opened.filter(|_| booted.from_backend);
     Ok((booted, generations, opened))
 }
@@ -462,8 +473,11 @@ fn start(
         election_timeout: Duration::from_millis(config.election_timeout_ms),
         request_timeout: config.request_timeout(),
         request_bytes_max: config.max_request_bytes,
+        warning_apply_duration: config.warning_apply_duration,
     };
-    let shared = Arc::new(Shared::new(identity, origin, view.clone(), backend.control(), limits));
+    let (control, counts) = (backend.control(), Arc::clone(metrics));
+    let shared = Arc::new(Shared::new(identity, origin, view.clone(), control, limits, counts));
+    shared.figures.note_snapshot(held.newest.as_ref().map_or(0, |newest| newest.state_bytes));
     let learns = view.members().iter().any(|m| m.id == identity.member_id && m.is_learner);
     shared.leadership.send_modify(|held| held.is_learner = learns);
     let consensus = consensus::Config::new(identity.member_id, origin);
@@ -477,8 +491,7 @@ fn start(
     };
     let member = Member::new(member_config, boot, &view, held, shared.now_us())
         .map_err(|error| BootError::Start(error.to_string()))?;
-    let snapshots =
-        SnapshotDoor::start(snapshots, Arc::clone(&shared.inbox), fatal).map_err(failed)?;
+    let snapshots = SnapshotDoor::start(snapshots, Arc::clone(&shared), fatal).map_err(failed)?;
     let inbound = NodeInbound::new(Arc::clone(&shared), fatal.clone());
     let peers = Peers::start(
         PeersConfig {

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus::IntGauge;
 use proto::etcdserverpb::WatchCreateRequest;
 use state::watch::{Hub, HubFigures, HubLimits, StreamId};
 use state::{Changes, Event, Record, View};
@@ -43,6 +44,7 @@ const REPORT_BYTES: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub struct Fanout {
     inbox: Arc<Inbox>,
+    pending_events: IntGauge,
 }
 
 /// What a stream of responses carries.
@@ -92,6 +94,8 @@ enum Order {
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     bytes: AtomicUsize,
+    /// Events among them.
+    events: AtomicUsize,
     lighter: Notify,
 }
 
@@ -122,6 +126,8 @@ struct Waiting {
     view: Option<View>,
     /// The records do not lead to the view.
     is_gap: bool,
+    /// When the first of the records was applied.
+    since: Option<Instant>,
     streams: usize,
     is_stopped: bool,
 }
@@ -147,6 +153,7 @@ impl Fanout {
         fatal: impl FnOnce(String) + Send + 'static,
     ) -> io::Result<Self> {
         let inbox = Arc::new(Inbox::default());
+        let pending_events = metrics.pending_events.clone();
         let mut thread = WatchThread {
             inbox: Arc::clone(&inbox),
             hub: Hub::new(HubLimits::default(), view),
@@ -159,6 +166,7 @@ impl Fanout {
             progress_interval,
             metrics,
             exported: HubFigures::default(),
+            pending_events: 0,
         };
         std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
             if catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {
@@ -166,7 +174,7 @@ impl Fanout {
                 fatal("the watch thread panicked".to_owned());
             }
         })?;
-        Ok(Self { inbox })
+        Ok(Self { inbox, pending_events })
     }
 
     /// Apply has come to `view`, through `changes` unless the state was replaced as a whole.
@@ -179,6 +187,7 @@ impl Fanout {
             waiting.is_gap = true;
         } else if !waiting.is_gap {
             waiting.records.extend_from_slice(&changes.records);
+            waiting.since.get_or_insert_with(Instant::now);
         }
         let is_watched = waiting.streams > 0;
         drop(waiting);
@@ -242,7 +251,11 @@ impl Subscription {
     /// The next delivery.
     pub(crate) fn poll_next(&mut self, cx: &std::task::Context<'_>) -> std::task::Poll<Delivery> {
         let next = std::task::ready!(self.taker.poll_next(cx));
-        if let Delivery::Response(_, bytes) = &next {
+        if let Delivery::Response(told, bytes) = &next {
+            if told.event_count > 0 {
+                self.load.events.fetch_sub(told.event_count, Ordering::Relaxed);
+                self.fanout.pending_events.sub(gauge(told.event_count));
+            }
             self.load.bytes.fetch_sub(*bytes, Ordering::AcqRel);
             self.load.lighter.notify_one();
             self.unreported += bytes;
@@ -286,6 +299,12 @@ struct WatchThread {
     progress_interval: Duration,
     metrics: Arc<Metrics>,
     exported: HubFigures,
+    /// Events given to streams and not counted yet.
+    pending_events: usize,
+}
+
+fn gauge(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl WatchThread {
@@ -294,6 +313,7 @@ impl WatchThread {
         loop {
             let Some(mut waiting) = self.look(has_more) else { return };
             // First what has happened, then what is asked: a new watcher begins behind the events.
+            let since = waiting.since;
             self.publish(&mut waiting);
             for order in waiting.orders {
                 self.carry_out(order);
@@ -301,7 +321,7 @@ impl WatchThread {
             self.tick();
             has_more = self.hub.catch_up(&self.view, CATCH_UP_REVISIONS);
             self.deliver();
-            self.export();
+            self.export(since);
         }
     }
 
@@ -326,6 +346,7 @@ impl WatchThread {
             records: std::mem::take(&mut waiting.records),
             view: waiting.view.take(),
             is_gap: std::mem::take(&mut waiting.is_gap),
+            since: waiting.since.take(),
             streams: 0,
             is_stopped: false,
         })
@@ -400,6 +421,9 @@ impl WatchThread {
         let Some(closed) = self.streams.remove(&stream) else { return };
         self.ticks.remove(&(closed.tick, stream));
         self.streams_with_prev -= usize::from(closed.wants_prev);
+        // What its client did not take is gone with it.
+        let pending = closed.load.events.swap(0, Ordering::Relaxed);
+        self.metrics.pending_events.sub(gauge(pending));
         self.hub.close(stream);
         self.inbox.lock().streams -= 1;
     }
@@ -440,6 +464,8 @@ impl WatchThread {
                 let told = self.press.told(response);
                 let bytes = told.encoded_len();
                 open.load.bytes.fetch_add(bytes, Ordering::AcqRel);
+                open.load.events.fetch_add(told.event_count, Ordering::Relaxed);
+                self.pending_events += told.event_count;
                 let parcel = (Arc::clone(&open.outlet), Delivery::Response(told, bytes));
                 self.lanes[open.lane].1.push(parcel);
             }
@@ -449,18 +475,23 @@ impl WatchThread {
                 }
             }
         }
+        self.metrics.pending_events.add(gauge(std::mem::take(&mut self.pending_events)));
         self.press.clear();
     }
 
-    fn export(&mut self) {
+    /// `since`: when the oldest of what was published now was applied.
+    fn export(&mut self, since: Option<Instant>) {
         let figures = self.hub.figures();
-        let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let metrics = &self.metrics;
         metrics.watch_streams.set(gauge(figures.streams));
         metrics.watchers.set(gauge(figures.watchers));
         metrics.slow_watchers.set(gauge(figures.watchers_behind));
         metrics.watch_buffer_bytes.set(gauge(figures.buffered_bytes));
-        metrics.watch_events.inc_by(figures.events_total - self.exported.events_total);
+        let events = figures.events_total - self.exported.events_total;
+        metrics.watch_events.inc_by(events);
+        if let Some(since) = since.filter(|_| events > 0) {
+            metrics.watch_delivery_lag_seconds.observe(since.elapsed().as_secs_f64());
+        }
         self.exported = figures;
     }
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use member::DiskTask;
-use prometheus::IntCounter;
+use member::{DiskTask, consensus};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
+use prometheus::{Gauge, IntCounter};
 use proto::admin::{BatchStats, SyncStats};
 
 use crate::propose::Shared;
@@ -27,11 +27,18 @@ pub(crate) struct Figures {
     sync_us: AtomicU64,
     sync_us_max: AtomicU64,
     synced_bytes: AtomicU64,
+    /// When the write and sync under way began; 0: none is.
+    log_began_us: AtomicU64,
+    wal_segments: AtomicU64,
+    wal_bytes: AtomicU64,
+    /// How large the newest snapshot of the state is.
+    snapshot_bytes: AtomicU64,
 }
 
 impl Figures {
-    /// Entries on their way to the log. `each` is told how many commands are in each of them.
-    pub(crate) fn note_entries(&self, tasks: &[DiskTask], each: impl Fn(u64)) {
+    /// Entries on their way to the log. `each` is told the index of each of them and how many
+    /// commands are in it.
+    pub(crate) fn note_entries(&self, tasks: &[DiskTask], mut each: impl FnMut(u64, u64)) {
         for task in tasks {
             let DiskTask::Append { batch, .. } = task else { continue };
             if batch.entries.is_empty() {
@@ -43,7 +50,7 @@ impl Figures {
                 self.entries.fetch_add(1, Relaxed);
                 self.entry_bytes.fetch_add(entry.data.len() as u64, Relaxed);
                 self.commands.fetch_add(commands, Relaxed);
-                each(commands);
+                each(entry.index, commands);
                 self.commands_per_entry_max.fetch_max(commands, Relaxed);
             }
         }
@@ -56,6 +63,34 @@ impl Figures {
         self.sync_us.fetch_add(us, Relaxed);
         self.sync_us_max.fetch_max(us, Relaxed);
         self.synced_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// The log begins to write and sync.
+    pub(crate) fn log_begins(&self, now_us: u64) {
+        self.log_began_us.store(now_us.max(1), Relaxed);
+    }
+
+    /// It has ended.
+    pub(crate) fn log_ends(&self) {
+        self.log_began_us.store(0, Relaxed);
+    }
+
+    /// What the log occupies.
+    pub(crate) fn note_log(&self, segments: u64, bytes: u64) {
+        self.wal_segments.store(segments, Relaxed);
+        self.wal_bytes.store(bytes, Relaxed);
+    }
+
+    /// There is a newer snapshot.
+    pub(crate) fn note_snapshot(&self, bytes: u64) {
+        self.snapshot_bytes.store(bytes, Relaxed);
+    }
+
+    fn log_pending_us(&self, now_us: u64) -> u64 {
+        match self.log_began_us.load(Relaxed) {
+            0 => 0,
+            began_us => now_us.saturating_sub(began_us),
+        }
     }
 
     pub(crate) fn batches(&self) -> BatchStats {
@@ -92,6 +127,38 @@ const COUNTERS: [(&str, &str, Count); 4] = [
     }),
 ];
 
+type Read = fn(&Shared, &consensus::Status) -> f64;
+
+/// What is read off the member as it is.
+const GAUGES: [(&str, &str, Read); 8] = [
+    (
+        "metastore_wal_sync_pending_seconds",
+        "For how long the write and sync of the log under way has lasted; 0: none is under way.",
+        |shared, _| shared.figures.log_pending_us(shared.now_us()) as f64 / 1e6,
+    ),
+    ("metastore_wal_segments", "Segments of the log on disk.", |shared, _| {
+        shared.figures.wal_segments.load(Relaxed) as f64
+    }),
+    ("metastore_wal_bytes", "Bytes of the log on disk.", |shared, _| {
+        shared.figures.wal_bytes.load(Relaxed) as f64
+    }),
+    (
+        "metastore_log_memory_bytes",
+        "Bytes of entries kept in memory for followers.",
+        |_, status| status.log_bytes_in_memory as f64,
+    ),
+    ("metastore_raft_first_index", "First index of the log in memory.", |_, status| {
+        status.first_index as f64
+    }),
+    ("metastore_raft_term", "Raft's term.", |_, status| status.term as f64),
+    ("metastore_snapshot_index", "Index of the newest snapshot on disk; 0: none.", |_, status| {
+        status.snapshot_index as f64
+    }),
+    ("metastore_snapshot_bytes", "Bytes of state in the newest snapshot on disk.", |shared, _| {
+        shared.figures.snapshot_bytes.load(Relaxed) as f64
+    }),
+];
+
 /// Reads the figures at each scrape.
 struct FigureCollector {
     shared: Arc<Shared>,
@@ -101,12 +168,19 @@ struct FigureCollector {
 /// What a registry of metrics takes.
 pub(crate) fn collector(shared: &Arc<Shared>) -> Box<dyn Collector> {
     let counters = COUNTERS.map(|(name, help, _)| counter(name, help));
-    let descriptions = counters.iter().flat_map(Collector::desc).cloned().collect();
+    let mut descriptions: Vec<Desc> = counters.iter().flat_map(Collector::desc).cloned().collect();
+    for (name, help, _) in GAUGES {
+        descriptions.extend(gauge(name, help).desc().into_iter().cloned());
+    }
     Box::new(FigureCollector { shared: Arc::clone(shared), descriptions })
 }
 
 fn counter(name: &str, help: &str) -> IntCounter {
     IntCounter::new(name, help).unwrap_or_else(|why| panic!("{name}: {why}"))
+}
+
+fn gauge(name: &str, help: &str) -> Gauge {
+    Gauge::new(name, help).unwrap_or_else(|why| panic!("{name}: {why}"))
 }
 
 impl Collector for FigureCollector {
@@ -120,6 +194,13 @@ impl Collector for FigureCollector {
             let metric = counter(name, help);
             metric.inc_by(count(&self.shared.figures).load(Relaxed));
             families.extend(metric.collect());
+        }
+        if let Some(status) = self.shared.replica.load().as_ref() {
+            for (name, help, read) in GAUGES {
+                let metric = gauge(name, help);
+                metric.set(read(&self.shared, status));
+                families.extend(metric.collect());
+            }
         }
         families
     }

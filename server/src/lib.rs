@@ -27,6 +27,7 @@ pub mod peers;
 pub mod pre_stop;
 pub mod propose;
 pub mod run;
+mod seldom;
 pub mod serve;
 mod shutdown;
 pub mod start;

@@ -5,6 +5,10 @@
 //! off a [`NodeStatus`] or a [`View`](state::View) is not kept at all but set when somebody scrapes.
 //! Label values come from fixed sets or from member ids, never from what a client sent as it is.
 
+mod cgroup;
+mod stages;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use member::TuningStatus;
@@ -13,7 +17,8 @@ use prometheus::{
     Opts, Registry, TextEncoder, exponential_buckets,
 };
 
-use crate::door::NodeStatus;
+pub use self::stages::{Stage, Stages};
+use crate::door::{NodeStatus, RequestError};
 use crate::version;
 
 /// The numbers, by who moves them.
@@ -40,6 +45,18 @@ pub struct Metrics {
     pub learner_promote_failures: IntCounterVec,
     /// Commands in one entry.
     pub batch_commands: Histogram,
+    /// Where the time of puts goes; moved by all of them.
+    pub stages: Arc<Stages>,
+    /// How late leases end.
+    pub lease_expiry_lag_seconds: Histogram,
+
+    // Moved at boot.
+    /// Ends of the log that no sync had covered, cut off.
+    pub wal_torn_tails: IntCounter,
+    /// Entries written again because no sync was known to have covered them.
+    pub wal_repaired_entries: IntCounter,
+    /// Comparisons of the store on disk with its own digest, by result.
+    pub hash_checks: IntCounterVec,
 
     // Moved by the log thread.
     /// `fdatasync` of the log.
@@ -86,6 +103,8 @@ pub struct Metrics {
     pub client_connections: IntGauge,
     /// Requests by kind and by the version the client says it speaks.
     pub client_requests: IntCounterVec,
+    /// Calls about users and roles that were refused.
+    pub auth_denied: IntCounter,
     /// Positive answers of /health.
     pub health_successes: IntCounter,
     /// Negative answers of /health.
@@ -114,6 +133,8 @@ pub struct Metrics {
     pub pending_events: IntGauge,
     /// Bytes of events waiting to be sent.
     pub watch_buffer_bytes: IntGauge,
+    /// From apply to the streams.
+    pub watch_delivery_lag_seconds: Histogram,
 
     // Moved by TLS. `scope` is client or peer.
     /// When the certificate runs out, in seconds since 1970.
@@ -143,6 +164,8 @@ struct Scraped {
     known_peers: IntGaugeVec,
     peer_window: IntGaugeVec,
     peer_inflight_bytes: IntGaugeVec,
+    peer_lag_entries: IntGaugeVec,
+    alarms: IntGaugeVec,
     id: IntGaugeVec,
     heartbeat_effective_seconds: GaugeVec,
     timing_flags_seconds: GaugeVec,
@@ -163,6 +186,10 @@ pub struct StateFigures {
     pub compact_revision: i64,
     /// The quota; 0: none.
     pub quota_bytes: u64,
+    /// The alarm that there is no room is on.
+    pub is_no_space: bool,
+    /// The alarm that members differ is on.
+    pub is_corrupt: bool,
 }
 
 /// Makes metrics and registers them. Names are constants, so failing here is a mistake in this file.
@@ -219,6 +246,13 @@ impl Metrics {
         let m = &make;
         let process = Box::new(process::Process::of_self());
         m.registry.register(process).unwrap_or_else(|error| panic!("metric: {error}"));
+        m.registry
+            .register(Box::new(cgroup::Cpu::of_self()))
+            .unwrap_or_else(|error| panic!("metric: {error}"));
+        let stages = Arc::<Stages>::default();
+        m.registry
+            .register(Box::new(stages::StageCollector::new(&stages)))
+            .unwrap_or_else(|error| panic!("metric: {error}"));
         m.gauges(
             "etcd_server_version",
             "Which version of etcd's API is served.",
@@ -260,6 +294,26 @@ impl Metrics {
                 "Commands carried by one Raft entry.",
                 1.0,
                 12,
+            ),
+            stages,
+            lease_expiry_lag_seconds: m.histogram(
+                "metastore_lease_expiry_lag_seconds",
+                "How long leases had been over when their keys were gone, on the leader.",
+                0.0001,
+                16,
+            ),
+            wal_torn_tails: m.counter(
+                "metastore_wal_torn_tail_total",
+                "Ends of the log that no sync had covered and that were cut off at boot.",
+            ),
+            wal_repaired_entries: m.counter(
+                "metastore_wal_repaired_entries_total",
+                "Entries no sync was known to have covered, found whole and written again at boot.",
+            ),
+            hash_checks: m.counters(
+                "metastore_hash_check_total",
+                "Comparisons of the store on disk with its digest, at boot; skipped: there was none.",
+                &["result"],
             ),
             wal_fsync_seconds: m.histogram(
                 "etcd_disk_wal_fsync_duration_seconds",
@@ -324,6 +378,10 @@ impl Metrics {
                 "Requests by kind and client version.",
                 &["type", "client_api_version"],
             ),
+            auth_denied: m.counter(
+                "metastore_auth_denied_total",
+                "Calls about users and roles that were refused.",
+            ),
             health_successes: m
                 .counter("etcd_server_health_success", "Positive answers of /health."),
             health_failures: m
@@ -367,6 +425,12 @@ impl Metrics {
                 .gauge("etcd_debugging_mvcc_pending_events_total", "Events waiting to be sent."),
             watch_buffer_bytes: m
                 .gauge("metastore_watch_buffer_bytes", "Bytes of events waiting to be sent."),
+            watch_delivery_lag_seconds: m.histogram(
+                "metastore_watch_delivery_lag_seconds",
+                "From apply until events were handed to the streams of their watchers.",
+                0.0001,
+                16,
+            ),
             tls_certificate_expiry: m.gauges(
                 "metastore_tls_certificate_expiry_seconds",
                 "When the certificate in use runs out, in seconds since 1970.",
@@ -424,6 +488,17 @@ impl Metrics {
                     "Entry bytes on their way to a follower; only the leader has it.",
                     &["To"],
                 ),
+                peer_lag_entries: m.gauges(
+                    "metastore_peer_lag_entries",
+                    "Entries of the leader's log that a follower is not known to have; only the leader \
+                     has it.",
+                    &["To"],
+                ),
+                alarms: m.gauges(
+                    "metastore_alarm",
+                    "1 while the alarm is on, as this member knows it.",
+                    &["alarm"],
+                ),
                 id: m.gauges("etcd_server_id", "Member id in hexadecimal.", &["server_id"]),
                 heartbeat_effective_seconds: m.add(GaugeVec::new(
                     Opts::new(
@@ -462,6 +537,19 @@ impl Metrics {
         registered.unwrap_or_else(|error| panic!("metric: {error}"));
     }
 
+    /// The leader was asked to promote a learner.
+    pub fn note_promotion(&self, refused: Option<&RequestError>) {
+        let Some(error) = refused else { return self.learner_promotes.inc() };
+        let reason = match error {
+            RequestError::LearnerNotReady => "learner not ready",
+            RequestError::NotLeader | RequestError::LeaderChanged => "not leader",
+            RequestError::State(_) => "no such learner",
+            RequestError::Unhealthy | RequestError::NotEnoughStarted => "unhealthy cluster",
+            _ => "other",
+        };
+        self.learner_promote_failures.with_label_values(&[reason]).inc();
+    }
+
     /// How the plan of timing stands.
     pub fn note_tuning(&self, tuning: &TuningStatus) {
         let s = &self.scraped;
@@ -495,6 +583,9 @@ impl Metrics {
         s.known_peers.reset();
         s.peer_window.reset();
         s.peer_inflight_bytes.reset();
+        s.peer_lag_entries.reset();
+        s.alarms.with_label_values(&["nospace"]).set(figures.is_no_space.into());
+        s.alarms.with_label_values(&["corrupt"]).set(figures.is_corrupt.into());
         for peer in &status.peers {
             let remote = format!("{:x}", peer.member_id);
             s.known_peers.with_label_values(&[&local, &remote]).set(1);
@@ -502,6 +593,8 @@ impl Metrics {
                 s.peer_window.with_label_values(&[&remote]).set(road.window as i64);
                 let bytes = road.inflight_bytes.cast_signed();
                 s.peer_inflight_bytes.with_label_values(&[&remote]).set(bytes);
+                let lag = status.last_index.saturating_sub(peer.match_index);
+                s.peer_lag_entries.with_label_values(&[&remote]).set(lag.cast_signed());
             }
         }
         for (timing, us) in
@@ -544,14 +637,23 @@ mod tests {
             leader: Some(7),
             is_leader: true,
             commit_index: 9,
+            last_index: 11,
             peers: vec![PeerStatus {
                 member_id: 0xdef,
+                match_index: 4,
                 road: Some(Road { window: 16, inflight_bytes: 300 }),
                 ..PeerStatus::default()
             }],
             ..NodeStatus::default()
         };
-        let figures = StateFigures { keys: 5, revision: 6, compact_revision: 3, quota_bytes: 8 };
+        let figures = StateFigures {
+            keys: 5,
+            revision: 6,
+            compact_revision: 3,
+            quota_bytes: 8,
+            is_no_space: true,
+            is_corrupt: false,
+        };
         let text = metrics.scrape(&status, figures);
         for line in [
             "etcd_server_has_leader 1",
@@ -565,6 +667,9 @@ mod tests {
             "etcd_network_known_peers{Local=\"abc\",Remote=\"def\"} 1",
             "metastore_peer_inflight_window{To=\"def\"} 16",
             "metastore_peer_inflight_bytes{To=\"def\"} 300",
+            "metastore_peer_lag_entries{To=\"def\"} 7",
+            "metastore_alarm{alarm=\"nospace\"} 1",
+            "metastore_alarm{alarm=\"corrupt\"} 0",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.002\"} 0",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.004\"} 1",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"8.192\"} 1",

@@ -21,6 +21,7 @@ mod inbound;
 mod log_thread;
 mod raft_thread;
 mod snapshot_thread;
+mod stage_clock;
 mod steward;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::propose::{Handle, Shared};
+use crate::seldom::Seldom;
 
 pub use apply_thread::AppliedSink;
 pub(crate) use apply_thread::addresses;
@@ -136,6 +138,8 @@ impl Node {
         threads.push(spawn("apply", &fatal, {
             let (shared, fatal) = (Arc::clone(&shared), fatal.clone());
             let peers = peers.clone();
+            let warning_duration = shared.warning_apply_duration.as_micros();
+            let warning_duration_us = u64::try_from(warning_duration).unwrap_or(u64::MAX);
             let mut thread = apply_thread::ApplyThread {
                 worker: apply,
                 shared,
@@ -143,6 +147,8 @@ impl Node {
                 backend,
                 sinks,
                 peers,
+                warning_duration_us,
+                slow: Seldom::default(),
                 metrics: Arc::clone(&metrics),
                 fatal,
             };

@@ -30,6 +30,7 @@ use crate::door::{
 };
 use crate::figures::Figures;
 use crate::inbox::Inbox;
+use crate::metrics::{Metrics, Stage};
 use crate::peers::{LinkState, PeerLink, Peers};
 use crate::telemetry::flight::Flights;
 use crate::telemetry::{self, call};
@@ -38,6 +39,9 @@ use crate::vitals::{self, Vitals};
 
 /// How long a transfer of leadership may take, in election timeouts.
 const TRANSFER_ELECTIONS: u32 = 3;
+
+/// A read that waits longer for its index is slow, as in etcd.
+const SLOW_READ_INDEX: Duration = Duration::from_millis(500);
 
 /// Who leads, and how that came about, as the raft thread tells it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +55,13 @@ pub(crate) struct Led {
 
 /// The answer to a proposal: how it ended, or that it was not even proposed.
 pub(crate) enum Ended {
-    Applied { index: u64, term: u64, completion: Completion },
+    Applied {
+        index: u64,
+        term: u64,
+        completion: Completion,
+        /// When readers could see it.
+        applied_us: u64,
+    },
     Refused(RequestError),
 }
 
@@ -61,6 +71,7 @@ pub(crate) struct SharedLimits {
     pub(crate) election_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) request_bytes_max: usize,
+    pub(crate) warning_apply_duration: Duration,
 }
 
 /// What the node's threads and the handles share.
@@ -89,8 +100,10 @@ pub(crate) struct Shared {
     pub(crate) request_timeout: Duration,
     pub(crate) election_timeout: Duration,
     pub(crate) request_bytes_max: usize,
+    pub(crate) warning_apply_duration: Duration,
     pub(crate) backend: crate::backend::Control,
     pub(crate) flights: Flights,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Shared {
@@ -100,8 +113,14 @@ impl Shared {
         view: View,
         backend: crate::backend::Control,
         limits: SharedLimits,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        let SharedLimits { election_timeout, request_timeout, request_bytes_max } = limits;
+        let SharedLimits {
+            election_timeout,
+            request_timeout,
+            request_bytes_max,
+            warning_apply_duration,
+        } = limits;
         let applied = AppliedGate::default();
         applied.reached(view.applied_index());
         Shared {
@@ -127,8 +146,10 @@ impl Shared {
             request_timeout,
             election_timeout,
             request_bytes_max,
+            warning_apply_duration,
             backend,
             flights: Flights::new(telemetry::tracer()),
+            metrics,
         }
     }
 
@@ -146,6 +167,10 @@ impl Shared {
     /// Gives up what nobody has answered in time.
     pub(crate) fn expire_tickets(&self, now_us: u64) {
         self.proposals.expire(now_us);
+        // Of each it is known until when it may wait, and so since when it does.
+        let left_us = duration_us(self.request_timeout.saturating_sub(SLOW_READ_INDEX));
+        let slow = self.reads.count_late(now_us + left_us);
+        self.metrics.slow_read_indexes.inc_by(slow);
         self.reads.expire(now_us);
         self.leases.expire(now_us);
         self.transfers.expire(now_us);
@@ -306,6 +331,19 @@ impl Handle {
     ) -> Result<u64, RequestError> {
         let sequence = self.shared.next_sequence();
         change.id = Some(RequestId { member: self.shared.origin, sequence });
+        let promotes = change.kind() == membership_change::Kind::Promote;
+        let done = self.await_change(sequence, change).await;
+        if promotes {
+            self.shared.metrics.note_promotion(done.as_ref().err());
+        }
+        done
+    }
+
+    async fn await_change(
+        &self,
+        sequence: u64,
+        change: MembershipChange,
+    ) -> Result<u64, RequestError> {
         let ended = self
             .await_end(sequence, self.shared.deadline_us(), |inbox| {
                 inbox.urgent(Input::ProposeMembership(change))
@@ -411,7 +449,14 @@ impl Door for Handle {
         let proposal = Proposal { sequence, deadline_us, command };
         let _flight = shared.flights.begin(id.member, sequence);
         match self.await_end(sequence, deadline_us, |inbox| inbox.propose(proposal)).await? {
-            Ended::Applied { index, term, completion: Completion::Command(outcome) } => {
+            Ended::Applied {
+                index,
+                term,
+                completion: Completion::Command(outcome),
+                applied_us,
+            } => {
+                let took_us = shared.now_us().saturating_sub(applied_us);
+                shared.metrics.stages.note(Stage::Reply, took_us, 1);
                 Ok(AppliedOutcome { index, term, response: outcome.result? })
             }
             Ended::Applied { .. } => Err(RequestError::Stopped),

@@ -16,6 +16,7 @@ const TICKET_SHARDS: usize = 16;
 struct Waiting<T> {
     sender: oneshot::Sender<T>,
     deadline_us: u64,
+    is_late: bool,
 }
 
 /// Waits of callers for an answer that some other thread gives.
@@ -37,7 +38,7 @@ impl<T> Tickets<T> {
     /// A wait for an answer. An error says that none came by the deadline.
     pub(crate) fn draw(&self, ticket: u64, deadline_us: u64) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
-        self.shard(ticket).insert(ticket, Waiting { sender, deadline_us });
+        self.shard(ticket).insert(ticket, Waiting { sender, deadline_us, is_late: false });
         receiver
     }
 
@@ -47,6 +48,19 @@ impl<T> Tickets<T> {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.retain(|_, waiting| waiting.deadline_us > now_us);
         }
+    }
+
+    /// How many tickets have come to be due before a time, since this was last asked.
+    pub(crate) fn count_late(&self, due_us: u64) -> u64 {
+        let mut count = 0;
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for waiting in shard.values_mut().filter(|it| !it.is_late && it.deadline_us <= due_us) {
+                waiting.is_late = true;
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Answers a ticket, if anyone still holds it.
@@ -130,6 +144,8 @@ mod tests {
         let tickets = Tickets::new();
         let mut early = tickets.draw(1, 100);
         let mut late = tickets.draw(2, 101);
+        assert_eq!((tickets.count_late(99), tickets.count_late(100)), (0, 1));
+        assert_eq!((tickets.count_late(100), tickets.count_late(101)), (0, 1));
         tickets.expire(99);
         assert_eq!(tickets.outstanding(), 2);
         tickets.expire(100);

@@ -41,6 +41,15 @@ struct Heartbeats {
     last: Option<(u64, u64)>,
 }
 
+/// Who leads, as this member knows it.
+#[derive(Debug, Default)]
+struct Reign {
+    leader: Option<u64>,
+    is_leader: bool,
+    /// The last sign of the leader that was lost and not yet followed by another.
+    last_sign_us: Option<u64>,
+}
+
 /// How long nobody led.
 #[derive(Debug)]
 struct Leaderless {
@@ -55,9 +64,11 @@ pub(crate) struct Vitals {
     syncs: Mutex<Durations>,
     heartbeats: Mutex<Heartbeats>,
     leaderless: Mutex<Leaderless>,
+    reign: Mutex<Reign>,
     hints: Mutex<HintStatus>,
     stall_seconds: Histogram,
     gap_seconds: Histogram,
+    failover_seconds: Histogram,
 }
 
 /// The numbers, as of one moment.
@@ -78,6 +89,7 @@ impl Default for Vitals {
             heartbeats: Mutex::default(),
             // Nobody leads when a member begins.
             leaderless: Mutex::new(Leaderless { total_us: 0, since_us: Some(0) }),
+            reign: Mutex::default(),
             hints: Mutex::default(),
             stall_seconds: histogram(
                 "metastore_raft_loop_stall_seconds",
@@ -86,6 +98,12 @@ impl Default for Vitals {
             gap_seconds: histogram(
                 "metastore_heartbeat_gap_seconds",
                 "Between two signs of life of the leader, on its followers.",
+            ),
+            failover_seconds: from_buckets(
+                "metastore_failover_duration_seconds",
+                "From the last sign of a leader until another is known, or the same one anew, as this \
+                 member saw it.",
+                exponential_buckets(0.005, 2.0, 14),
             ),
         }
     }
@@ -119,7 +137,8 @@ impl Vitals {
     /// Who leads has changed. Gaps do not reach over that, and a leader hears none.
     pub(crate) fn note_leadership(&self, now_us: u64, leader: Option<u64>, is_leader: bool) {
         let mut heartbeats = lock(&self.heartbeats);
-        heartbeats.last = None;
+        let last = heartbeats.last.take();
+        self.note_reign(now_us, leader, is_leader, last);
         if is_leader {
             heartbeats.gaps = Distribution::new();
         }
@@ -132,6 +151,28 @@ impl Vitals {
                 leaderless.since_us = None;
             }
             _ => {}
+        }
+    }
+
+    /// A leader that was lost is missed since it was last heard; the own leadership since it ended.
+    fn note_reign(
+        &self,
+        now_us: u64,
+        leader: Option<u64>,
+        is_leader: bool,
+        last: Option<(u64, u64)>,
+    ) {
+        let mut reign = lock(&self.reign);
+        if let Some(lost) = reign.leader.filter(|_| leader != reign.leader) {
+            let heard = last.filter(|(from, _)| *from == lost && !reign.is_leader);
+            reign.last_sign_us = Some(heard.map_or(now_us, |(_, at_us)| at_us));
+        }
+        let found = if leader.is_some() { reign.last_sign_us.take() } else { None };
+        reign.leader = leader;
+        reign.is_leader = is_leader;
+        drop(reign);
+        if let Some(since_us) = found {
+            self.failover_seconds.observe(seconds(now_us.saturating_sub(since_us)));
         }
     }
 
@@ -268,6 +309,7 @@ impl VitalsCollector {
             Box::new(slack),
             Box::new(vitals.stall_seconds.clone()),
             Box::new(vitals.gap_seconds.clone()),
+            Box::new(vitals.failover_seconds.clone()),
         ]
     }
 }
@@ -284,7 +326,10 @@ impl Collector for VitalsCollector {
 
 /// From 0.1 ms to 13 s.
 fn histogram(name: &str, help: &str) -> Histogram {
-    let buckets = exponential_buckets(0.0001, 2.0, 18);
+    from_buckets(name, help, exponential_buckets(0.0001, 2.0, 18))
+}
+
+fn from_buckets(name: &str, help: &str, buckets: prometheus::Result<Vec<f64>>) -> Histogram {
     let options = buckets.map(|buckets| HistogramOpts::new(name, help).buckets(buckets));
     must(options.and_then(Histogram::with_opts))
 }
@@ -322,6 +367,27 @@ mod tests {
         vitals.note_leadership(1_000, Some(2), false);
         vitals.note_leader_heard(5_000, 2);
         assert_eq!(vitals.signs(5_000).heartbeat_gaps.samples, 2);
+    }
+
+    #[test]
+    fn a_failover_lasts_from_the_last_sign_until_a_leader_is_known() {
+        let vitals = Vitals::default();
+        let seen = || {
+            let histogram = &vitals.failover_seconds;
+            (histogram.get_sample_count(), histogram.get_sample_sum())
+        };
+        vitals.note_leadership(1_000_000, Some(2), false);
+        assert_eq!(seen(), (0, 0.0), "the first leader follows nobody");
+        vitals.note_leader_heard(2_000_000, 2);
+        vitals.note_leadership(3_000_000, None, false);
+        vitals.note_leadership(3_250_000, Some(3), false);
+        assert_eq!(seen(), (1, 1.25));
+        // The new one handed over before it was ever heard.
+        vitals.note_leadership(4_000_000, Some(1), true);
+        assert_eq!(seen(), (2, 1.25));
+        vitals.note_leadership(5_000_000, None, false);
+        vitals.note_leadership(5_500_000, Some(1), true);
+        assert_eq!(seen(), (3, 1.75));
     }
 
     #[test]

@@ -42,6 +42,7 @@ macro_rules! missing {
                 &self,
                 _: Request<pb::AuthenticateRequest>,
             ) -> Result<Response<pb::AuthenticateResponse>, Status> {
+                self.shared.metrics.auth_denied.inc();
                 Err(auth_not_enabled())
             }
 
@@ -59,6 +60,7 @@ macro_rules! missing {
                     &self,
                     _: Request<pb::$request>,
                 ) -> Result<Response<pb::$response>, Status> {
+                    self.shared.metrics.auth_denied.inc();
                     Err(not_supported("authentication"))
                 }
             )*

@@ -252,12 +252,14 @@ impl<D: Door> Call<D> {
         if let Some(traced) = self.traced.take() {
             traced.finish(method.path, code);
         }
-        if method.kind == Kind::Unary && took > self.shared.settings.warning_unary_request_duration
-        {
+        let is_slow = method.kind == Kind::Unary
+            && took > self.shared.settings.warning_unary_request_duration;
+        if is_slow && let Some(left_out) = self.shared.tells_of_slow_call() {
             tracing::warn!(
                 method = method.path,
                 code = ?code,
                 time_spent_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                left_out,
                 "request took too long"
             );
         }

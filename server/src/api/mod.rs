@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::door::{Door, Leadership, RequestError};
 use crate::fanout::Fanout;
 use crate::metrics::Metrics;
+use crate::seldom::Seldom;
 use crate::shutdown::stopped;
 use method::CallMetrics;
 
@@ -95,6 +96,8 @@ pub struct Shared<D> {
     pub(crate) snapshots: Arc<Semaphore>,
     proposals_in_flight: AtomicUsize,
     lease_ids: LeaseIds,
+    began: std::time::Instant,
+    slow_calls: Seldom,
 }
 
 impl<D> std::fmt::Debug for Shared<D> {
@@ -116,6 +119,8 @@ impl<D: Door> Shared<D> {
             calls: CallMetrics::new(&metrics),
             lease_ids: LeaseIds::new(door.identity().member_id),
             proposals_in_flight: AtomicUsize::new(0),
+            began: std::time::Instant::now(),
+            slow_calls: Seldom::default(),
             heavy: Semaphore::new(HEAVY_IN_FLIGHT_MAX),
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             door,
@@ -124,6 +129,11 @@ impl<D: Door> Shared<D> {
             fanout,
             stopping,
         }
+    }
+
+    /// A call took long. If that is to be told: how many were left out since it last was.
+    fn tells_of_slow_call(&self) -> Option<u64> {
+        self.slow_calls.is_due(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     /// A header without a revision, as cluster calls have it.

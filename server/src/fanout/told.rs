@@ -14,6 +14,8 @@ use proto::mvccpb::{Event, KeyValue};
 pub(crate) struct Told {
     /// Everything but the events.
     pub(crate) head: WatchResponse,
+    /// How many events.
+    pub(crate) event_count: usize,
     /// The fields of a message that has nothing but events: behind the head's they make one message.
     events: Bytes,
 }
@@ -43,14 +45,15 @@ impl Press {
     pub(super) fn told(&mut self, mut response: WatchResponse) -> Told {
         let events = std::mem::take(&mut response.events);
         if events.is_empty() {
-            return Told { head: response, events: Bytes::new() };
+            return Told { head: response, event_count: 0, events: Bytes::new() };
         }
+        let event_count = events.len();
         if !is_same(&self.events, &events) {
             let only = WatchResponse { events, ..WatchResponse::default() };
             self.encoded = only.encode_to_vec().into();
             self.events = only.events;
         }
-        Told { head: response, events: self.encoded.clone() }
+        Told { head: response, event_count, events: self.encoded.clone() }
     }
 
     /// Forgets the events: nothing is to be kept in memory for what may come.

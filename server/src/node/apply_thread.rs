@@ -10,16 +10,24 @@ use proto::log::{Command, RequestId, command};
 use state::parts::Changes;
 use state::{Outcome, Response, View};
 
+use super::stage_clock::Since;
 use super::{Fatal, SnapshotDoor};
 use crate::backend::BackendWriter;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage};
 use crate::peers::{PeerAddress, Peers};
 use crate::propose::{Ended, Shared};
+use crate::seldom::Seldom;
 
 /// Told of everything that is applied, after readers can see it. Must not wait.
 pub trait AppliedSink: Send {
     /// `changes` led to `view`; after `replaced` they did not, and the view stands alone.
     fn applied(&mut self, view: &View, changes: &Changes, replaced: bool);
+}
+
+/// Tasks of one step, and since when how many of the commands in them are committed.
+pub(super) struct ApplyWork {
+    pub(super) tasks: Vec<ApplyTask>,
+    pub(super) since: Vec<Since>,
 }
 
 pub(super) struct ApplyThread {
@@ -31,12 +39,15 @@ pub(super) struct ApplyThread {
     pub(super) peers: Peers,
     pub(super) metrics: Arc<Metrics>,
     pub(super) fatal: Fatal,
+    /// Longer applies are told of.
+    pub(super) warning_duration_us: u64,
+    pub(super) slow: Seldom,
 }
 
 impl ApplyThread {
-    pub(super) fn run(&mut self, tasks: &Receiver<Vec<ApplyTask>>) {
+    pub(super) fn run(&mut self, tasks: &Receiver<ApplyWork>) {
         loop {
-            let mut batch = match tasks.try_recv() {
+            let ApplyWork { tasks: mut batch, mut since } = match tasks.try_recv() {
                 Ok(batch) => batch,
                 // Nothing to apply: the moment to go on with a compaction.
                 Err(TryRecvError::Empty) => match self.worker.sweep() {
@@ -57,13 +68,21 @@ impl ApplyThread {
                 Err(TryRecvError::Disconnected) => return,
             };
             while let Ok(more) = tasks.try_recv() {
-                batch.extend(more);
+                batch.extend(more.tasks);
+                since.extend(more.since);
             }
             for task in joined(batch) {
                 let snapshots = self.snapshots.clone();
+                let began_us = self.shared.now_us();
+                let restores = matches!(task, ApplyTask::Restore(_));
+                self.metrics.snapshot_applies.set(i64::from(restores));
                 let result = self.worker.run(task, &mut |meta| snapshots.load(meta.clone()));
+                self.metrics.snapshot_applies.set(0);
                 match result {
-                    Ok(applied) => self.spread(applied),
+                    Ok(applied) => {
+                        let applied_us = self.spread(applied, &mut since);
+                        self.note_slow(applied_us.saturating_sub(began_us));
+                    }
                     Err(error) => {
                         return self.fatal.raise(format!("received snapshot: {error}"));
                     }
@@ -72,11 +91,16 @@ impl ApplyThread {
         }
     }
 
-    fn spread(&mut self, applied: Applied) {
+    /// Shows and tells what was applied. Returns when readers could see it.
+    fn spread(&mut self, applied: Applied, since: &mut Vec<Since>) -> u64 {
         let Applied { report, completed, view, changes, snapshot, replaced } = applied;
         // Readers first: who is answered now must find the own write.
         self.shared.view.store(Arc::new(view.clone()));
         self.shared.applied.reached(report.index);
+        let applied_us = self.shared.now_us();
+        for Since { at_us, commands } in since.drain(..) {
+            self.metrics.stages.note(Stage::Apply, applied_us.saturating_sub(at_us), commands);
+        }
         if let Some(members) = &report.members {
             self.peers.set_members(addresses(members));
             // Promotion changes it without any change of leader, and before anyone is answered.
@@ -101,6 +125,7 @@ impl ApplyThread {
                     index: done.index,
                     term: done.term,
                     completion: done.completion,
+                    applied_us,
                 };
                 self.shared.proposals.call(done.id.sequence, ended);
             }
@@ -116,6 +141,18 @@ impl ApplyThread {
         if let Some(job) = snapshot {
             self.snapshots.save(job);
         }
+        applied_us
+    }
+
+    fn note_slow(&self, took_us: u64) {
+        if took_us <= self.warning_duration_us {
+            return;
+        }
+        self.metrics.slow_applies.inc();
+        if let Some(left_out) = self.slow.is_due(self.shared.now_us()) {
+            let took_ms = took_us / 1_000;
+            tracing::warn!(took_ms, left_out, "apply took too long");
+        }
     }
 
     fn count(&self, outcome: &Outcome) {
@@ -123,7 +160,6 @@ impl ApplyThread {
             Ok(Response::Put(_)) => self.metrics.mvcc_puts.inc(),
             Ok(Response::DeleteRange(_)) => self.metrics.mvcc_deletes.inc(),
             Ok(Response::Txn(_)) => self.metrics.mvcc_txns.inc(),
-            Ok(Response::LeaseRevoke(_)) => self.metrics.lease_expired.inc(),
             _ => {}
         }
     }

@@ -6,8 +6,11 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply, consensus};
+use member::{ApplyTask, Effects, Forward, Input, Member, Reply, consensus};
 
+use super::apply_thread::ApplyWork;
+use super::log_thread::LogWork;
+use super::stage_clock::{Since, StageClock};
 use super::{Fatal, REMOVED, panic_text};
 use crate::door::{NodeStatus, PeerStatus, Road};
 use crate::inbox::{Inbox, Turn};
@@ -79,12 +82,15 @@ pub(super) struct Stepper {
     member: Member,
     shared: Arc<Shared>,
     peers: Peers,
-    to_log: Sender<Vec<DiskTask>>,
-    to_apply: Sender<Vec<ApplyTask>>,
+    to_log: Sender<LogWork>,
+    to_apply: Sender<ApplyWork>,
     metrics: Arc<Metrics>,
     fatal: Fatal,
     status_at: Option<Instant>,
     expire_us: u64,
+    stages: StageClock,
+    is_leader: bool,
+    heartbeat_interval_us: u64,
 }
 
 impl Stepper {
@@ -92,11 +98,13 @@ impl Stepper {
         member: Member,
         shared: Arc<Shared>,
         peers: Peers,
-        to_log: Sender<Vec<DiskTask>>,
-        to_apply: Sender<Vec<ApplyTask>>,
+        to_log: Sender<LogWork>,
+        to_apply: Sender<ApplyWork>,
         metrics: Arc<Metrics>,
         fatal: Fatal,
     ) -> Self {
+        let timeout_us = u64::try_from(shared.request_timeout.as_micros()).unwrap_or(u64::MAX);
+        let stages = StageClock::new(Arc::clone(&metrics.stages), timeout_us);
         Stepper {
             member,
             shared,
@@ -107,6 +115,9 @@ impl Stepper {
             fatal,
             status_at: None,
             expire_us: 0,
+            stages,
+            is_leader: false,
+            heartbeat_interval_us: u64::MAX,
         }
     }
 
@@ -116,11 +127,24 @@ impl Stepper {
         let meant_us = self.shared.raft_due_us.load(Ordering::Relaxed);
         // 0: it has not come round yet.
         if meant_us > 0 && meant_us <= now_us {
-            self.shared.vitals.note_pass(now_us, now_us - meant_us);
+            let late_us = now_us - meant_us;
+            self.shared.vitals.note_pass(now_us, late_us);
+            if self.is_leader && late_us > self.heartbeat_interval_us {
+                self.metrics.heartbeat_send_failures.inc();
+            }
         }
+        self.stages.arrived(&inputs, now_us);
         let effects = self.member.step(now_us, inputs);
         let Effects { disk, net, forward, apply, reply, leadership, removed, again, wake_at_us } =
             effects;
+        if let Some(leadership) = &leadership {
+            self.is_leader = leadership.is_leader;
+        }
+        self.stages.stepped(now_us, self.member.commands_waiting(), self.is_leader);
+        for lag_us in self.member.take_lease_lags_us() {
+            self.metrics.lease_expired.inc();
+            self.metrics.lease_expiry_lag_seconds.observe(lag_us as f64 / 1e6);
+        }
         if now_us >= self.expire_us {
             self.shared.expire_tickets(now_us);
             self.expire_us = now_us + EXPIRY_INTERVAL_US;
@@ -129,16 +153,26 @@ impl Stepper {
         self.shared.raft_due_us.store(due_us, Ordering::Relaxed);
         // First what somebody waits for, then what comes back from others, then the own disk, which
         // is the nearest. A receiver is gone only when its thread has failed, and that has been told.
+        self.stages.committed(now_us, self.member.commit_index());
         if !apply.is_empty() {
-            drop(self.to_apply.send(apply));
+            let since = self.stages.given_to_apply(last_index(&apply));
+            drop(self.to_apply.send(ApplyWork { tasks: apply, since }));
         }
         if !net.is_empty() {
             self.peers.send(net);
         }
         if !disk.is_empty() {
             let sizes = &self.metrics.batch_commands;
-            self.shared.figures.note_entries(&disk, |commands| sizes.observe(commands as f64));
-            drop(self.to_log.send(disk));
+            let mut since = Since { at_us: now_us, commands: 0 };
+            self.shared.figures.note_entries(&disk, |index, commands| {
+                sizes.observe(commands as f64);
+                self.stages.logged(index, Since { at_us: now_us, commands });
+                since.commands += commands;
+            });
+            if !self.is_leader {
+                since.commands = 0;
+            }
+            drop(self.to_log.send(LogWork { tasks: disk, since }));
         }
         if let Some(Forward { to, commands }) = forward
             && let Err(commands) = self.peers.forward(to, commands)
@@ -248,6 +282,16 @@ impl Stepper {
                 "crash hints are switched off for an hour: after too many of them the leader was alive"
             );
         }
+        self.heartbeat_interval_us = status.effective_timing.heartbeat_interval_us;
         self.shared.replica.store(Some(Arc::new(status)));
     }
+}
+
+/// The last entry given to apply; 0: none.
+fn last_index(tasks: &[ApplyTask]) -> u64 {
+    let last = |task: &ApplyTask| match task {
+        ApplyTask::Entries { entries, .. } => entries.last().map(|entry| entry.index),
+        _ => None,
+    };
+    tasks.iter().filter_map(last).next_back().unwrap_or(0)
 }

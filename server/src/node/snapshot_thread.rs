@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use super::{Fatal, spawn};
 use crate::disk::OsDisk;
-use crate::inbox::Inbox;
 use crate::peers::{ChunkHash, Chunks};
+use crate::propose::Shared;
 
 enum Task {
     Save(SnapshotJob),
@@ -34,12 +34,12 @@ impl SnapshotDoor {
     /// Starts the thread.
     pub(crate) fn start(
         worker: SnapshotWorker<OsDisk>,
-        inbox: Arc<Inbox>,
+        shared: Arc<Shared>,
         fatal: &Fatal,
     ) -> std::io::Result<SnapshotDoor> {
         let (tasks, received) = std::sync::mpsc::channel();
         let failed = fatal.clone();
-        spawn("snapshot", fatal, move || run(worker, &received, &inbox, &failed))?;
+        spawn("snapshot", fatal, move || run(worker, &received, &shared, &failed))?;
         Ok(SnapshotDoor { tasks })
     }
 
@@ -82,7 +82,8 @@ impl Chunks for SnapshotDoor {
     }
 }
 
-fn run(mut worker: SnapshotWorker<OsDisk>, tasks: &Receiver<Task>, inbox: &Inbox, fatal: &Fatal) {
+fn run(mut worker: SnapshotWorker<OsDisk>, tasks: &Receiver<Task>, shared: &Shared, fatal: &Fatal) {
+    let inbox = &shared.inbox;
     // Who asked may be gone: then nobody needs the answer.
     while let Ok(task) = tasks.recv() {
         match task {
@@ -95,6 +96,7 @@ fn run(mut worker: SnapshotWorker<OsDisk>, tasks: &Receiver<Task>, inbox: &Inbox
                         chunks = meta.chunks.len(),
                         "saved snapshot"
                     );
+                    shared.figures.note_snapshot(meta.state_bytes);
                     inbox.urgent(Input::SnapshotSaved(meta));
                 }
                 Err(error) if error.is_no_space() => {
@@ -105,7 +107,13 @@ fn run(mut worker: SnapshotWorker<OsDisk>, tasks: &Receiver<Task>, inbox: &Inbox
                 Err(error) => return fatal.raise(format!("snapshot: {error}")),
             },
             Task::Load(meta, reply) => drop(reply.send(worker.load(&meta))),
-            Task::Commit(meta, reply) => drop(reply.send(worker.commit(&meta))),
+            Task::Commit(meta, reply) => {
+                let done = worker.commit(&meta);
+                if done.is_ok() {
+                    shared.figures.note_snapshot(meta.state_bytes);
+                }
+                drop(reply.send(done));
+            }
             Task::Missing(hashes, reply) => drop(reply.send(worker.missing(&hashes))),
             Task::Read(hash, reply) => drop(reply.send(worker.read_chunk(&hash))),
             Task::Write(hash, bytes, reply) => drop(reply.send(worker.write_chunk(hash, &bytes))),

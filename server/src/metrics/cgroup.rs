@@ -1,0 +1,102 @@
+//! What keeps this process from running, as its control group says (cgroup v2): for how long its quota
+//! of processor time was used up, and for how long something in it waited for a processor.
+//!
+//! Where the kernel does not say it there is no series: zero would be a lie.
+
+use std::path::PathBuf;
+
+use prometheus::Counter;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+
+const ROOT: &str = "/sys/fs/cgroup";
+const THROTTLED: (&str, &str) = (
+    "metastore_process_cpu_throttled_seconds_total",
+    "For how long this process's control group had used up its quota of processor time.",
+);
+const PRESSURE: (&str, &str) = (
+    "metastore_process_cpu_pressure_seconds_total",
+    "For how long something in this process's control group waited for a processor.",
+);
+
+/// Reads the control group at each scrape.
+pub(super) struct Cpu {
+    group: Option<PathBuf>,
+    descriptions: Vec<Desc>,
+}
+
+impl Cpu {
+    /// Of the group this process is in.
+    pub(super) fn of_self() -> Self {
+        let own = std::fs::read_to_string("/proc/self/cgroup").ok();
+        let descriptions = [THROTTLED, PRESSURE]
+            .iter()
+            .flat_map(|(name, help)| {
+                counter(name, help).desc().into_iter().cloned().collect::<Vec<_>>()
+            })
+            .collect();
+        Cpu { group: own.as_deref().and_then(group), descriptions }
+    }
+}
+
+impl Collector for Cpu {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Some(group) = &self.group else { return Vec::new() };
+        let read = |file: &str| std::fs::read_to_string(group.join(file)).unwrap_or_default();
+        let mut families = Vec::new();
+        for ((name, help), us) in [
+            (THROTTLED, throttled_us(&read("cpu.stat"))),
+            (PRESSURE, waited_us(&read("cpu.pressure"))),
+        ] {
+            if let Some(us) = us {
+                let metric = counter(name, help);
+                metric.inc_by(us as f64 / 1e6);
+                families.extend(metric.collect());
+            }
+        }
+        families
+    }
+}
+
+fn counter(name: &str, help: &str) -> Counter {
+    Counter::new(name, help).unwrap_or_else(|why| panic!("{name}: {why}"))
+}
+
+/// The directory of the group, from what `/proc/self/cgroup` says.
+fn group(own: &str) -> Option<PathBuf> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(PathBuf::from(ROOT).join(path))
+}
+
+fn throttled_us(stat: &str) -> Option<u64> {
+    stat.lines().find_map(|line| line.strip_prefix("throttled_usec "))?.trim().parse().ok()
+}
+
+fn waited_us(pressure: &str) -> Option<u64> {
+    let some = pressure.lines().find_map(|line| line.strip_prefix("some "))?;
+    some.split(' ').find_map(|word| word.strip_prefix("total="))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_files_are_read() {
+        let own = "12:cpu,cpuacct:/old\n0::/kubepods/pod1/abc\n";
+        assert_eq!(group(own), Some(PathBuf::from("/sys/fs/cgroup/kubepods/pod1/abc")));
+        assert_eq!(group("0::/\n"), Some(PathBuf::from("/sys/fs/cgroup/")));
+        assert_eq!(group("12:cpu,cpuacct:/old\n"), None);
+        let stat = "usage_usec 5\nnr_periods 2\nnr_throttled 1\nthrottled_usec 73510\n";
+        assert_eq!(throttled_us(stat), Some(73_510));
+        assert_eq!(throttled_us("usage_usec 5\n"), None, "a group without a quota");
+        let pressure =
+            "some avg10=0.00 avg60=0.01 avg300=0.00 total=1234567\nfull avg10=0 total=0\n";
+        assert_eq!(waited_us(pressure), Some(1_234_567));
+        assert_eq!(waited_us(""), None);
+    }
+}
