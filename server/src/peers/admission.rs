@@ -237,7 +237,8 @@ mod tests {
     }
 
     fn links() -> BTreeMap<u64, Arc<Link>> {
-        BTreeMap::from([(2, Arc::new(Link::new(2, Vec::new(), &PeerLimits::default())))])
+        let link = Link::new(2, Vec::new(), &PeerLimits::default(), Instant::now());
+        BTreeMap::from([(2, Arc::new(link))])
     }
 
     #[test]

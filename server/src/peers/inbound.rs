@@ -15,9 +15,8 @@ use futures::Stream;
 use http::Response;
 use hyper::body::Incoming;
 use proto::peer::{
-    AppendAck, AppendFrame, ControlFrame, Hello, LeaderReply, LeaderRequest, Probe, ProbeReply,
-    RaftMessage, SnapshotFrame, SnapshotReply, append_frame, control_frame, raft_message::Type,
-    snapshot_frame,
+    AppendAck, AppendFrame, ControlFrame, Hello, LeaderReply, LeaderRequest, RaftMessage,
+    SnapshotFrame, SnapshotReply, append_frame, control_frame, raft_message::Type, snapshot_frame,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -49,8 +48,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const CONTROL_FRAME_BYTES_MAX: usize = 256 << 10;
 /// Largest question to the leader.
 const LEADER_REQUEST_BYTES_MAX: usize = 256 << 10;
-/// Answers to probes that wait to be sent; a peer that does not read them gets no more.
-const PROBE_REPLIES_MAX: usize = 256;
+/// Probes that wait to be sent back on the connection others came on; a peer that does not read them
+/// gets no more.
+const PROBES_BACK_MAX: usize = 4;
 /// Rest after accepting failed, as it does when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -282,7 +282,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         self: Arc<Self>,
         request: Request<Streaming<Received<ControlFrame>>>,
         caller: Arc<Caller>,
-    ) -> Result<tonic::Response<ProbeReplies>, Status> {
+    ) -> Result<tonic::Response<ProbesBack>, Status> {
         let mut frames = request.into_inner();
         let hello = match first(&mut frames).await?.frame {
             Some(control_frame::Frame::Hello(hello)) => Some(hello),
@@ -290,30 +290,37 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
         };
         let mut admitted = self.admit(hello, Lane::Control, &caller)?;
         let from = admitted.link.id;
-        let (probes, replies) = mpsc::channel(PROBE_REPLIES_MAX);
-        let core = Arc::clone(&self.core);
+        let (ask, asked) = mpsc::channel(PROBES_BACK_MAX);
+        let (core, link) = (Arc::clone(&self.core), Arc::clone(&admitted.link));
         tokio::spawn(async move {
             let ended = tokio::select! {
                 () = admitted.ended() => Err(Status::aborted("replaced by a newer stream")),
-                ended = self.read_control(&mut frames, from, &probes) => ended,
+                ended = self.read_control(&mut frames, from, &ask) => ended,
             };
             if let Err(status) = ended {
                 self.core.broke(from, Lane::Control, &status);
             }
         });
-        Ok(tonic::Response::new(ProbeReplies { core, probes: replies }))
+        Ok(tonic::Response::new(ProbesBack { core, link, asked }))
     }
 
     async fn read_control(
         &self,
         frames: &mut Streaming<Received<ControlFrame>>,
         from: u64,
-        probes: &mpsc::Sender<(Probe, Instant)>,
+        ask: &mpsc::Sender<()>,
     ) -> Result<(), Status> {
         let link = self.core.link(from)?;
         while let Some(Received { message, length }) = frames.message().await? {
             let received_at = Instant::now();
             link.heard(length);
+            if let Some(probe) = &message.probe {
+                self.core.take_probe(&link, probe, received_at);
+                // Without a connection of its own there, this member has only this one.
+                if !link.is_up_for(Lane::Control) {
+                    let _ = ask.try_send(());
+                }
+            }
             match message.frame {
                 Some(control_frame::Frame::Raft(message)) => {
                     self.core.check_message(&message, from, Lane::Control)?;
@@ -321,14 +328,10 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
                         self.core.count_refused();
                     }
                 }
-                // Unanswered, it counts as lost with the one who sent it.
-                Some(control_frame::Frame::Probe(probe)) => {
-                    let _ = probes.try_send((probe, received_at));
-                }
                 Some(control_frame::Frame::Hello(_)) => {
                     return Err(Status::invalid_argument("a second greeting"));
                 }
-                Some(control_frame::Frame::ProbeReply(_)) | None => {}
+                None => {}
             }
         }
         Ok(())
@@ -441,30 +444,19 @@ pub(super) fn lane_for(message_type: i32) -> Option<Lane> {
     }
 }
 
-/// Answers to probes, each stamped on its way out with the time it lay here.
+/// Probes on the connection others came on, for as long as this member has none of its own there.
 #[derive(Debug)]
-struct ProbeReplies {
+struct ProbesBack {
     core: Arc<Core>,
-    probes: mpsc::Receiver<(Probe, Instant)>,
+    link: Arc<Link>,
+    asked: mpsc::Receiver<()>,
 }
 
-impl Stream for ProbeReplies {
+impl Stream for ProbesBack {
     type Item = Result<ControlFrame, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let ProbeReplies { core, probes } = &mut *self;
-        probes.poll_recv(context).map(|probe| {
-            probe.map(|(probe, received_at)| {
-                let (received_us, now_us) = (core.us(received_at), core.us(Instant::now()));
-                let reply = ProbeReply {
-                    sequence: probe.sequence,
-                    echoed_sent_us: probe.sent_us,
-                    hold_us: now_us.saturating_sub(received_us),
-                    marked: core.pacer.stood_still(received_us, now_us),
-                    wall_us: core.wall_us(),
-                };
-                Ok(ControlFrame { frame: Some(control_frame::Frame::ProbeReply(reply)) })
-            })
-        })
+        let asked = self.asked.poll_recv(context);
+        asked.map(|asked| asked.map(|()| Ok(self.core.with_probe(&self.link, None))))
     }
 }

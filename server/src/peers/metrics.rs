@@ -154,7 +154,6 @@ impl Collector for LinkCollector {
             active.with_label_values(&[&local, id]).set(i64::from(is_active));
             disconnected.with_label_values(&[&local, id]).inc_by(link.losses());
         }
-        let now_us = self.core.us(now);
         for (name, help, read) in GAUGES {
             let metric = gauge(name, help, &["To"]);
             for (id, link) in &named {
@@ -166,7 +165,7 @@ impl Collector for LinkCollector {
         }
         let (quantiles, link_up) = (quantiles(), link_up());
         for (id, link) in &named {
-            let seen = link.percentiles(now_us);
+            let seen = link.percentiles(now);
             for (quantile, us) in
                 [("0.5", seen.p50_us), ("0.99", seen.p99_us), ("0.999", seen.p999_us)]
             {

@@ -35,6 +35,7 @@ mod outbox;
 mod pacer;
 mod pages;
 mod ports;
+mod probes;
 mod snapshot;
 mod wire;
 
@@ -378,7 +379,7 @@ impl Peers {
                 let link = match links.get(&id) {
                     Some(link) if link.urls == urls => Arc::clone(link),
                     moved => {
-                        let link = Link::new(id, urls, &core.config.limits);
+                        let link = Link::new(id, urls, &core.config.limits, core.epoch);
                         if let Some(moved) = moved {
                             link.remember(moved);
                         }
@@ -451,9 +452,9 @@ impl Peers {
     /// Every peer, as of now.
     pub fn links(&self) -> BTreeMap<u64, PeerLink> {
         let now = Instant::now();
-        let (now_us, quiet_after) = (self.core.us(now), self.core.quiet_after());
+        let quiet_after = self.core.quiet_after();
         let links = self.core.links();
-        links.iter().map(|(id, link)| (*id, link.view(now, now_us, quiet_after))).collect()
+        links.iter().map(|(id, link)| (*id, link.view(now, quiet_after))).collect()
     }
 
     /// How one peer can be reached: cheaper than [`Peers::links`]. `None`: there is no such peer.

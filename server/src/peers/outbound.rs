@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use futures::Stream;
 use http::uri::PathAndQuery;
 use proto::peer::{
-    AppendAck, AppendFrame, ControlFrame, Forward, Hello, Probe, ProbeReply, append_frame,
-    control_frame,
+    AppendAck, AppendFrame, ControlFrame, Forward, Hello, append_frame, control_frame,
 };
 use tonic::codec::Streaming;
 use tonic::transport::Channel;
@@ -23,7 +22,7 @@ use tonic::{Request, Status};
 use super::admission::{Refusal, Topic};
 use super::codec::{Frame, FrameCodec, Received};
 use super::compress::{Agreed, Reads};
-use super::link::{Answer, Bulk, Lane, Link, Urgent};
+use super::link::{Bulk, Lane, Link, Urgent};
 use super::wire::Dialled;
 use super::{Core, Reports, gone, wire};
 
@@ -238,9 +237,9 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
             reply = replies.message() => match reply {
                 Ok(Some(Received { message, length })) => {
                     let now = Instant::now();
-                    link.received.add(length);
-                    if let Some(control_frame::Frame::ProbeReply(reply)) = message.frame {
-                        take_answer(core, link, &reply, now);
+                    link.heard(length);
+                    if let Some(probe) = &message.probe {
+                        core.take_probe(link, probe, now);
                     }
                 }
                 Ok(None) => return Err(Ended::because("closed by the peer")),
@@ -262,21 +261,6 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
                 next_check = tokio::time::Instant::now() + SILENCE_CHECK_INTERVAL;
             }
         }
-    }
-}
-
-fn take_answer(core: &Core, link: &Link, reply: &ProbeReply, now: Instant) {
-    let answer = Answer {
-        sequence: reply.sequence,
-        hold: Duration::from_micros(reply.hold_us),
-        marked: reply.marked,
-        walls_us: (reply.wall_us > 0).then(|| (reply.wall_us, core.wall_us())),
-    };
-    let now_us = core.us(now);
-    let stood_still = |since_us| core.pacer.stood_still(since_us, now_us);
-    if let Some(away) = link.probe_answered(&answer, now, now_us, stood_still) {
-        let known = || core.round_trips.with_label_values(&[&format!("{:x}", link.id)]);
-        link.round_trips.get_or_init(known).observe(away.as_secs_f64());
     }
 }
 
@@ -357,21 +341,12 @@ impl Stream for BulkPull {
     }
 }
 
-/// The stream behind the control connection. A probe is stamped here, on its way out.
+/// The stream behind the control connection. Probes are stamped here, on their way out.
 struct ControlPull {
     core: Arc<Core>,
     link: Arc<Link>,
     hello: Option<Hello>,
     session: u64,
-}
-
-impl ControlPull {
-    fn probe(&self) -> control_frame::Frame {
-        self.link.asked();
-        let now = Instant::now();
-        let sequence = self.link.probe_leaves(now);
-        control_frame::Frame::Probe(Probe { sequence, sent_us: self.core.us(now) })
-    }
 }
 
 impl Stream for ControlPull {
@@ -381,17 +356,20 @@ impl Stream for ControlPull {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<ControlFrame>> {
-        let frame = if let Some(hello) = self.hello.take() {
-            control_frame::Frame::Hello(hello)
-        } else {
-            match self.link.control.poll_pull(context, self.session) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Urgent::Probe)) => self.probe(),
-                Poll::Ready(Some(Urgent::Raft(message))) => control_frame::Frame::Raft(message),
-            }
-        };
-        Poll::Ready(Some(ControlFrame { frame: Some(frame) }))
+        if let Some(hello) = self.hello.take() {
+            let frame = Some(control_frame::Frame::Hello(hello));
+            return Poll::Ready(Some(ControlFrame { frame, probe: None }));
+        }
+        self.link.control.poll_pull(context, self.session).map(|urgent| {
+            let frame = match urgent? {
+                Urgent::Raft(message) => Some(control_frame::Frame::Raft(message)),
+                Urgent::Probe => {
+                    self.link.asked();
+                    None
+                }
+            };
+            Some(self.core.with_probe(&self.link, frame))
+        })
     }
 }
 

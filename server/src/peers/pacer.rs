@@ -3,7 +3,7 @@
 //! A round trip that was measured by a thread that ran late tells of the thread, not of the network.
 //! How late the control thread runs is seen by the timer that is on it anyway. A sample is *marked*,
 //! and left out of every distribution of round trips, if the thread was late while its probe was under
-//! way; the answerer says the same of itself in its answer.
+//! way; the peer says the same of itself in its echo.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -60,7 +60,8 @@ impl Pacer {
     }
 }
 
-/// Asks every peer, again and again. Runs on the control thread.
+/// Has a probe sent to every peer to which none rode on a message since the last time. Runs on the
+/// control thread.
 pub(super) async fn run(core: Arc<Core>) {
     let interval = core.config.limits.probe_interval;
     let mut due = tokio::time::Instant::now() + interval;
@@ -69,7 +70,9 @@ pub(super) async fn run(core: Arc<Core>) {
         let late = due.elapsed();
         core.pacer.beat(core.us(Instant::now()), late);
         for link in core.links().values() {
-            link.ask();
+            if !link.take_has_ridden() {
+                link.ask();
+            }
         }
         // What was missed is not made up for.
         due = if late < interval { due + interval } else { due + late + interval };

@@ -109,7 +109,7 @@ pub struct Link {
     pub rttvar_us: u64,
     /// The round trip's distribution.
     pub rtt: Percentiles,
-    /// Between two answers of the other end, which is asked every [`PROBE_INTERVAL_US`].
+    /// Between two probes of the other end, which come every [`PROBE_INTERVAL_US`].
     pub gaps: Percentiles,
     /// Probes sent and lost.
     pub probes_sent: u64,
