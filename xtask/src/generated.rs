@@ -4,7 +4,8 @@
 //! * `Dockerfile`, from `images/manifest.toml`
 //! * `charts/metastore/generated/metastores.yaml`, from the operator's types
 //! * `docs/reference/metastore.md`, from the same
-//! * `charts/metastore/rules/`, and promtool's tests of it, from `monitoring`
+//! * `charts/metastore/rules/` with promtool's tests of it, and `charts/metastore/dashboards/`, from
+//!   `monitoring`
 //! * the table of values in the chart's README, from its `values.schema.json`
 
 use std::collections::BTreeMap;
@@ -42,8 +43,10 @@ const FILES: [(&str, Render); 6] = [
 pub(crate) fn run(check: bool) -> Result<()> {
     let root = root();
     let mut stale = Vec::new();
-    for (path, render) in FILES {
-        let text = render(&root)?;
+    let files = FILES.iter().map(|(path, render)| (*path, render(&root)));
+    let dashboards = monitoring::dashboards().into_iter().map(|(path, text)| (path, Ok(text)));
+    for (path, text) in dashboards.chain(files) {
+        let text = text?;
         let file = root.join(path);
         if std::fs::read_to_string(&file).unwrap_or_default() == text {
             continue;

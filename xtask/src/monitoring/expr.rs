@@ -141,7 +141,6 @@ pub(super) const RULES: Scope =
     Scope { members: "cluster!=\"\"", clusters: "cluster!=\"\"", window: "1m", recorded: true };
 
 /// In dashboards: what is chosen at the top.
-#[cfg(test)]
 pub(super) const DASHBOARD: Scope = Scope {
     members: "namespace=~\"$namespace\", cluster=~\"$cluster\", pod=~\"$pod\"",
     clusters: "namespace=~\"$namespace\", cluster=~\"$cluster\"",

@@ -4,10 +4,12 @@
 //! Why here and not in the files: a query that says which member is silent stands in a rule, in two
 //! dashboards and in the page that tells what to do, and a file cannot refer to another.
 
+mod boards;
 mod cases;
 mod etcd;
 mod expr;
 mod ours;
+mod panel;
 mod rules;
 mod scale;
 mod slo;
@@ -38,6 +40,11 @@ pub(crate) fn rules() -> String {
 /// Their tests.
 pub(crate) fn cases() -> String {
     cases::file()
+}
+
+/// The dashboards, with their paths.
+pub(crate) fn dashboards() -> Vec<(&'static str, String)> {
+    boards::all().into_iter().map(|(path, board)| (path, board.json())).collect()
 }
 
 /// `cargo xtask rules`.

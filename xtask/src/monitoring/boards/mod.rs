@@ -1,0 +1,27 @@
+//! The dashboards, a file each.
+
+mod clients;
+mod objectives;
+mod operator;
+mod overview;
+mod raft;
+mod storage;
+
+use super::panel::Board;
+
+/// All, with the paths of their files.
+pub(super) fn all() -> Vec<(&'static str, Board)> {
+    vec![
+        ("charts/metastore/dashboards/metastore-overview.json", overview::board()),
+        ("charts/metastore/dashboards/metastore-raft.json", raft::board()),
+        ("charts/metastore/dashboards/metastore-storage.json", storage::board()),
+        ("charts/metastore/dashboards/metastore-clients.json", clients::board()),
+        ("charts/metastore/dashboards/metastore-operator.json", operator::board()),
+        ("charts/metastore/dashboards/metastore-slo.json", objectives::board()),
+    ]
+}
+
+/// Metric whose series say which members there are.
+const MEMBERS_OF: &str = "metastore_build_info";
+/// A line of a member.
+const POD: &str = "{{cluster}}/{{pod}}";
