@@ -66,6 +66,9 @@ pub fn start(config: &Config) -> Result<(), Ended> {
     // A second call in one process finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let metrics = Arc::new(Metrics::new());
+    for collector in telemetry::tracer().iter().flat_map(|tracer| tracer.collectors()) {
+        metrics.register(collector);
+    }
     let tls = tls::Sides::load(config, &metrics).map_err(|error| error.to_string())?;
     let bound = serve::bind_all(config, tls.client.as_ref()).map_err(|error| error.to_string())?;
     let (early, mut listeners): (Vec<_>, Vec<_>) =

@@ -9,6 +9,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 use futures::Stream;
 use futures::future::BoxFuture;
@@ -30,6 +31,7 @@ use super::method::MethodId;
 use super::{GRPC_OVERHEAD_BYTES, Shared};
 use crate::door::{Door, RequestError};
 use crate::fanout::{Ask, Delivery, Lane, Load, Outlet, Subscription, Told};
+use crate::telemetry::call;
 
 /// Requests of one stream that wait for the hub.
 const REQUESTS_WAITING_MAX: usize = 256;
@@ -76,6 +78,7 @@ impl<D: Door> WatchService<D> {
             method: self.method,
             stream: subscription.stream(),
             load: subscription.load(),
+            call: call::current(),
         };
         let outlet = subscription.outlet();
         let requests = request.into_inner();
@@ -164,6 +167,8 @@ struct Inbound<D> {
     method: MethodId,
     stream: StreamId,
     load: Arc<Load>,
+    /// Where the call stands, if it is traced.
+    call: Option<otlp::Context>,
 }
 
 impl<D: Door> Inbound<D> {
@@ -176,6 +181,8 @@ impl<D: Door> Inbound<D> {
                 return Ok(());
             };
             self.shared.calls.message_received(self.method);
+            let traced = self.call.map(|call| (call, SystemTime::now()));
+            let creates = matches!(request.request_union, Some(RequestUnion::CreateRequest(_)));
             let ask = match request.request_union {
                 Some(RequestUnion::CreateRequest(create)) => {
                     Ask::Create(create, self.shared.door.view())
@@ -188,6 +195,9 @@ impl<D: Door> Inbound<D> {
             let place = Arc::clone(&places).acquire_owned().await;
             let place = place.map_err(|_| Status::from(RequestError::Stopped))?;
             self.shared.fanout.ask(self.stream, ask, place);
+            if let Some((call, start)) = traced.filter(|_| creates) {
+                call::note_wait(call, "watch_create", start, None);
+            }
         }
     }
 }

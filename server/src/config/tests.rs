@@ -487,3 +487,51 @@ fn pre_stop_finds_the_data_as_the_server_does() {
     // What a server would need besides is not asked for.
     assert_eq!(socket(&[], &[("ETCD_LISTEN_CLIENT_URLS", "https://0.0.0.0:1")]).1, 5);
 }
+
+#[test]
+fn traces_are_asked_for_with_the_flags_of_etcd() {
+    assert_eq!(config(&[]).expect("settings").tracing, None);
+    assert_eq!(config(&["--distributed-tracing-sampling-rate=7"]).expect("settings").tracing, None);
+    let plain =
+        config(&["--enable-distributed-tracing"]).expect("settings").tracing.expect("traces");
+    assert_eq!(plain.address.as_deref(), Some("localhost:4317"));
+    assert_eq!(plain.service_name.as_deref(), Some("etcd"));
+    assert_eq!((plain.instance_id, plain.protocol, plain.sampling_per_million), (None, None, 0));
+    let asked = config(&[
+        "--enable-distributed-tracing",
+        "--distributed-tracing-address=otel:4318",
+        "--distributed-tracing-service-name=store",
+        "--distributed-tracing-instance-id=m0",
+        "--distributed-tracing-sampling-rate=1000000",
+        "--distributed-tracing-protocol=http/protobuf",
+    ]);
+    let asked = asked.expect("settings").tracing.expect("traces");
+    assert_eq!(asked.address.as_deref(), Some("otel:4318"));
+    assert_eq!(asked.service_name.as_deref(), Some("store"));
+    assert_eq!(asked.instance_id.as_deref(), Some("m0"));
+    assert_eq!(asked.protocol, Some(otlp::Protocol::Http));
+    assert_eq!(asked.sampling_per_million, 1_000_000);
+}
+
+#[test]
+fn variables_of_opentelemetry_hold_where_no_flag_does() {
+    let variables =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317"), ("OTEL_SERVICE_NAME", "store")];
+    let words = ["--enable-distributed-tracing"];
+    let tracing = config_env(&words, &variables).expect("settings").tracing.expect("traces");
+    assert_eq!((tracing.address, tracing.service_name), (None, None));
+    let words = ["--enable-distributed-tracing", "--distributed-tracing-address=here:1"];
+    let tracing = config_env(&words, &variables).expect("settings").tracing.expect("traces");
+    assert_eq!(tracing.address.as_deref(), Some("here:1"));
+}
+
+#[test]
+fn a_share_of_traces_is_between_none_and_all() {
+    for (rate, why) in [("-1", "must be positive"), ("1000001", "must be less than 1000000")] {
+        let flag = format!("--distributed-tracing-sampling-rate={rate}");
+        let error = config_env(&[&flag], &[]).expect_err("refused");
+        let expected =
+            format!("--distributed-tracing-sampling-rate {rate}: tracing sampling rate {why}");
+        assert!(error.contains(&expected), "{error}");
+    }
+}

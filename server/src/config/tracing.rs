@@ -17,12 +17,12 @@ pub(super) fn settings(
     let rate = given.text(RATE);
     let sampling_per_million = match rate.parse::<i64>() {
         Ok(negative) if negative < 0 => {
-            return Err(refused(format!("{rate}: tracing sampling rate must be positive")));
+            return Err(refused(&format!("{rate}: tracing sampling rate must be positive")));
         }
         Ok(rate) if rate <= i64::from(otlp::MILLION) => u32::try_from(rate).unwrap_or_default(),
         _ => {
             let text = format!("{rate}: tracing sampling rate must be less than {}", otlp::MILLION);
-            return Err(refused(text));
+            return Err(refused(&text));
         }
     };
     let protocol = match given.explicit("distributed-tracing-protocol") {
@@ -59,6 +59,6 @@ pub(super) fn settings(
     }))
 }
 
-fn refused(text: String) -> ConfigError {
+fn refused(text: &str) -> ConfigError {
     ConfigError::Contradiction(format!("--{RATE} {text}"))
 }

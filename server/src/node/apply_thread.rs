@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::SystemTime;
 
 use member::{Applied, ApplyTask, ApplyWorker, Completion, Input, Proposal};
 use prost::Message as _;
@@ -73,6 +74,7 @@ impl ApplyThread {
             }
             for task in joined(batch) {
                 let snapshots = self.snapshots.clone();
+                let traced = self.shared.flights.are_any().then(SystemTime::now);
                 let began_us = self.shared.now_us();
                 let restores = matches!(task, ApplyTask::Restore(_));
                 self.metrics.snapshot_applies.set(i64::from(restores));
@@ -80,6 +82,10 @@ impl ApplyThread {
                 self.metrics.snapshot_applies.set(0);
                 match result {
                     Ok(applied) => {
+                        if let Some(start) = traced {
+                            let ids = applied.completed.iter().map(|done| (&done.id, done.index));
+                            self.shared.flights.applied(ids, start);
+                        }
                         let applied_us = self.spread(applied, &mut since);
                         self.note_slow(applied_us.saturating_sub(began_us));
                     }

@@ -1,7 +1,7 @@
 //! One write and one sync for everything that gathered while the sync before ran.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use member::{DiskTask, LogWorker};
 
@@ -55,6 +55,7 @@ pub(super) fn run(
         let before = worker.log().stats();
         shared.figures.log_begins(shared.now_us());
         let began = Instant::now();
+        let traced = shared.flights.are_any().then(SystemTime::now);
         let mut wrote = Duration::ZERO;
         let done = worker.run_telling(&batch, || wrote = began.elapsed());
         shared.figures.log_ends();
@@ -80,6 +81,9 @@ pub(super) fn run(
                 }
                 shared.figures.note_log(after.segments, after.bytes);
                 metrics.wal_write_bytes.set(after.appended_bytes.cast_signed());
+                if let Some(start) = traced {
+                    shared.flights.synced(&batch, start);
+                }
                 for input in inputs {
                     inbox.urgent(input);
                 }

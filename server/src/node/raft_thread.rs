@@ -4,9 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use member::{ApplyTask, Effects, Forward, Input, Member, Reply, consensus};
+use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply, consensus};
+use otlp::Span;
+use proto::peer::RaftMessage;
 
 use super::apply_thread::ApplyWork;
 use super::log_thread::LogWork;
@@ -17,6 +19,7 @@ use crate::inbox::{Inbox, Turn};
 use crate::metrics::Metrics;
 use crate::peers::{LinkState, Peers};
 use crate::propose::{Led, Shared};
+use crate::telemetry::call;
 
 /// The status others see is at most this old while the member is busy.
 const STATUS_AGE_MAX: Duration = Duration::from_millis(20);
@@ -91,6 +94,7 @@ pub(super) struct Stepper {
     stages: StageClock,
     is_leader: bool,
     heartbeat_interval_us: u64,
+    leaderless_since: Option<SystemTime>,
 }
 
 impl Stepper {
@@ -118,6 +122,7 @@ impl Stepper {
             stages,
             is_leader: false,
             heartbeat_interval_us: u64::MAX,
+            leaderless_since: Some(SystemTime::now()),
         }
     }
 
@@ -148,9 +153,15 @@ impl Stepper {
         if now_us >= self.expire_us {
             self.shared.expire_tickets(now_us);
             self.expire_us = now_us + EXPIRY_INTERVAL_US;
+            if self.shared.flights.are_any() {
+                self.shared.flights.expire();
+            }
         }
         let due_us = if again { now_us } else { wake_at_us.min(self.expire_us) };
         self.shared.raft_due_us.store(due_us, Ordering::Relaxed);
+        if self.shared.flights.are_any() {
+            self.follow(&disk, &apply, &net, forward.as_ref());
+        }
         // First what somebody waits for, then what comes back from others, then the own disk, which
         // is the nearest. A receiver is gone only when its thread has failed, and that has been told.
         self.stages.committed(now_us, self.member.commit_index());
@@ -186,12 +197,47 @@ impl Stepper {
         let changed = leadership.is_some();
         if let Some(leadership) = leadership {
             self.tell(&leadership);
+            self.follow_election(&leadership);
         }
         self.publish_status(changed);
         if removed {
             self.fatal.raise_of_data(REMOVED.to_owned());
         }
         now + Duration::from_micros(due_us.saturating_sub(now_us))
+    }
+
+    /// Something in this step may be traced.
+    #[cold]
+    fn follow(
+        &self,
+        disk: &[DiskTask],
+        apply: &[ApplyTask],
+        net: &[RaftMessage],
+        forward: Option<&Forward>,
+    ) {
+        let flights = &self.shared.flights;
+        flights.stepped(disk, apply, self.is_leader);
+        for message in net.iter().filter(|message| !message.entries.is_empty()) {
+            self.peers.tell_traces(message.to, flights.replicated(&message.entries));
+        }
+        if let Some(Forward { to, commands }) = forward {
+            self.peers.tell_traces(*to, flights.forwarded(commands));
+        }
+    }
+
+    /// A trace of its own: from the loss of the leader, or the start, until there is one.
+    fn follow_election(&mut self, new: &consensus::Leadership) {
+        let Some(leader) = new.leader else {
+            self.leaderless_since.get_or_insert_with(SystemTime::now);
+            return;
+        };
+        let Some(start) = self.leaderless_since.take() else { return };
+        let times = (start, SystemTime::now());
+        call::note_own(|context| {
+            Span::new(context, None, "election", times)
+                .with("metastore.leader", format!("{leader:x}"))
+                .with("metastore.raft.term", new.term.cast_signed())
+        });
     }
 
     fn count(&self, reply: &Reply) {

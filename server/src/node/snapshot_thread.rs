@@ -82,12 +82,21 @@ impl Chunks for SnapshotDoor {
     }
 }
 
+fn save(
+    worker: &mut SnapshotWorker<OsDisk>,
+    job: SnapshotJob,
+) -> Result<SnapshotMeta, SnapshotError> {
+    let _entered =
+        tracing::info_span!(target: otlp::COLD, "save_snapshot", index = job.meta.index).entered();
+    worker.save(job)
+}
+
 fn run(mut worker: SnapshotWorker<OsDisk>, tasks: &Receiver<Task>, shared: &Shared, fatal: &Fatal) {
     let inbox = &shared.inbox;
     // Who asked may be gone: then nobody needs the answer.
     while let Ok(task) = tasks.recv() {
         match task {
-            Task::Save(job) => match worker.save(job) {
+            Task::Save(job) => match save(&mut worker, job) {
                 Ok(meta) => {
                     tracing::info!(
                         index = meta.index,

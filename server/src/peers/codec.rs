@@ -400,7 +400,9 @@ fn refused(why: impl std::fmt::Display) -> Status {
 mod tests {
     use bytes::Bytes;
     use proto::log::{Chunk, ConfState, Entry, SnapshotMeta};
-    use proto::peer::{Forward, RaftMessage, SnapshotOffer, append_frame, snapshot_frame};
+    use proto::peer::{
+        Forward, RaftMessage, SnapshotOffer, TraceContext, Traces, append_frame, snapshot_frame,
+    };
 
     use super::*;
 
@@ -426,6 +428,18 @@ mod tests {
         let encoded =
             AppendFrame { frame: Some(append_frame::Frame::Forward(forward)) }.encode_to_vec();
         assert_eq!(AppendFrame::check(&encoded), Err(Excess::Commands(COMMANDS_PER_FRAME_MAX)));
+    }
+
+    #[test]
+    fn more_traces_than_are_ever_told_of_are_refused_undecoded() {
+        let traces = |count| {
+            let contexts = vec![TraceContext::default(); count];
+            let frame = append_frame::Frame::Traces(Traces { contexts });
+            AppendFrame { frame: Some(frame) }.encode_to_vec()
+        };
+        assert_eq!(AppendFrame::check(&traces(TRACES_PER_FRAME_MAX)), Ok(()));
+        let excess = Excess::Traces(TRACES_PER_FRAME_MAX);
+        assert_eq!(AppendFrame::check(&traces(TRACES_PER_FRAME_MAX + 1)), Err(excess));
     }
 
     #[test]

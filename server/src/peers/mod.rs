@@ -165,7 +165,13 @@ impl<I: Inbound, C: Chunks> Reports for Told<I, C> {
         let link = Arc::clone(link);
         let bulk = self.core.bulk.clone();
         let task = bulk.spawn(async move {
-            let sent = snapshot::send(&self.core, &self.chunks, &link, message).await;
+            let span = tracing::info_span!(
+                target: otlp::COLD,
+                "send_snapshot",
+                to = format_args!("{:x}", link.id)
+            );
+            let sent = snapshot::send(&self.core, &self.chunks, &link, message);
+            let sent = tracing::Instrument::instrument(sent, span).await;
             outcome.is(sent.is_ok());
             if let Err(why) = sent {
                 tracing::warn!(

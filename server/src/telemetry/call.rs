@@ -71,6 +71,14 @@ pub(crate) fn note_rare(span: impl FnOnce(Context, Option<Context>) -> Span) {
     }
 }
 
+/// Something rare that the member did by itself is over: a trace of its own.
+pub(crate) fn note_own(span: impl FnOnce(Context) -> Span) {
+    let Some(tracer) = super::tracer() else { return };
+    if let Some(context) = tracer.begin_rare() {
+        tracer.emit(span(context));
+    }
+}
+
 impl TracedCall {
     /// Everything in `call` finds this.
     pub(crate) async fn follow<F: Future>(self: Arc<Self>, call: F) -> F::Output {

@@ -78,11 +78,11 @@ struct Row {
 }
 
 impl Row {
-    fn new(role: Role, base: Context) -> Self {
+    fn new(role: Role, base: Context, arrived: SystemTime) -> Self {
         Row {
             role,
             base,
-            arrived: SystemTime::now(),
+            arrived,
             is_dequeued: false,
             replicate: None,
             appended: None,
@@ -130,22 +130,15 @@ impl Flights {
 
     fn begin_under(&self, call: Context, id: Id) -> Option<Flight<'_>> {
         let tracer = self.tracer.as_ref()?;
-        let context = call.child();
+        let (context, start) = (call.child(), SystemTime::now());
         self.change(|rows| {
             let has_room = rows.len() < ROWS_MAX;
             if has_room {
-                rows.insert(id, Row::new(Role::Asked, context));
+                rows.insert(id, Row::new(Role::Asked, context, start));
             }
             has_room
         })
-        .then(|| Flight {
-            flights: self,
-            tracer,
-            id,
-            call,
-            context,
-            start: SystemTime::now(),
-        })
+        .then(|| Flight { flights: self, tracer, id, call, context, start })
     }
 
     /// A peer told of commands in what it sends next.
@@ -154,6 +147,7 @@ impl Flights {
         if self.tracer.is_none() {
             return;
         }
+        let now = SystemTime::now();
         self.change(|rows| {
             for told in contexts {
                 let trace_id = u128::from(told.trace_id_high) << 64 | u128::from(told.trace_id_low);
@@ -163,13 +157,15 @@ impl Flights {
                     continue;
                 }
                 if is_forward {
-                    rows.entry(id).or_insert_with(|| Row::new(Role::Leads(remote), remote.child()));
+                    rows.entry(id)
+                        .or_insert_with(|| Row::new(Role::Leads(remote), remote.child(), now));
                 } else {
-                    let row = rows.entry(id).or_insert_with(|| Row::new(Role::Follows, remote));
+                    let row =
+                        rows.entry(id).or_insert_with(|| Row::new(Role::Follows, remote, now));
                     row.appended.get_or_insert_with(|| Appended {
                         context: remote.child(),
                         replicate: remote,
-                        at: SystemTime::now(),
+                        at: now,
                     });
                 }
             }
@@ -372,4 +368,100 @@ fn first_field(message: &[u8]) -> Option<(&[u8], &[u8])> {
     }
     let length = prost::decode_length_delimiter(after).ok()?;
     after.get(prost::length_delimiter_len(length)..)?.split_at_checked(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use otlp::MILLION;
+    use proto::etcdserverpb::PutRequest;
+    use proto::log::{Batch, Command, command::Op};
+
+    use super::*;
+
+    const ID: Id = (u64::MAX, 7);
+
+    fn command((member, sequence): Id) -> Bytes {
+        let id = Some(RequestId { member, sequence });
+        let put = PutRequest { key: "k".into(), value: vec![1; 300].into(), ..Default::default() };
+        Command { id, op: Some(Op::Put(put)) }.encode_to_vec().into()
+    }
+
+    fn entry(index: u64, ids: &[Id]) -> wal::Entry {
+        let commands = ids.iter().map(|id| command(*id)).collect();
+        let data = Batch { commands }.encode_to_vec().into();
+        wal::Entry { term: 1, index, kind: 0, context: Bytes::new(), data }
+    }
+
+    fn to_log(entry: wal::Entry) -> Vec<DiskTask> {
+        let batch = wal::LogBatch { entries: vec![entry], ..Default::default() };
+        vec![DiskTask::Append { number: 1, batch, sync: true }]
+    }
+
+    #[test]
+    fn ids_are_read_out_of_batches_of_whatever_is_in_them() {
+        let ids = [ID, (1, 1), (300, 1 << 40)];
+        assert_eq!(ids_in(&entry(1, &ids).data).collect::<Vec<_>>(), ids);
+        assert_eq!(ids_in(b"").count(), 0);
+        for garbage in [&b"\x0a"[..], b"\x0a\x05\x0a", b"\x12\x00", b"\x0a\x02\x0a\x7f", b"\xff"] {
+            assert_eq!(ids_in(garbage).count(), 0, "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_nobody_traces_leaves_no_row_and_no_span() {
+        let (tracer, mut spans) = Tracer::to_queue(MILLION, 16);
+        let flights = Flights::new(Some(&tracer));
+        assert!(flights.begin(ID.0, ID.1).is_none(), "no call runs here");
+        assert!(!flights.are_any());
+        flights.stepped(&to_log(entry(1, &[ID])), &[], true);
+        flights.synced(&to_log(entry(1, &[ID])), SystemTime::now());
+        flights.applied(
+            [(&RequestId { member: ID.0, sequence: ID.1 }, 1)].into_iter(),
+            SystemTime::now(),
+        );
+        assert!(spans.try_recv().is_err());
+        assert!(Flights::new(None).begin_under(Context::root(), ID).is_none());
+    }
+
+    #[test]
+    fn a_row_goes_with_its_caller_and_the_span_says_that_nobody_waited() {
+        let (tracer, mut spans) = Tracer::to_queue(MILLION, 16);
+        let flights = Flights::new(Some(&tracer));
+        let flight = flights.begin_under(Context::root(), ID).expect("room");
+        assert!(flights.are_any());
+        drop(flight);
+        assert!(!flights.are_any());
+        let span = spans.try_recv().expect("a span");
+        assert_eq!(span.name, "propose");
+        assert_ne!(span.status, otlp::opentelemetry::trace::Status::Unset);
+    }
+
+    #[test]
+    fn what_a_peer_tells_has_no_more_rows_than_there_is_room_for() {
+        let (tracer, _spans) = Tracer::to_queue(MILLION, 16);
+        let flights = Flights::new(Some(&tracer));
+        let told = |sequence| told_of((1, sequence), Context::root());
+        let many: Vec<_> = (0..2 * ROWS_MAX as u64).map(told).collect();
+        flights.told(&many, false);
+        assert_eq!(flights.lock().len(), ROWS_MAX);
+        assert!(flights.begin_under(Context::root(), ID).is_none());
+        flights.expire();
+        assert_eq!(flights.lock().len(), ROWS_MAX, "none is old");
+    }
+
+    #[test]
+    fn an_entry_that_comes_twice_has_one_append_and_one_sync() {
+        let (tracer, mut spans) = Tracer::to_queue(MILLION, 16);
+        let flights = Flights::new(Some(&tracer));
+        let leader = Context::root();
+        for _ in 0..2 {
+            flights.told(&[told_of(ID, leader)], false);
+            flights.stepped(&to_log(entry(5, &[ID])), &[], false);
+            flights.synced(&to_log(entry(5, &[ID])), SystemTime::now());
+        }
+        let names: Vec<_> =
+            std::iter::from_fn(|| spans.try_recv().ok()).map(|span| span.name).collect();
+        assert_eq!(names, ["log_sync", "append"]);
+        assert!(flights.replicated(&[]).is_empty());
+    }
 }

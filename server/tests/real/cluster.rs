@@ -35,6 +35,8 @@ pub(crate) struct Setup {
     pub(crate) peer_tls: bool,
     /// `--flag=value`; `{name}` is the member's name.
     pub(crate) flags: Vec<String>,
+    /// Variables; there are no others.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 fn scheme(is_tls: bool) -> &'static str {
@@ -179,6 +181,7 @@ impl Process {
             .arg(format!("--initial-cluster-state={}", self.cluster_state))
             .args(flags)
             .env_clear()
+            .envs(self.setup.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -9,3 +9,4 @@ mod manners;
 mod plans;
 mod refusals;
 mod tls;
+mod traces;

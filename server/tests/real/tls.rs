@@ -192,7 +192,7 @@ impl Secured {
         let volume = Volume::new(&[("ca", &ca.pem()), ("cert", &own.0), ("key", &own.1)]);
         let mut flags = server_flags(&volume, "", true);
         flags.extend(server_flags(&volume, "peer-", true));
-        let setup = Setup { client_tls: true, peer_tls: true, flags };
+        let setup = Setup { client_tls: true, peer_tls: true, flags, ..Setup::default() };
         let mut cluster = Cluster::plan(3, &setup);
         let mut metrics = Vec::new();
         for member in &mut cluster.members {
