@@ -10,9 +10,9 @@ use std::time::Duration;
 use member::{DiskTask, consensus};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Gauge, IntCounter};
 use proto::admin::{BatchStats, SyncStats};
 
+use crate::metrics::catalogue;
 use crate::propose::Shared;
 
 /// The figures; every field is moved by one thread.
@@ -118,45 +118,27 @@ impl Figures {
 
 type Count = fn(&Figures) -> &AtomicU64;
 
-const COUNTERS: [(&str, &str, Count); 4] = [
-    ("metastore_log_commands_total", "Commands given to the log.", |it| &it.commands),
-    ("metastore_log_entries_total", "Entries given to the log.", |it| &it.entries),
-    ("metastore_log_syncs_total", "Syncs of the log.", |it| &it.syncs),
-    ("metastore_log_synced_bytes_total", "Bytes of the log that were synced.", |it| {
-        &it.synced_bytes
-    }),
+const COUNTERS: [(&str, Count); 4] = [
+    ("metastore_log_commands_total", |it| &it.commands),
+    ("metastore_log_entries_total", |it| &it.entries),
+    ("metastore_log_syncs_total", |it| &it.syncs),
+    ("metastore_log_synced_bytes_total", |it| &it.synced_bytes),
 ];
 
 type Read = fn(&Shared, &consensus::Status) -> f64;
 
 /// What is read off the member as it is.
-const GAUGES: [(&str, &str, Read); 8] = [
-    (
-        "metastore_wal_sync_pending_seconds",
-        "For how long the write and sync of the log under way has lasted; 0: none is under way.",
-        |shared, _| shared.figures.log_pending_us(shared.now_us()) as f64 / 1e6,
-    ),
-    ("metastore_wal_segments", "Segments of the log on disk.", |shared, _| {
-        shared.figures.wal_segments.load(Relaxed) as f64
+const GAUGES: [(&str, Read); 8] = [
+    ("metastore_wal_sync_pending_seconds", |shared, _| {
+        shared.figures.log_pending_us(shared.now_us()) as f64 / 1e6
     }),
-    ("metastore_wal_bytes", "Bytes of the log on disk.", |shared, _| {
-        shared.figures.wal_bytes.load(Relaxed) as f64
-    }),
-    (
-        "metastore_log_memory_bytes",
-        "Bytes of entries kept in memory for followers.",
-        |_, status| status.log_bytes_in_memory as f64,
-    ),
-    ("metastore_raft_first_index", "First index of the log in memory.", |_, status| {
-        status.first_index as f64
-    }),
-    ("metastore_raft_term", "Raft's term.", |_, status| status.term as f64),
-    ("metastore_snapshot_index", "Index of the newest snapshot on disk; 0: none.", |_, status| {
-        status.snapshot_index as f64
-    }),
-    ("metastore_snapshot_bytes", "Bytes of state in the newest snapshot on disk.", |shared, _| {
-        shared.figures.snapshot_bytes.load(Relaxed) as f64
-    }),
+    ("metastore_wal_segments", |shared, _| shared.figures.wal_segments.load(Relaxed) as f64),
+    ("metastore_wal_bytes", |shared, _| shared.figures.wal_bytes.load(Relaxed) as f64),
+    ("metastore_log_memory_bytes", |_, status| status.log_bytes_in_memory as f64),
+    ("metastore_raft_first_index", |_, status| status.first_index as f64),
+    ("metastore_raft_term", |_, status| status.term as f64),
+    ("metastore_snapshot_index", |_, status| status.snapshot_index as f64),
+    ("metastore_snapshot_bytes", |shared, _| shared.figures.snapshot_bytes.load(Relaxed) as f64),
 ];
 
 /// Reads the figures at each scrape.
@@ -167,20 +149,12 @@ struct FigureCollector {
 
 /// What a registry of metrics takes.
 pub(crate) fn collector(shared: &Arc<Shared>) -> Box<dyn Collector> {
-    let counters = COUNTERS.map(|(name, help, _)| counter(name, help));
+    let counters = COUNTERS.map(|(name, _)| catalogue::counter(name));
     let mut descriptions: Vec<Desc> = counters.iter().flat_map(Collector::desc).cloned().collect();
-    for (name, help, _) in GAUGES {
-        descriptions.extend(gauge(name, help).desc().into_iter().cloned());
+    for (name, _) in GAUGES {
+        descriptions.extend(catalogue::float_gauge(name).desc().into_iter().cloned());
     }
     Box::new(FigureCollector { shared: Arc::clone(shared), descriptions })
-}
-
-fn counter(name: &str, help: &str) -> IntCounter {
-    IntCounter::new(name, help).unwrap_or_else(|why| panic!("{name}: {why}"))
-}
-
-fn gauge(name: &str, help: &str) -> Gauge {
-    Gauge::new(name, help).unwrap_or_else(|why| panic!("{name}: {why}"))
 }
 
 impl Collector for FigureCollector {
@@ -190,14 +164,14 @@ impl Collector for FigureCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = Vec::new();
-        for (name, help, count) in COUNTERS {
-            let metric = counter(name, help);
+        for (name, count) in COUNTERS {
+            let metric = catalogue::counter(name);
             metric.inc_by(count(&self.shared.figures).load(Relaxed));
             families.extend(metric.collect());
         }
         if let Some(status) = self.shared.replica.load().as_ref() {
-            for (name, help, read) in GAUGES {
-                let metric = gauge(name, help);
+            for (name, read) in GAUGES {
+                let metric = catalogue::float_gauge(name);
                 metric.set(read(&self.shared, status));
                 families.extend(metric.collect());
             }

@@ -5,19 +5,23 @@
 //! off a [`NodeStatus`] or a [`View`](state::View) is not kept at all but set when somebody scrapes.
 //! Label values come from fixed sets or from member ids, never from what a client sent as it is.
 
+pub(crate) mod catalogue;
 mod cgroup;
-mod stages;
+mod durations;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use member::TuningStatus;
+use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder, exponential_buckets,
+    Encoder, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
+use proto::etcdserverpb::AlarmType;
 
-pub use self::stages::{Stage, Stages};
+pub use self::catalogue::reference;
+pub(crate) use self::durations::{Applies, Batch, Ranges, Request, Requests, Stage, Stages};
 use crate::door::{NodeStatus, RequestError};
 use crate::version;
 
@@ -46,7 +50,31 @@ pub struct Metrics {
     /// Commands in one entry.
     pub batch_commands: Histogram,
     /// Where the time of puts goes; moved by all of them.
-    pub stages: Arc<Stages>,
+    pub(crate) stages: Arc<Stages>,
+    /// How long applying takes.
+    pub(crate) applies: Arc<Applies>,
+    /// How long requests take; moved by the api.
+    pub(crate) requests: Arc<Requests>,
+    /// How long reading ranges takes; moved by the api.
+    pub(crate) ranges: Arc<Ranges>,
+    /// Leases granted.
+    pub leases_granted: IntCounter,
+    /// Leases ended, in whatever way.
+    pub leases_revoked: IntCounter,
+    /// Leases renewed by this leader.
+    pub leases_renewed: IntCounter,
+    /// For how long leases are granted.
+    pub lease_ttl_seconds: Histogram,
+    /// Compactions.
+    pub(crate) compaction: Compaction,
+    /// Bytes of records applied.
+    pub put_bytes: IntGauge,
+    /// Snapshots of the own state.
+    pub snapshot_save_seconds: Histogram,
+    /// Snapshots received.
+    pub snapshot_commit_seconds: Histogram,
+    /// Streams of clients that failed.
+    pub stream_failures: IntCounterVec,
     /// How late leases end.
     pub lease_expiry_lag_seconds: Histogram,
 
@@ -166,6 +194,7 @@ struct Scraped {
     peer_inflight_bytes: IntGaugeVec,
     peer_lag_entries: IntGaugeVec,
     alarms: IntGaugeVec,
+    etcd_alarms: IntGaugeVec,
     id: IntGaugeVec,
     heartbeat_effective_seconds: GaugeVec,
     timing_flags_seconds: GaugeVec,
@@ -176,7 +205,7 @@ struct Scraped {
 }
 
 /// What a scrape reads off the state.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StateFigures {
     /// Keys that live.
     pub keys: u64,
@@ -186,49 +215,82 @@ pub struct StateFigures {
     pub compact_revision: i64,
     /// The quota; 0: none.
     pub quota_bytes: u64,
-    /// The alarm that there is no room is on.
-    pub is_no_space: bool,
-    /// The alarm that members differ is on.
-    pub is_corrupt: bool,
+    /// Alarms that are on, and which member raised each.
+    pub alarms: Vec<(u64, AlarmType)>,
 }
 
-/// Makes metrics and registers them. Names are constants, so failing here is a mistake in this file.
+/// Compactions, as the apply thread carries them out in steps.
+#[derive(Debug)]
+pub(crate) struct Compaction {
+    records: IntCounter,
+    last: IntGauge,
+    step_ms: Histogram,
+    total_ms: Histogram,
+}
+
+impl Compaction {
+    fn new(m: &Maker) -> Self {
+        Compaction {
+            records: m.counter("etcd_debugging_mvcc_db_compaction_keys_total"),
+            last: m.gauge("etcd_debugging_mvcc_db_compaction_last"),
+            step_ms: m.histogram("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds"),
+            total_ms: m.histogram("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds"),
+        }
+    }
+
+    /// A step dropped so many records.
+    pub(crate) fn note_step(&self, us: u64, records: usize) {
+        self.step_ms.observe(us as f64 / 1e3);
+        self.records.inc_by(records as u64);
+    }
+
+    /// A compaction has ended, which began so long ago.
+    pub(crate) fn note_end(&self, us: u64) {
+        self.total_ms.observe(us as f64 / 1e3);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last.set(now.as_secs().cast_signed());
+    }
+}
+
+/// Registers what the table describes.
 struct Maker {
     registry: Registry,
 }
 
 impl Maker {
-    fn add<M: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        metric: prometheus::Result<M>,
-    ) -> M {
-        let metric = metric.unwrap_or_else(|error| panic!("metric: {error}"));
-        let registered = self.registry.register(Box::new(metric.clone()));
-        registered.unwrap_or_else(|error| panic!("metric: {error}"));
+    fn add<M: Collector + Clone + 'static>(&self, metric: M) -> M {
+        self.take(Box::new(metric.clone()));
         metric
     }
 
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(name, help))
+    /// Names are constants, so failing here is a mistake in this file.
+    fn take(&self, collector: Box<dyn Collector>) {
+        let registered = self.registry.register(collector);
+        registered.unwrap_or_else(|error| panic!("metric: {error}"));
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    fn counter(&self, name: &str) -> IntCounter {
+        self.add(catalogue::counter(name))
     }
 
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(name, help))
+    fn counters(&self, name: &str) -> IntCounterVec {
+        self.add(catalogue::counters(name))
     }
 
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    fn gauge(&self, name: &str) -> IntGauge {
+        self.add(catalogue::gauge(name))
     }
 
-    /// Buckets from `first`, each twice the one before, as etcd has them.
-    fn histogram(&self, name: &str, help: &str, first: f64, count: usize) -> Histogram {
-        let buckets = exponential_buckets(first, 2.0, count);
-        let opts = buckets.map(|buckets| HistogramOpts::new(name, help).buckets(buckets));
-        self.add(opts.and_then(Histogram::with_opts))
+    fn gauges(&self, name: &str) -> IntGaugeVec {
+        self.add(catalogue::gauges(name))
+    }
+
+    fn float_gauges(&self, name: &str) -> GaugeVec {
+        self.add(catalogue::float_gauges(name))
+    }
+
+    fn histogram(&self, name: &str) -> Histogram {
+        self.add(catalogue::histogram(name))
     }
 }
 
@@ -244,295 +306,118 @@ impl Metrics {
     pub fn new() -> Self {
         let make = Maker { registry: Registry::new() };
         let m = &make;
-        let process = Box::new(process::Process::of_self());
-        m.registry.register(process).unwrap_or_else(|error| panic!("metric: {error}"));
-        m.registry
-            .register(Box::new(cgroup::Cpu::of_self()))
-            .unwrap_or_else(|error| panic!("metric: {error}"));
+        m.take(Box::new(process::Process::of_self()));
+        m.take(Box::new(cgroup::Cpu::of_self()));
         let stages = Arc::<Stages>::default();
-        m.registry
-            .register(Box::new(stages::StageCollector::new(&stages)))
-            .unwrap_or_else(|error| panic!("metric: {error}"));
-        m.gauges(
-            "etcd_server_version",
-            "Which version of etcd's API is served.",
-            &["server_version"],
-        )
-        .with_label_values(&[version::ETCD_VERSION])
-        .set(1);
-        m.gauges("etcd_cluster_version", "Which version the cluster has.", &["cluster_version"])
+        m.take(durations::collector(&stages));
+        let applies = Arc::<Applies>::default();
+        m.take(durations::collector(&applies));
+        let requests = Arc::<Requests>::default();
+        m.take(durations::collector(&requests));
+        let ranges = Arc::<Ranges>::default();
+        m.take(durations::collector(&ranges));
+        m.gauges("etcd_server_version").with_label_values(&[version::ETCD_VERSION]).set(1);
+        m.gauges("etcd_cluster_version")
             .with_label_values(&[version::ETCD_CLUSTER_VERSION.trim_end_matches(".0")])
             .set(1);
-        m.gauges("metastore_build_info", "Which version of MetaStore runs.", &["version"])
-            .with_label_values(&[version::VERSION])
-            .set(1);
+        m.gauges("metastore_build_info").with_label_values(&[version::VERSION]).set(1);
         Self {
-            leader_changes: m
-                .counter("etcd_server_leader_changes_seen_total", "Leader changes seen."),
-            proposals_failed: m
-                .counter("etcd_server_proposals_failed_total", "Proposals that failed."),
-            proposals_pending: m.gauge("etcd_server_proposals_pending", "Proposals under way."),
-            heartbeat_send_failures: m.counter(
-                "etcd_server_heartbeat_send_failures_total",
-                "Heartbeats of this leader that could not be sent.",
-            ),
-            read_indexes_failed: m
-                .counter("etcd_server_read_indexes_failed_total", "ReadIndex rounds that failed."),
-            slow_read_indexes: m
-                .counter("etcd_server_slow_read_indexes_total", "ReadIndex rounds that were slow."),
-            learner_promotes: m.counter(
-                "etcd_server_learner_promote_successes",
-                "Learners promoted while this member led.",
-            ),
-            learner_promote_failures: m.counters(
-                "etcd_server_learner_promote_failures",
-                "Promotions that failed while this member led.",
-                &["Reason"],
-            ),
-            batch_commands: m.histogram(
-                "metastore_raft_batch_size",
-                "Commands carried by one Raft entry.",
-                1.0,
-                12,
-            ),
+            leader_changes: m.counter("etcd_server_leader_changes_seen_total"),
+            proposals_failed: m.counter("etcd_server_proposals_failed_total"),
+            proposals_pending: m.gauge("etcd_server_proposals_pending"),
+            heartbeat_send_failures: m.counter("etcd_server_heartbeat_send_failures_total"),
+            read_indexes_failed: m.counter("etcd_server_read_indexes_failed_total"),
+            slow_read_indexes: m.counter("etcd_server_slow_read_indexes_total"),
+            learner_promotes: m.counter("etcd_server_learner_promote_successes"),
+            learner_promote_failures: m.counters("etcd_server_learner_promote_failures"),
+            batch_commands: m.histogram("metastore_raft_batch_size"),
             stages,
-            lease_expiry_lag_seconds: m.histogram(
-                "metastore_lease_expiry_lag_seconds",
-                "How long leases had been over when their keys were gone, on the leader.",
-                0.0001,
-                16,
-            ),
-            wal_torn_tails: m.counter(
-                "metastore_wal_torn_tail_total",
-                "Ends of the log that no sync had covered and that were cut off at boot.",
-            ),
-            wal_repaired_entries: m.counter(
-                "metastore_wal_repaired_entries_total",
-                "Entries no sync was known to have covered, found whole and written again at boot.",
-            ),
-            hash_checks: m.counters(
-                "metastore_hash_check_total",
-                "Comparisons of the store on disk with its digest, at boot; skipped: there was none.",
-                &["result"],
-            ),
-            wal_fsync_seconds: m.histogram(
-                "etcd_disk_wal_fsync_duration_seconds",
-                "Durations of fdatasync on the log.",
-                0.001,
-                14,
-            ),
-            wal_write_seconds: m.histogram(
-                "etcd_disk_wal_write_duration_seconds",
-                "Durations of writes to the log.",
-                0.001,
-                14,
-            ),
-            wal_write_bytes: m
-                .gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the log."),
-            wal_batch_entries: m.histogram(
-                "metastore_wal_batch_entries",
-                "Entries made durable by one sync.",
-                1.0,
-                12,
-            ),
-            slow_applies: m.counter(
-                "etcd_server_slow_apply_total",
-                "Applies slower than --warning-apply-duration.",
-            ),
-            snapshot_applies: m.gauge(
-                "etcd_server_snapshot_apply_in_progress_total",
-                "1 while a snapshot is applied.",
-            ),
-            mvcc_puts: m.counter("etcd_mvcc_put_total", "Puts applied by this member."),
-            mvcc_deletes: m.counter("etcd_mvcc_delete_total", "Deletes applied by this member."),
-            mvcc_txns: m.counter("etcd_mvcc_txn_total", "Txns applied by this member."),
-            lease_expired: m.counter("etcd_server_lease_expired_total", "Leases that ran out."),
-            backend_commit_seconds: m.histogram(
-                "etcd_disk_backend_commit_duration_seconds",
-                "Durations of commits of the store on disk.",
-                0.001,
-                14,
-            ),
-            backend_defrag_seconds: m.histogram(
-                "etcd_disk_backend_defrag_duration_seconds",
-                "Durations of defragmentations.",
-                0.1,
-                13,
-            ),
-            defrag_inflight: m
-                .gauge("etcd_disk_defrag_inflight", "1 while a defragmentation is under way."),
-            statestore_rebuilds: m.counter(
-                "metastore_statestore_rebuild_total",
-                "Times the store on disk was built anew from snapshot and log.",
-            ),
-            mvcc_ranges: m.counter("etcd_mvcc_range_total", "Ranges answered by this member."),
-            client_received_bytes: m.counter(
-                "etcd_network_client_grpc_received_bytes_total",
-                "Bytes received from clients.",
-            ),
-            client_sent_bytes: m
-                .counter("etcd_network_client_grpc_sent_bytes_total", "Bytes sent to clients."),
-            client_connections: m.gauge("metastore_client_connections", "Client connections open."),
-            client_requests: m.counters(
-                "etcd_server_client_requests_total",
-                "Requests by kind and client version.",
-                &["type", "client_api_version"],
-            ),
-            auth_denied: m.counter(
-                "metastore_auth_denied_total",
-                "Calls about users and roles that were refused.",
-            ),
-            health_successes: m
-                .counter("etcd_server_health_success", "Positive answers of /health."),
-            health_failures: m
-                .counter("etcd_server_health_failures", "Negative answers of /health."),
-            healthcheck: m.gauges(
-                "etcd_server_healthcheck",
-                "Result of each check of /livez and /readyz.",
-                &["type", "name"],
-            ),
-            healthchecks: m.counters(
-                "etcd_server_healthchecks_total",
-                "Checks made for /livez and /readyz.",
-                &["type", "name", "status"],
-            ),
-            backend_snapshot_seconds: m.histogram(
-                "etcd_disk_backend_snapshot_duration_seconds",
-                "Durations of sending the store to a client.",
-                0.01,
-                17,
-            ),
-            hash_seconds: m.histogram(
-                "etcd_mvcc_hash_duration_seconds",
-                "Durations of hashing everything.",
-                0.01,
-                15,
-            ),
-            hash_rev_seconds: m.histogram(
-                "etcd_mvcc_hash_rev_duration_seconds",
-                "Durations of hashing at a revision.",
-                0.01,
-                15,
-            ),
-            watch_streams: m.gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams."),
-            watchers: m.gauge("etcd_debugging_mvcc_watcher_total", "Watchers."),
-            slow_watchers: m.gauge(
-                "etcd_debugging_mvcc_slow_watcher_total",
-                "Watchers that read history to catch up.",
-            ),
-            watch_events: m.counter("etcd_debugging_mvcc_events_total", "Events sent."),
-            pending_events: m
-                .gauge("etcd_debugging_mvcc_pending_events_total", "Events waiting to be sent."),
-            watch_buffer_bytes: m
-                .gauge("metastore_watch_buffer_bytes", "Bytes of events waiting to be sent."),
-            watch_delivery_lag_seconds: m.histogram(
-                "metastore_watch_delivery_lag_seconds",
-                "From apply until events were handed to the streams of their watchers.",
-                0.0001,
-                16,
-            ),
-            tls_certificate_expiry: m.gauges(
-                "metastore_tls_certificate_expiry_seconds",
-                "When the certificate in use runs out, in seconds since 1970.",
-                &["scope"],
-            ),
-            tls_reloads: m.counters(
-                "metastore_tls_reloads_total",
-                "Changed TLS files that were taken up, or could not be used.",
-                &["scope", "result"],
-            ),
-            tls_handshake_failures: m.counters(
-                "metastore_tls_handshake_failures_total",
-                "Connections whose TLS handshake failed.",
-                &["scope", "reason"],
-            ),
+            applies,
+            requests,
+            ranges,
+            leases_granted: m.counter("etcd_debugging_lease_granted_total"),
+            leases_revoked: m.counter("etcd_debugging_lease_revoked_total"),
+            leases_renewed: m.counter("etcd_debugging_lease_renewed_total"),
+            lease_ttl_seconds: m.histogram("etcd_debugging_lease_ttl_total"),
+            compaction: Compaction::new(m),
+            put_bytes: m.gauge("etcd_debugging_mvcc_total_put_size_in_bytes"),
+            snapshot_save_seconds: m.histogram("etcd_debugging_snap_save_total_duration_seconds"),
+            snapshot_commit_seconds: m.histogram("etcd_snap_db_save_total_duration_seconds"),
+            stream_failures: m.counters("etcd_network_server_stream_failures_total"),
+            lease_expiry_lag_seconds: m.histogram("metastore_lease_expiry_lag_seconds"),
+            wal_torn_tails: m.counter("metastore_wal_torn_tail_total"),
+            wal_repaired_entries: m.counter("metastore_wal_repaired_entries_total"),
+            hash_checks: m.counters("metastore_hash_check_total"),
+            wal_fsync_seconds: m.histogram("etcd_disk_wal_fsync_duration_seconds"),
+            wal_write_seconds: m.histogram("etcd_disk_wal_write_duration_seconds"),
+            wal_write_bytes: m.gauge("etcd_disk_wal_write_bytes_total"),
+            wal_batch_entries: m.histogram("metastore_wal_batch_entries"),
+            slow_applies: m.counter("etcd_server_slow_apply_total"),
+            snapshot_applies: m.gauge("etcd_server_snapshot_apply_in_progress_total"),
+            mvcc_puts: m.counter("etcd_mvcc_put_total"),
+            mvcc_deletes: m.counter("etcd_mvcc_delete_total"),
+            mvcc_txns: m.counter("etcd_mvcc_txn_total"),
+            lease_expired: m.counter("etcd_debugging_server_lease_expired_total"),
+            backend_commit_seconds: m.histogram("etcd_disk_backend_commit_duration_seconds"),
+            backend_defrag_seconds: m.histogram("etcd_disk_backend_defrag_duration_seconds"),
+            defrag_inflight: m.gauge("etcd_disk_defrag_inflight"),
+            statestore_rebuilds: m.counter("metastore_statestore_rebuild_total"),
+            mvcc_ranges: m.counter("etcd_mvcc_range_total"),
+            client_received_bytes: m.counter("etcd_network_client_grpc_received_bytes_total"),
+            client_sent_bytes: m.counter("etcd_network_client_grpc_sent_bytes_total"),
+            client_connections: m.gauge("metastore_client_connections"),
+            client_requests: m.counters("etcd_server_client_requests_total"),
+            auth_denied: m.counter("metastore_auth_denied_total"),
+            health_successes: m.counter("etcd_server_health_success"),
+            health_failures: m.counter("etcd_server_health_failures"),
+            healthcheck: m.gauges("etcd_server_healthcheck"),
+            healthchecks: m.counters("etcd_server_healthchecks_total"),
+            backend_snapshot_seconds: m.histogram("etcd_disk_backend_snapshot_duration_seconds"),
+            hash_seconds: m.histogram("etcd_mvcc_hash_duration_seconds"),
+            hash_rev_seconds: m.histogram("etcd_mvcc_hash_rev_duration_seconds"),
+            watch_streams: m.gauge("etcd_debugging_mvcc_watch_stream_total"),
+            watchers: m.gauge("etcd_debugging_mvcc_watcher_total"),
+            slow_watchers: m.gauge("etcd_debugging_mvcc_slow_watcher_total"),
+            watch_events: m.counter("etcd_debugging_mvcc_events_total"),
+            pending_events: m.gauge("etcd_debugging_mvcc_pending_events_total"),
+            watch_buffer_bytes: m.gauge("metastore_watch_buffer_bytes"),
+            watch_delivery_lag_seconds: m.histogram("metastore_watch_delivery_lag_seconds"),
+            tls_certificate_expiry: m.gauges("metastore_tls_certificate_expiry_seconds"),
+            tls_reloads: m.counters("metastore_tls_reloads_total"),
+            tls_handshake_failures: m.counters("metastore_tls_handshake_failures_total"),
             scraped: Scraped {
-                has_leader: m.gauge("etcd_server_has_leader", "1 while a leader is known."),
-                is_leader: m.gauge("etcd_server_is_leader", "1 while this member leads."),
-                is_learner: m.gauge("etcd_server_is_learner", "1 while this member is a learner."),
-                proposals_committed: m.gauge(
-                    "etcd_server_proposals_committed_total",
-                    "Consensus proposals committed.",
-                ),
-                proposals_applied: m
-                    .gauge("etcd_server_proposals_applied_total", "Consensus proposals applied."),
-                quota_bytes: m.gauge(
-                    "etcd_server_quota_backend_bytes",
-                    "Size of the store above which writes are refused.",
-                ),
-                db_size_bytes: m
-                    .gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the store on disk."),
-                db_size_in_use_bytes: m.gauge(
-                    "etcd_mvcc_db_total_size_in_use_in_bytes",
-                    "Size of what lives in the store.",
-                ),
-                keys: m.gauge("etcd_debugging_mvcc_keys_total", "Keys."),
-                current_revision: m
-                    .gauge("etcd_debugging_mvcc_current_revision", "Revision of the store."),
-                compact_revision: m.gauge(
-                    "etcd_debugging_mvcc_compact_revision",
-                    "Revision of the last compaction.",
-                ),
-                known_peers: m.gauges(
-                    "etcd_network_known_peers",
-                    "Peers this member knows.",
-                    &["Local", "Remote"],
-                ),
-                peer_window: m.gauges(
-                    "metastore_peer_inflight_window",
-                    "Append messages that may be on their way to a follower; only the leader has it.",
-                    &["To"],
-                ),
-                peer_inflight_bytes: m.gauges(
-                    "metastore_peer_inflight_bytes",
-                    "Entry bytes on their way to a follower; only the leader has it.",
-                    &["To"],
-                ),
-                peer_lag_entries: m.gauges(
-                    "metastore_peer_lag_entries",
-                    "Entries of the leader's log that a follower is not known to have; only the leader \
-                     has it.",
-                    &["To"],
-                ),
-                alarms: m.gauges(
-                    "metastore_alarm",
-                    "1 while the alarm is on, as this member knows it.",
-                    &["alarm"],
-                ),
-                id: m.gauges("etcd_server_id", "Member id in hexadecimal.", &["server_id"]),
-                heartbeat_effective_seconds: m.add(GaugeVec::new(
-                    Opts::new(
-                        "metastore_raft_timing_effective_seconds",
-                        "Heartbeat interval and election timeout in force.",
-                    ),
-                    &["timing"],
-                )),
-                timing_flags_seconds: m.add(GaugeVec::new(
-                    Opts::new(
-                        "metastore_raft_timing_flags_seconds",
-                        "Heartbeat interval and election timeout of this member's flags, which rule \
-                         where no plan does.",
-                    ),
-                    &["timing"],
-                )),
-                tuning_epoch: m.gauge(
-                    "metastore_tuning_epoch",
-                    "Epoch of the newest plan of timing this member has applied; 0: none, the flags \
-                     rule.",
-                ),
-                tuning_phase: m.gauge(
-                    "metastore_tuning_phase",
-                    "Its phase: 1 raise, 2 beat, 3 lease, 4 settle, 5 settled.",
-                ),
-                fd_used: m.gauge("os_fd_used", "File descriptors in use."),
-                fd_limit: m.gauge("os_fd_limit", "File descriptors this process may use."),
+                has_leader: m.gauge("etcd_server_has_leader"),
+                is_leader: m.gauge("etcd_server_is_leader"),
+                is_learner: m.gauge("etcd_server_is_learner"),
+                proposals_committed: m.gauge("etcd_server_proposals_committed_total"),
+                proposals_applied: m.gauge("etcd_server_proposals_applied_total"),
+                quota_bytes: m.gauge("etcd_server_quota_backend_bytes"),
+                db_size_bytes: m.gauge("etcd_mvcc_db_total_size_in_bytes"),
+                db_size_in_use_bytes: m.gauge("etcd_mvcc_db_total_size_in_use_in_bytes"),
+                keys: m.gauge("etcd_debugging_mvcc_keys_total"),
+                current_revision: m.gauge("etcd_debugging_mvcc_current_revision"),
+                compact_revision: m.gauge("etcd_debugging_mvcc_compact_revision"),
+                known_peers: m.gauges("etcd_network_known_peers"),
+                peer_window: m.gauges("metastore_peer_inflight_window"),
+                peer_inflight_bytes: m.gauges("metastore_peer_inflight_bytes"),
+                peer_lag_entries: m.gauges("metastore_peer_lag_entries"),
+                alarms: m.gauges("metastore_alarm"),
+                etcd_alarms: m.gauges("etcd_debugging_server_alarms"),
+                id: m.gauges("etcd_server_id"),
+                heartbeat_effective_seconds: m
+                    .float_gauges("metastore_raft_timing_effective_seconds"),
+                timing_flags_seconds: m.float_gauges("metastore_raft_timing_flags_seconds"),
+                tuning_epoch: m.gauge("metastore_tuning_epoch"),
+                tuning_phase: m.gauge("metastore_tuning_phase"),
+                fd_used: m.gauge("os_fd_used"),
+                fd_limit: m.gauge("os_fd_limit"),
             },
             registry: make.registry,
         }
     }
 
     /// Adds a collector that lives elsewhere, such as the one of the gRPC methods.
-    pub fn register(&self, collector: Box<dyn prometheus::core::Collector>) {
+    pub fn register(&self, collector: Box<dyn Collector>) {
         let registered = self.registry.register(collector);
         registered.unwrap_or_else(|error| panic!("metric: {error}"));
     }
@@ -565,7 +450,7 @@ impl Metrics {
     }
 
     /// Everything in the text format of Prometheus.
-    pub fn scrape(&self, status: &NodeStatus, figures: StateFigures) -> String {
+    pub fn scrape(&self, status: &NodeStatus, figures: &StateFigures) -> String {
         let s = &self.scraped;
         s.has_leader.set(i64::from(status.leader.is_some()));
         s.is_leader.set(i64::from(status.is_leader));
@@ -581,11 +466,20 @@ impl Metrics {
         let local = format!("{:x}", status.identity.member_id);
         s.id.with_label_values(&[&local]).set(1);
         s.known_peers.reset();
+        // etcd counts itself.
+        s.known_peers.with_label_values(&[&local, &local]).set(1);
         s.peer_window.reset();
         s.peer_inflight_bytes.reset();
         s.peer_lag_entries.reset();
-        s.alarms.with_label_values(&["nospace"]).set(figures.is_no_space.into());
-        s.alarms.with_label_values(&["corrupt"]).set(figures.is_corrupt.into());
+        s.etcd_alarms.reset();
+        for (kind, etcds) in [(AlarmType::Nospace, "nospace"), (AlarmType::Corrupt, "corrupt")] {
+            let raised = || figures.alarms.iter().filter(|(_, raised)| *raised == kind);
+            s.alarms.with_label_values(&[etcds]).set(i64::from(raised().next().is_some()));
+            for (member, _) in raised() {
+                let labels = [&format!("{member:x}"), kind.as_str_name()];
+                s.etcd_alarms.with_label_values(&labels).set(1);
+            }
+        }
         for peer in &status.peers {
             let remote = format!("{:x}", peer.member_id);
             s.known_peers.with_label_values(&[&local, &remote]).set(1);
@@ -651,10 +545,9 @@ mod tests {
             revision: 6,
             compact_revision: 3,
             quota_bytes: 8,
-            is_no_space: true,
-            is_corrupt: false,
+            alarms: vec![(0xdef, AlarmType::Nospace)],
         };
-        let text = metrics.scrape(&status, figures);
+        let text = metrics.scrape(&status, &figures);
         for line in [
             "etcd_server_has_leader 1",
             "etcd_server_is_leader 1",
@@ -669,6 +562,7 @@ mod tests {
             "metastore_peer_inflight_bytes{To=\"def\"} 300",
             "metastore_peer_lag_entries{To=\"def\"} 7",
             "metastore_alarm{alarm=\"nospace\"} 1",
+            "etcd_debugging_server_alarms{alarm_type=\"NOSPACE\",server_id=\"def\"} 1",
             "metastore_alarm{alarm=\"corrupt\"} 0",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.002\"} 0",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.004\"} 1",
@@ -686,7 +580,7 @@ mod tests {
         }
         status.leader = None;
         status.peers.clear();
-        let text = metrics.scrape(&status, figures);
+        let text = metrics.scrape(&status, &figures);
         assert!(text.lines().any(|line| line == "etcd_server_has_leader 0"));
         assert!(!text.contains("Remote=\"def\""), "a peer that left is not known any more");
     }

@@ -149,6 +149,7 @@ impl Node {
                 peers,
                 warning_duration_us,
                 slow: Seldom::default(),
+                sweeping_since_us: None,
                 metrics: Arc::clone(&metrics),
                 fatal,
             };

@@ -563,6 +563,9 @@ impl Door for Handle {
     async fn lease_keep_alive(&self, id: i64) -> Result<i64, RequestError> {
         let call = leader_request::Call::LeaseKeepAlive(proto::peer::LeaseKeepAlive { id });
         let lease = self.ask_lease(|ticket| Input::LeaseKeepAlive { ticket, id }, call).await?;
+        if lease.is_some() && self.shared.led.borrow().is_leader {
+            self.shared.metrics.leases_renewed.inc();
+        }
         Ok(lease.map_or(0, |lease| lease.ttl))
     }
 

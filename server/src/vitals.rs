@@ -9,14 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use autotune::{Distribution, LongestOfDay, Percentiles};
 use member::{HintStatus, consensus};
+use prometheus::Histogram;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{
-    Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
-    exponential_buckets,
-};
 use proto::admin;
 
+use crate::metrics::catalogue;
 use crate::propose::Shared;
 
 /// One kind of duration.
@@ -91,20 +89,9 @@ impl Default for Vitals {
             leaderless: Mutex::new(Leaderless { total_us: 0, since_us: Some(0) }),
             reign: Mutex::default(),
             hints: Mutex::default(),
-            stall_seconds: histogram(
-                "metastore_raft_loop_stall_seconds",
-                "By how much passes of the loop that carries the protocol were late.",
-            ),
-            gap_seconds: histogram(
-                "metastore_heartbeat_gap_seconds",
-                "Between two signs of life of the leader, on its followers.",
-            ),
-            failover_seconds: from_buckets(
-                "metastore_failover_duration_seconds",
-                "From the last sign of a leader until another is known, or the same one anew, as this \
-                 member saw it.",
-                exponential_buckets(0.005, 2.0, 14),
-            ),
+            stall_seconds: catalogue::histogram("metastore_raft_loop_stall_seconds"),
+            gap_seconds: catalogue::histogram("metastore_heartbeat_gap_seconds"),
+            failover_seconds: catalogue::histogram("metastore_failover_duration_seconds"),
         }
     }
 }
@@ -246,24 +233,10 @@ impl VitalsCollector {
     fn parts(&self) -> Vec<Box<dyn Collector>> {
         let now_us = self.shared.now_us();
         let vitals = &self.shared.vitals;
-        let elections = counters(
-            "metastore_elections_total",
-            "Elections this member stood in, by what made it stand.",
-            "cause",
-        );
-        let pre_campaigns = must(IntCounter::new(
-            "metastore_precampaigns_total",
-            "Times this member asked whether an election could be won.",
-        ));
-        let leaderless = must(Counter::new(
-            "metastore_leaderless_seconds_total",
-            "For how long this member knew of no leader.",
-        ));
-        let slack = must(Gauge::new(
-            "metastore_heartbeat_slack_ratio",
-            "Longest but one in a thousand of the gaps between the leader's signs of life, as a share \
-             of the election timeout. From 1 on elections begin.",
-        ));
+        let elections = catalogue::counters("metastore_elections_total");
+        let pre_campaigns = catalogue::counter("metastore_precampaigns_total");
+        let leaderless = catalogue::float_counter("metastore_leaderless_seconds_total");
+        let slack = catalogue::float_gauge("metastore_heartbeat_slack_ratio");
         leaderless.inc_by(seconds(vitals.leaderless_us(now_us)));
         let stood = self.shared.replica.load().as_ref().map(|status| {
             pre_campaigns.inc_by(status.pre_campaigns);
@@ -281,23 +254,12 @@ impl VitalsCollector {
             elections.with_label_values(&[cause]).inc_by(count);
         }
         let hints = vitals.hints();
-        let taken = counters(
-            "metastore_crash_hints_total",
-            "Crash hints that were followed, and of these the ones after which the leader turned out \
-             alive.",
-            "result",
-        );
+        let taken = catalogue::counters("metastore_crash_hints_total");
         taken.with_label_values(&["followed"]).inc_by(hints.taken);
         taken.with_label_values(&["false"]).inc_by(hints.false_hints);
-        let silenced = must(IntGauge::new(
-            "metastore_crash_hints_off",
-            "1 while crash hints are switched off because too many were false.",
-        ));
+        let silenced = catalogue::gauge("metastore_crash_hints_off");
         silenced.set(i64::from(hints.silenced_until_us > now_us));
-        let false_elections = must(IntCounter::new(
-            "metastore_false_elections_total",
-            "Elections this member won although the leader before was alive and had not handed over.",
-        ));
+        let false_elections = catalogue::counter("metastore_false_elections_total");
         false_elections.inc_by(hints.false_elections);
         vec![
             Box::new(taken),
@@ -322,25 +284,6 @@ impl Collector for VitalsCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         self.parts().iter().flat_map(|part| part.collect()).collect()
     }
-}
-
-/// From 0.1 ms to 13 s.
-fn histogram(name: &str, help: &str) -> Histogram {
-    from_buckets(name, help, exponential_buckets(0.0001, 2.0, 18))
-}
-
-fn from_buckets(name: &str, help: &str, buckets: prometheus::Result<Vec<f64>>) -> Histogram {
-    let options = buckets.map(|buckets| HistogramOpts::new(name, help).buckets(buckets));
-    must(options.and_then(Histogram::with_opts))
-}
-
-fn counters(name: &str, help: &str, label: &str) -> IntCounterVec {
-    must(IntCounterVec::new(Opts::new(name, help), &[label]))
-}
-
-/// Names are constants, so failing here is a mistake in this file.
-fn must<T>(made: prometheus::Result<T>) -> T {
-    made.unwrap_or_else(|error| panic!("metric: {error}"))
 }
 
 fn seconds(us: u64) -> f64 {

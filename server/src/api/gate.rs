@@ -16,8 +16,8 @@ use super::method::{Kind, Method};
 use super::{PROPOSALS_IN_FLIGHT_MAX, Shared};
 use crate::door::{AppliedOutcome, Door, RequestError};
 
-/// Versions of clients that are told apart in the metrics. Longer or odder ones count as "other".
-const CLIENT_VERSION_BYTES_MAX: usize = 8;
+/// Minor versions of clients that are told apart in the metrics: 3.0 and so many after it.
+const CLIENT_MINORS_MAX: u8 = 63;
 
 impl<D: Door> Shared<D> {
     /// Whether the call may begin, by what is known before its message is read.
@@ -100,12 +100,24 @@ fn encoded_len(op: &Op) -> usize {
     }
 }
 
-/// A version a metric may be labelled with: `3.6` and `3.6.0`, not what somebody made up.
+/// A version a metric may be labelled with: `3.6` for itself and `3.6.0`, not what somebody made up.
 fn version_label(version: &str) -> &str {
-    let is_plain = version.len() <= CLIENT_VERSION_BYTES_MAX
-        && version.starts_with("3.")
-        && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if is_plain || version == "unknown" { version } else { "other" }
+    let Some(rest) = version.strip_prefix("3.") else {
+        return if version == "unknown" { version } else { "other" };
+    };
+    let digits = rest.find('.').unwrap_or(rest.len());
+    let is_plain = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_digit())
+            && !part.starts_with("00")
+    };
+    let known = rest[..digits].parse().is_ok_and(|minor: u8| minor <= CLIENT_MINORS_MAX);
+    let is_short = &rest[..digits] == "0" || !rest.starts_with('0');
+    if known && is_short && rest.split('.').all(is_plain) {
+        &version[..2 + digits]
+    } else {
+        "other"
+    }
 }
 
 /// A place among the proposals under way, given back when dropped.
@@ -171,9 +183,21 @@ mod tests {
     #[test]
     fn labels_are_versions_and_nothing_else() {
         assert_eq!(version_label("3.6"), "3.6");
-        assert_eq!(version_label("3.5.24"), "3.5.24");
+        assert_eq!(version_label("3.5.24"), "3.5");
+        assert_eq!(version_label("3.0.1"), "3.0");
         assert_eq!(version_label("unknown"), "unknown");
-        for odd in ["", "4.0", "3.6-evil", "3.1234567890", "3.6\u{e9}"] {
+        for odd in [
+            "",
+            "4.0",
+            "3.6-evil",
+            "3.1234567890",
+            "3.06",
+            "3.64",
+            "3.+6",
+            "3.",
+            "3.6.",
+            "3.6\u{e9}",
+        ] {
             assert_eq!(version_label(odd), "other", "{odd}");
         }
     }

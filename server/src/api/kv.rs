@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use prost::Message;
@@ -81,7 +81,11 @@ impl<D: Door> KvService<D> {
         note_key(&request.key);
         let view = self.view(request.serializable).await?;
         self.shared.metrics.mvcc_ranges.inc();
-        let mut response = self.answer_range(view, request).await?;
+        let began = Instant::now();
+        let answer = self.answer_range(view, request).await;
+        let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.metrics.ranges.note(us, answer.is_ok());
+        let mut response = answer?;
         self.shared.fill(&mut response.header, self.shared.door.leadership().term);
         Ok(response)
     }

@@ -91,6 +91,8 @@ impl<D: Door> Lease for LeaseService<D> {
                 () = sender.closed() => Ok(()),
             };
             if let Err(status) = end {
+                let failures = &shared.metrics.stream_failures;
+                failures.with_label_values(&["receive", "lease-keepalive"]).inc();
                 // The client may be gone; then nobody is left to tell.
                 let _ = sender.send(Err(status)).await;
             }
@@ -145,6 +147,8 @@ async fn renew<D: Door>(
     let mut answers = pin!(answers);
     while let Some(answer) = answers.try_next().await? {
         if sender.send(Ok(answer)).await.is_err() {
+            let failures = &shared.metrics.stream_failures;
+            failures.with_label_values(&["send", "lease-keepalive"]).inc();
             break;
         }
     }

@@ -3,14 +3,13 @@
 //! Metrics are labelled by this table and not by what a client sends, so that nobody can fill the
 //! registry with invented methods.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, exponential_buckets,
-};
+use prometheus::{Histogram, IntCounter};
 use tonic::Code;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Request, Requests, catalogue};
 
 /// The service a method belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,41 +190,29 @@ struct MethodMetrics {
     sent: IntCounter,
     handled: Vec<IntCounter>,
     seconds: Histogram,
+    request: Option<Request>,
 }
 
 /// Numbers of all methods, under the names of go-grpc-prometheus.
 #[derive(Debug)]
 pub(crate) struct CallMetrics {
     methods: Vec<MethodMetrics>,
+    requests: Arc<Requests>,
 }
 
 impl CallMetrics {
     /// Registers them, all at zero.
     pub(crate) fn new(metrics: &Metrics) -> Self {
-        let labels = ["grpc_type", "grpc_service", "grpc_method"];
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)
-                .unwrap_or_else(|error| panic!("metric: {error}"));
+        let counters = |name: &str| {
+            let counters = catalogue::counters(name);
             metrics.register(Box::new(counters.clone()));
             counters
         };
-        let started = counters("grpc_server_started_total", "RPCs started on the server.", &labels);
-        let received =
-            counters("grpc_server_msg_received_total", "Messages received by RPCs.", &labels);
-        let sent = counters("grpc_server_msg_sent_total", "Messages sent by RPCs.", &labels);
-        let handled = counters(
-            "grpc_server_handled_total",
-            "RPCs completed on the server, whatever came of them.",
-            &["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
-        );
-        // Twice each time, from a tenth of a millisecond to six seconds.
-        let opts = exponential_buckets(0.0001, 2.0, 17).map(|buckets| {
-            HistogramOpts::new("grpc_server_handling_seconds", "Durations of RPCs on the server.")
-                .buckets(buckets)
-        });
-        let seconds = opts
-            .and_then(|opts| HistogramVec::new(opts, &labels))
-            .unwrap_or_else(|error| panic!("metric: {error}"));
+        let started = counters("grpc_server_started_total");
+        let received = counters("grpc_server_msg_received_total");
+        let sent = counters("grpc_server_msg_sent_total");
+        let handled = counters("grpc_server_handled_total");
+        let seconds = catalogue::histograms("grpc_server_handling_seconds");
         metrics.register(Box::new(seconds.clone()));
         let methods = METHODS
             .iter()
@@ -243,10 +230,11 @@ impl CallMetrics {
                         .map(|code| handled.with_label_values(&[kind, service, name, *code]))
                         .collect(),
                     seconds: seconds.with_label_values(&labels),
+                    request: Request::of(method.path),
                 }
             })
             .collect();
-        Self { methods }
+        Self { methods, requests: Arc::clone(&metrics.requests) }
     }
 
     fn of(&self, method: MethodId) -> &MethodMetrics {
@@ -279,6 +267,10 @@ impl CallMetrics {
         let took = started.elapsed();
         metrics.seconds.observe(took.as_secs_f64());
         metrics.handled[code as usize].inc();
+        if let Some(request) = metrics.request {
+            let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.requests.note(request, us, code == Code::Ok);
+        }
         if method.info().kind == Unary && code == Code::Ok {
             metrics.sent.inc();
         }
@@ -324,7 +316,7 @@ mod tests {
         let put = MethodId::find("/etcdserverpb.KV/Put").expect("served");
         let started = calls.start(put);
         calls.finish(put, started, Code::Unavailable);
-        let text = metrics.scrape(&Default::default(), Default::default());
+        let text = metrics.scrape(&Default::default(), &Default::default());
         let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
         for line in [
             format!("grpc_server_started_total{{{labels}}} 1"),

@@ -890,7 +890,7 @@ async fn calls_are_counted_by_how_they_end() {
     while stream.message().await.expect("a piece").is_some() {}
     served.node.become_learner();
     kv.put(put("a", "1")).await.expect_err("on a learner");
-    let text = served.shared.metrics.scrape(&Default::default(), Default::default());
+    let text = served.shared.metrics.scrape(&Default::default(), &Default::default());
     let of = |method: &str, kind: &str| {
         format!("grpc_method=\"{method}\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"{kind}\"")
     };

@@ -93,7 +93,11 @@ impl<D: Door> WatchService<D> {
                     let status = inbound.shared.stream_over(must_have_leader).await;
                     end_stream(&outlet, status);
                 }
-                Err(status) => end_stream(&outlet, status),
+                Err(status) => {
+                    let failures = &inbound.shared.metrics.stream_failures;
+                    failures.with_label_values(&["receive", "watch"]).inc();
+                    end_stream(&outlet, status);
+                }
             }
         });
         Ok(Response::new(Responses {

@@ -50,7 +50,7 @@ impl Doorstep {
             "/health" => not_ready(&format!(r#"{{"health":"false","reason":"{REPLAYING}"}}"#)),
             "/metrics" => {
                 let nothing = (NodeStatus::default(), StateFigures::default());
-                page(StatusCode::OK, METRICS, self.metrics.scrape(&nothing.0, nothing.1))
+                page(StatusCode::OK, METRICS, self.metrics.scrape(&nothing.0, &nothing.1))
             }
             _ => error(StatusCode::NOT_FOUND, "404 page not found"),
         }

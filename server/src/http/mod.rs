@@ -16,7 +16,6 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::any;
 use http::{HeaderValue, Method, StatusCode, header};
-use proto::etcdserverpb::AlarmType;
 use serde_json::json;
 
 pub(crate) use control::{ASK_HAND_OVER, HandOverAnswer, router as control_router};
@@ -102,17 +101,14 @@ async fn metrics<D: Door>(State(shared): State<Arc<Shared<D>>>, method: Method) 
         return refused;
     }
     let view = shared.door.view();
-    let alarms = view.alarms();
-    let is_on = |kind: AlarmType| alarms.iter().any(|alarm| alarm.alarm() == kind);
     let figures = StateFigures {
         keys: view.keys_total() as u64,
         revision: view.revision(),
         compact_revision: view.compact_revision(),
         quota_bytes: shared.settings.quota_bytes,
-        is_no_space: is_on(AlarmType::Nospace),
-        is_corrupt: is_on(AlarmType::Corrupt),
+        alarms: view.alarms().iter().map(|alarm| (alarm.member_id, alarm.alarm())).collect(),
     };
-    page(StatusCode::OK, METRICS, shared.metrics.scrape(&shared.door.status(), figures))
+    page(StatusCode::OK, METRICS, shared.metrics.scrape(&shared.door.status(), &figures))
 }
 
 #[cfg(test)]

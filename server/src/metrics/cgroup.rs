@@ -5,19 +5,14 @@
 
 use std::path::PathBuf;
 
-use prometheus::Counter;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
+use super::catalogue;
+
 const ROOT: &str = "/sys/fs/cgroup";
-const THROTTLED: (&str, &str) = (
-    "metastore_process_cpu_throttled_seconds_total",
-    "For how long this process's control group had used up its quota of processor time.",
-);
-const PRESSURE: (&str, &str) = (
-    "metastore_process_cpu_pressure_seconds_total",
-    "For how long something in this process's control group waited for a processor.",
-);
+const THROTTLED: &str = "metastore_process_cpu_throttled_seconds_total";
+const PRESSURE: &str = "metastore_process_cpu_pressure_seconds_total";
 
 /// Reads the control group at each scrape.
 pub(super) struct Cpu {
@@ -31,8 +26,8 @@ impl Cpu {
         let own = std::fs::read_to_string("/proc/self/cgroup").ok();
         let descriptions = [THROTTLED, PRESSURE]
             .iter()
-            .flat_map(|(name, help)| {
-                counter(name, help).desc().into_iter().cloned().collect::<Vec<_>>()
+            .flat_map(|name| {
+                catalogue::float_counter(name).desc().into_iter().cloned().collect::<Vec<_>>()
             })
             .collect();
         Cpu { group: own.as_deref().and_then(group), descriptions }
@@ -48,22 +43,18 @@ impl Collector for Cpu {
         let Some(group) = &self.group else { return Vec::new() };
         let read = |file: &str| std::fs::read_to_string(group.join(file)).unwrap_or_default();
         let mut families = Vec::new();
-        for ((name, help), us) in [
+        for (name, us) in [
             (THROTTLED, throttled_us(&read("cpu.stat"))),
             (PRESSURE, waited_us(&read("cpu.pressure"))),
         ] {
             if let Some(us) = us {
-                let metric = counter(name, help);
+                let metric = catalogue::float_counter(name);
                 metric.inc_by(us as f64 / 1e6);
                 families.extend(metric.collect());
             }
         }
         families
     }
-}
-
-fn counter(name: &str, help: &str) -> Counter {
-    Counter::new(name, help).unwrap_or_else(|why| panic!("{name}: {why}"))
 }
 
 /// The directory of the group, from what `/proc/self/cgroup` says.

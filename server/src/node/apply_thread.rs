@@ -14,7 +14,7 @@ use state::{Outcome, Response, View};
 use super::stage_clock::Since;
 use super::{Fatal, SnapshotDoor};
 use crate::backend::BackendWriter;
-use crate::metrics::{Metrics, Stage};
+use crate::metrics::{Batch, Metrics, Stage};
 use crate::peers::{PeerAddress, Peers};
 use crate::propose::{Ended, Shared};
 use crate::seldom::Seldom;
@@ -43,6 +43,8 @@ pub(super) struct ApplyThread {
     /// Longer applies are told of.
     pub(super) warning_duration_us: u64,
     pub(super) slow: Seldom,
+    /// A compaction is under way.
+    pub(super) sweeping_since_us: Option<u64>,
 }
 
 impl ApplyThread {
@@ -51,7 +53,7 @@ impl ApplyThread {
             let ApplyWork { tasks: mut batch, mut since } = match tasks.try_recv() {
                 Ok(batch) => batch,
                 // Nothing to apply: the moment to go on with a compaction.
-                Err(TryRecvError::Empty) => match self.worker.sweep() {
+                Err(TryRecvError::Empty) => match self.sweep() {
                     Some((view, changes)) => {
                         self.shared.view.store(Arc::new(view.clone()));
                         // Whoever keeps an older view keeps what was swept alive with it.
@@ -86,7 +88,7 @@ impl ApplyThread {
                             let ids = applied.completed.iter().map(|done| (&done.id, done.index));
                             self.shared.flights.applied(ids, start);
                         }
-                        let applied_us = self.spread(applied, &mut since);
+                        let applied_us = self.spread(applied, &mut since, began_us);
                         self.note_slow(applied_us.saturating_sub(began_us));
                     }
                     Err(error) => {
@@ -97,8 +99,28 @@ impl ApplyThread {
         }
     }
 
+    /// A step of a compaction, if one is under way.
+    fn sweep(&mut self) -> Option<(View, Changes)> {
+        let began_us = self.shared.now_us();
+        let swept = self.worker.sweep();
+        let now_us = self.shared.now_us();
+        match &swept {
+            Some((_, changes)) => {
+                self.sweeping_since_us.get_or_insert(began_us);
+                let took_us = now_us.saturating_sub(began_us);
+                self.metrics.compaction.note_step(took_us, changes.removed.len());
+            }
+            None => {
+                if let Some(since_us) = self.sweeping_since_us.take() {
+                    self.metrics.compaction.note_end(now_us.saturating_sub(since_us));
+                }
+            }
+        }
+        swept
+    }
+
     /// Shows and tells what was applied. Returns when readers could see it.
-    fn spread(&mut self, applied: Applied, since: &mut Vec<Since>) -> u64 {
+    fn spread(&mut self, applied: Applied, since: &mut Vec<Since>, began_us: u64) -> u64 {
         let Applied { report, completed, view, changes, snapshot, replaced } = applied;
         // Readers first: who is answered now must find the own write.
         self.shared.view.store(Arc::new(view.clone()));
@@ -121,10 +143,12 @@ impl ApplyThread {
         // What a caller asks next must find the raft thread informed, but the answer goes first.
         self.shared.inbox.leave(Input::Applied(Box::new(report)));
         let mut over_quota = false;
+        let mut batch = Batch::default();
         for done in completed {
             if let Completion::Command(outcome) = &done.completion {
                 over_quota |= outcome.over_quota;
                 self.count(outcome);
+                batch.add(outcome);
             }
             if done.id.member == self.shared.origin {
                 let ended = Ended::Applied {
@@ -137,6 +161,9 @@ impl ApplyThread {
             }
         }
         self.shared.inbox.wake();
+        self.metrics.applies.note(&batch, applied_us.saturating_sub(began_us));
+        let bytes: usize = changes.records.iter().map(|record| record.as_bytes().len()).sum();
+        self.metrics.put_bytes.add(i64::try_from(bytes).unwrap_or(i64::MAX));
         for sink in &mut self.sinks {
             sink.applied(&view, &changes, replaced);
         }
@@ -166,6 +193,11 @@ impl ApplyThread {
             Ok(Response::Put(_)) => self.metrics.mvcc_puts.inc(),
             Ok(Response::DeleteRange(_)) => self.metrics.mvcc_deletes.inc(),
             Ok(Response::Txn(_)) => self.metrics.mvcc_txns.inc(),
+            Ok(Response::LeaseGrant(granted)) => {
+                self.metrics.leases_granted.inc();
+                self.metrics.lease_ttl_seconds.observe(granted.ttl as f64);
+            }
+            Ok(Response::LeaseRevoke(_)) => self.metrics.leases_revoked.inc(),
             _ => {}
         }
     }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use member::Input;
 use proto::log::Member;
 use proto::peer::{
-    Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply, TraceContext, TuningReply,
-    leader_reply, leader_request, raft_message::Type,
+    Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply, TraceContext,
+    TuningReply, leader_reply, leader_request, raft_message::Type,
 };
 use tonic::Status;
 
@@ -52,7 +52,12 @@ impl NodeInbound {
         match call {
             leader_request::Call::LeaseKeepAlive(call) => {
                 let id = call.id;
-                self.lease(handle, |ticket| Input::LeaseKeepAlive { ticket, id }).await
+                let reply =
+                    self.lease(handle, |ticket| Input::LeaseKeepAlive { ticket, id }).await?;
+                if matches!(&reply, leader_reply::Reply::LeaseTtl(lease) if lease.ttl >= 0) {
+                    self.shared.metrics.leases_renewed.inc();
+                }
+                Ok(reply)
             }
             leader_request::Call::LeaseTimeToLive(call) => {
                 let id = call.id;

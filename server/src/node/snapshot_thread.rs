@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
 
 use bytes::Bytes;
 use member::{Input, SnapshotError, SnapshotJob, SnapshotWorker};
+use prometheus::Histogram;
 use proto::log::SnapshotMeta;
 use state::StateParts;
 use tokio::sync::oneshot;
@@ -96,28 +98,32 @@ fn run(mut worker: SnapshotWorker<OsDisk>, tasks: &Receiver<Task>, shared: &Shar
     // Who asked may be gone: then nobody needs the answer.
     while let Ok(task) = tasks.recv() {
         match task {
-            Task::Save(job) => match save(&mut worker, job) {
-                Ok(meta) => {
-                    tracing::info!(
-                        index = meta.index,
-                        revision = meta.revision,
-                        bytes = meta.state_bytes,
-                        chunks = meta.chunks.len(),
-                        "saved snapshot"
-                    );
-                    shared.figures.note_snapshot(meta.state_bytes);
-                    inbox.urgent(Input::SnapshotSaved(meta));
+            Task::Save(job) => {
+                let seconds = &shared.metrics.snapshot_save_seconds;
+                match timed(seconds, || save(&mut worker, job)) {
+                    Ok(meta) => {
+                        tracing::info!(
+                            index = meta.index,
+                            revision = meta.revision,
+                            bytes = meta.state_bytes,
+                            chunks = meta.chunks.len(),
+                            "saved snapshot"
+                        );
+                        shared.figures.note_snapshot(meta.state_bytes);
+                        inbox.urgent(Input::SnapshotSaved(meta));
+                    }
+                    Err(error) if error.is_no_space() => {
+                        tracing::warn!(%error, "no room for a snapshot");
+                        inbox.urgent(Input::SnapshotFailed);
+                    }
+                    // A failed write or sync is as final here as in the log.
+                    Err(error) => return fatal.raise(format!("snapshot: {error}")),
                 }
-                Err(error) if error.is_no_space() => {
-                    tracing::warn!(%error, "no room for a snapshot");
-                    inbox.urgent(Input::SnapshotFailed);
-                }
-                // A failed write or sync is as final here as in the log.
-                Err(error) => return fatal.raise(format!("snapshot: {error}")),
-            },
+            }
             Task::Load(meta, reply) => drop(reply.send(worker.load(&meta))),
             Task::Commit(meta, reply) => {
-                let done = worker.commit(&meta);
+                let seconds = &shared.metrics.snapshot_commit_seconds;
+                let done = timed(seconds, || worker.commit(&meta));
                 if done.is_ok() {
                     shared.figures.note_snapshot(meta.state_bytes);
                 }
@@ -128,4 +134,12 @@ fn run(mut worker: SnapshotWorker<OsDisk>, tasks: &Receiver<Task>, shared: &Shar
             Task::Write(hash, bytes, reply) => drop(reply.send(worker.write_chunk(hash, &bytes))),
         }
     }
+}
+
+/// What has been done counts with its time.
+fn timed<T, E>(seconds: &Histogram, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    let began = Instant::now();
+    let done = work()?;
+    seconds.observe(began.elapsed().as_secs_f64());
+    Ok(done)
 }

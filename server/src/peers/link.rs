@@ -144,13 +144,22 @@ pub(super) enum Urgent {
     Probe,
 }
 
+/// Where a snapshot is going.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// To the peer.
+    Out,
+    /// From the peer.
+    In,
+}
+
 /// Held while a snapshot is on its way.
 #[derive(Debug)]
-pub(super) struct Transferring(Arc<Link>);
+pub(super) struct Transferring(Arc<Link>, Way);
 
 impl Drop for Transferring {
     fn drop(&mut self) {
-        self.0.transfers.fetch_sub(1, Ordering::Relaxed);
+        self.0.transfers(self.1).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -187,8 +196,10 @@ pub(super) struct Link {
     pub(super) retry_bulk: Notify,
     /// The peer has fallen silent: the append connection is most likely as dead as the other.
     pub(super) reset_bulk: Notify,
-    /// Snapshots on their way to the peer or from it.
-    transfers: AtomicU64,
+    pub(super) snapshots_received: AtomicU64,
+    pub(super) snapshots_refused: AtomicU64,
+    sending: AtomicU64,
+    receiving: AtomicU64,
     /// A probe waits in the outbox: another would tell nothing more.
     probe_waits: AtomicBool,
     /// A probe rode on a message since the pacer last looked.
@@ -254,7 +265,10 @@ impl Link {
             retry_control: Notify::new(),
             retry_bulk: Notify::new(),
             reset_bulk: Notify::new(),
-            transfers: AtomicU64::new(0),
+            sending: AtomicU64::new(0),
+            receiving: AtomicU64::new(0),
+            snapshots_received: AtomicU64::new(0),
+            snapshots_refused: AtomicU64::new(0),
             probe_waits: AtomicBool::new(false),
             probe_has_ridden: AtomicBool::new(false),
             round_trips: OnceLock::new(),
@@ -377,14 +391,31 @@ impl Link {
     }
 
     /// For as long as a snapshot is on its way.
-    pub(super) fn transferring(self: &Arc<Self>) -> Transferring {
-        self.transfers.fetch_add(1, Ordering::Relaxed);
-        Transferring(Arc::clone(self))
+    pub(super) fn transferring(self: &Arc<Self>, way: Way) -> Transferring {
+        self.transfers(way).fetch_add(1, Ordering::Relaxed);
+        Transferring(Arc::clone(self), way)
+    }
+
+    fn transfers(&self, way: Way) -> &AtomicU64 {
+        match way {
+            Way::Out => &self.sending,
+            Way::In => &self.receiving,
+        }
+    }
+
+    /// Snapshots on their way to the peer.
+    pub(super) fn sending(&self) -> u64 {
+        self.sending.load(Ordering::Relaxed)
+    }
+
+    /// Snapshots on their way from the peer.
+    pub(super) fn receiving(&self) -> u64 {
+        self.receiving.load(Ordering::Relaxed)
     }
 
     /// Whether round trips tell of the network now, and not of a snapshot.
     pub(super) fn is_transferring(&self) -> bool {
-        self.transfers.load(Ordering::Relaxed) > 0
+        self.sending() + self.receiving() > 0
     }
 
     /// Queues a probe, unless one waits already.

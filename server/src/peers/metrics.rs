@@ -5,67 +5,31 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use prometheus::HistogramVec;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, exponential_buckets,
-};
 
 use super::link::{Link, LinkState};
 use super::{Core, Peers};
+use crate::metrics::catalogue;
 
 type Count = fn(&Link) -> u64;
 
-/// Counters of one peer each: name, help, label, and where they are read.
-const COUNTERS: [(&str, &str, &str, Count); 9] = [
-    ("etcd_network_peer_sent_bytes_total", "Bytes sent to peers, as on the wire.", "To", |link| {
-        link.sent.bytes.load(Relaxed)
+/// Counters of one peer each, and where they are read.
+const COUNTERS: [(&str, Count); 11] = [
+    ("etcd_network_snapshot_receive_success", |link| link.snapshots_received.load(Relaxed)),
+    ("etcd_network_snapshot_receive_failures", |link| link.snapshots_refused.load(Relaxed)),
+    ("etcd_network_peer_sent_bytes_total", |link| link.sent.bytes.load(Relaxed)),
+    ("metastore_network_peer_sent_plain_bytes_total", |link| link.sent.plain_bytes.load(Relaxed)),
+    ("etcd_network_peer_sent_failures_total", |link| link.dropped.load(Relaxed)),
+    ("etcd_network_peer_received_bytes_total", |link| link.received.bytes.load(Relaxed)),
+    ("metastore_network_peer_received_plain_bytes_total", |link| {
+        link.received.plain_bytes.load(Relaxed)
     }),
-    (
-        "metastore_network_peer_sent_plain_bytes_total",
-        "Bytes sent to peers, before compression.",
-        "To",
-        |link| link.sent.plain_bytes.load(Relaxed),
-    ),
-    (
-        "etcd_network_peer_sent_failures_total",
-        "Messages to peers not sent, for want of a connection or of room.",
-        "To",
-        |link| link.dropped.load(Relaxed),
-    ),
-    (
-        "etcd_network_peer_received_bytes_total",
-        "Bytes received from peers, as on the wire.",
-        "From",
-        |link| link.received.bytes.load(Relaxed),
-    ),
-    (
-        "metastore_network_peer_received_plain_bytes_total",
-        "Bytes received from peers, after decompression.",
-        "From",
-        |link| link.received.plain_bytes.load(Relaxed),
-    ),
-    (
-        "etcd_network_peer_received_failures_total",
-        "Streams from peers that broke or were refused.",
-        "From",
-        |link| link.streams_broken.load(Relaxed),
-    ),
-    ("etcd_network_snapshot_send_success", "Snapshots sent to peers.", "To", |link| {
-        link.snapshots_sent.load(Relaxed)
-    }),
-    (
-        "etcd_network_snapshot_send_failures",
-        "Snapshots that could not be sent to peers.",
-        "To",
-        |link| link.snapshots_failed.load(Relaxed),
-    ),
-    (
-        "metastore_peer_append_rejected_total",
-        "Appends which the peer refused, for its log was another or ended before.",
-        "To",
-        |link| link.appends_rejected.load(Relaxed),
-    ),
+    ("etcd_network_peer_received_failures_total", |link| link.streams_broken.load(Relaxed)),
+    ("etcd_network_snapshot_send_success", |link| link.snapshots_sent.load(Relaxed)),
+    ("etcd_network_snapshot_send_failures", |link| link.snapshots_failed.load(Relaxed)),
+    ("metastore_peer_append_rejected_total", |link| link.appends_rejected.load(Relaxed)),
 ];
 
 /// One peer at one moment.
@@ -77,33 +41,23 @@ struct Moment<'a> {
 type Read = fn(&Moment<'_>) -> Option<f64>;
 
 /// Gauges of one peer each, by label `To`. Where nothing is known there is no series.
-const GAUGES: [(&str, &str, Read); 5] = [
-    ("metastore_peer_srtt_seconds", "Round trips to peers, smoothed as in RFC 6298.", |at| {
-        Some(at.link.rtt()?.srtt_us() as f64 / 1e6)
+const GAUGES: [(&str, Read); 7] = [
+    ("etcd_network_snapshot_send_inflights_total", |at| Some(at.link.sending() as f64)),
+    ("etcd_network_snapshot_receive_inflights_total", |at| Some(at.link.receiving() as f64)),
+    ("metastore_peer_srtt_seconds", |at| Some(at.link.rtt()?.srtt_us() as f64 / 1e6)),
+    ("metastore_peer_rttvar_seconds", |at| Some(at.link.rtt()?.rttvar_us() as f64 / 1e6)),
+    ("metastore_peer_silent_seconds", |at| Some(at.link.silent_for(at.now).as_secs_f64())),
+    ("metastore_peer_clock_offset_seconds", |at| {
+        Some(at.link.clock_offset_us(at.now)? as f64 / 1e6)
     }),
-    ("metastore_peer_rttvar_seconds", "Mean deviation of round trips, as in RFC 6298.", |at| {
-        Some(at.link.rtt()?.rttvar_us() as f64 / 1e6)
-    }),
-    ("metastore_peer_silent_seconds", "Since anything was heard from the peer.", |at| {
-        Some(at.link.silent_for(at.now).as_secs_f64())
-    }),
-    (
-        "metastore_peer_clock_offset_seconds",
-        "How far the peer's wall clock is ahead of this member's, by the probe of the least round trip \
-         of the last seconds.",
-        |at| Some(at.link.clock_offset_us(at.now)? as f64 / 1e6),
-    ),
-    (
-        "metastore_peer_loss_ratio",
-        "Share of the probes of the last minute that were never answered.",
-        |at| at.link.loss_ratio(at.now),
-    ),
+    ("metastore_peer_loss_ratio", |at| at.link.loss_ratio(at.now)),
 ];
 
 const QUANTILES: &str = "metastore_peer_rtt_quantile_seconds";
 const LINK_UP: &str = "metastore_peer_link_up";
 
-const ENDS: [&str; 2] = ["Local", "Remote"];
+const ACTIVE: &str = "etcd_network_active_peers";
+const DISCONNECTED: &str = "etcd_network_disconnected_peers_total";
 
 /// Reads the links of one transport.
 struct LinkCollector {
@@ -114,17 +68,19 @@ struct LinkCollector {
 impl Peers {
     /// What a registry of metrics takes.
     pub fn collector(&self) -> Box<dyn Collector> {
-        let counters = COUNTERS.map(|(name, help, label, _)| counter(name, help, &[label]));
+        let counters = COUNTERS.map(|(name, _)| catalogue::counters(name));
         let mut descriptions: Vec<Desc> =
             counters.iter().flat_map(Collector::desc).cloned().collect();
-        descriptions.extend(self.core.round_trips.desc().into_iter().cloned());
-        for (name, help, _) in GAUGES {
-            descriptions.extend(gauge(name, help, &["To"]).desc().into_iter().cloned());
+        for durations in self.core.durations.all() {
+            descriptions.extend(durations.desc().into_iter().cloned());
         }
-        descriptions.extend(quantiles().desc().into_iter().cloned());
-        descriptions.extend(link_up().desc().into_iter().cloned());
-        descriptions.extend(active().desc().into_iter().cloned());
-        descriptions.extend(disconnected().desc().into_iter().cloned());
+        for (name, _) in GAUGES {
+            descriptions.extend(catalogue::float_gauges(name).desc().into_iter().cloned());
+        }
+        descriptions.extend(catalogue::float_gauges(QUANTILES).desc().into_iter().cloned());
+        descriptions.extend(catalogue::float_gauges(LINK_UP).desc().into_iter().cloned());
+        descriptions.extend(catalogue::gauges(ACTIVE).desc().into_iter().cloned());
+        descriptions.extend(catalogue::counters(DISCONNECTED).desc().into_iter().cloned());
         Box::new(LinkCollector { core: Arc::clone(&self.core), descriptions })
     }
 }
@@ -139,8 +95,8 @@ impl Collector for LinkCollector {
         let named: Vec<(String, &Link)> =
             links.iter().map(|(id, link)| (format!("{id:x}"), &**link)).collect();
         let mut families = Vec::new();
-        for (name, help, label, count) in COUNTERS {
-            let metric = counter(name, help, &[label]);
+        for (name, count) in COUNTERS {
+            let metric = catalogue::counters(name);
             for (id, link) in &named {
                 metric.with_label_values(&[id]).inc_by(count(link));
             }
@@ -148,14 +104,14 @@ impl Collector for LinkCollector {
         }
         let local = format!("{:x}", self.core.config.member_id);
         let (now, quiet_after) = (Instant::now(), self.core.quiet_after());
-        let (active, disconnected) = (active(), disconnected());
+        let (active, disconnected) = (catalogue::gauges(ACTIVE), catalogue::counters(DISCONNECTED));
         for (id, link) in &named {
             let is_active = link.state(now, quiet_after) == LinkState::Healthy;
             active.with_label_values(&[&local, id]).set(i64::from(is_active));
             disconnected.with_label_values(&[&local, id]).inc_by(link.losses());
         }
-        for (name, help, read) in GAUGES {
-            let metric = gauge(name, help, &["To"]);
+        for (name, read) in GAUGES {
+            let metric = catalogue::float_gauges(name);
             for (id, link) in &named {
                 if let Some(value) = read(&Moment { link, now }) {
                     metric.with_label_values(&[id]).set(value);
@@ -163,7 +119,8 @@ impl Collector for LinkCollector {
             }
             families.extend(metric.collect());
         }
-        let (quantiles, link_up) = (quantiles(), link_up());
+        let (quantiles, link_up) =
+            (catalogue::float_gauges(QUANTILES), catalogue::float_gauges(LINK_UP));
         for (id, link) in &named {
             let seen = link.percentiles(now);
             for (quantile, us) in
@@ -180,46 +137,45 @@ impl Collector for LinkCollector {
         }
         families.extend(quantiles.collect());
         families.extend(link_up.collect());
-        families.extend(self.core.round_trips.collect());
+        for durations in self.core.durations.all() {
+            families.extend(durations.collect());
+        }
         families.extend(active.collect());
         families.extend(disconnected.collect());
         families
     }
 }
 
-/// Round trips of probes, the one thing that is not read off a link but added to as it happens.
-pub(super) fn round_trips() -> HistogramVec {
-    let name = "etcd_network_peer_round_trip_time_seconds";
-    let made = exponential_buckets(0.0001, 2.0, 16).and_then(|buckets| {
-        let options = HistogramOpts::new(name, "Round trips between peers.").buckets(buckets);
-        HistogramVec::new(options, &["To"])
-    });
-    made.unwrap_or_else(|why| panic!("{name}: {why}"))
+/// Round trips of probes and durations of snapshots: not read off a link but added to as they happen.
+#[derive(Debug)]
+pub(super) struct Durations {
+    pub(super) round_trips: HistogramVec,
+    pub(super) snapshots_sent: HistogramVec,
+    pub(super) snapshots_received: HistogramVec,
 }
 
-fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    IntCounterVec::new(Opts::new(name, help), labels).unwrap_or_else(|why| panic!("{name}: {why}"))
-}
+impl Durations {
+    pub(super) fn new() -> Self {
+        Durations {
+            round_trips: catalogue::histograms("etcd_network_peer_round_trip_time_seconds"),
+            snapshots_sent: catalogue::histograms(
+                "etcd_network_snapshot_send_total_duration_seconds",
+            ),
+            snapshots_received: catalogue::histograms(
+                "etcd_network_snapshot_receive_total_duration_seconds",
+            ),
+        }
+    }
 
-fn quantiles() -> GaugeVec {
-    gauge(QUANTILES, "Round trips to peers of the last minutes, by quantile.", &["To", "quantile"])
-}
+    fn all(&self) -> [&HistogramVec; 3] {
+        [&self.round_trips, &self.snapshots_sent, &self.snapshots_received]
+    }
 
-fn link_up() -> GaugeVec {
-    gauge(LINK_UP, "1 while a connection this member made to a peer stands.", &["To", "Link"])
-}
-
-fn gauge(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-    GaugeVec::new(Opts::new(name, help), labels).unwrap_or_else(|why| panic!("{name}: {why}"))
-}
-
-fn active() -> IntGaugeVec {
-    let name = "etcd_network_active_peers";
-    let made = IntGaugeVec::new(Opts::new(name, "Peers that are connected and heard from."), &ENDS);
-    made.unwrap_or_else(|why| panic!("{name}: {why}"))
-}
-
-fn disconnected() -> IntCounterVec {
-    let name = "etcd_network_disconnected_peers_total";
-    counter(name, "Connections to peers that were lost.", &ENDS)
+    /// The peer is gone.
+    pub(super) fn forget(&self, id: u64) {
+        for durations in self.all() {
+            // Absent where nothing was ever noted.
+            drop(durations.remove_label_values(&[&format!("{id:x}")]));
+        }
+    }
 }

@@ -111,7 +111,7 @@ struct Core {
     stopping: AtomicBool,
     pacer: Pacer,
     urgent_refused: AtomicU64,
-    round_trips: prometheus::HistogramVec,
+    durations: metrics::Durations,
 }
 
 /// The node and the chunks, without their types.
@@ -165,6 +165,7 @@ impl<I: Inbound, C: Chunks> Reports for Told<I, C> {
         let link = Arc::clone(link);
         let bulk = self.core.bulk.clone();
         let task = bulk.spawn(async move {
+            let began = Instant::now();
             let span = tracing::info_span!(
                 target: otlp::COLD,
                 "send_snapshot",
@@ -173,6 +174,11 @@ impl<I: Inbound, C: Chunks> Reports for Told<I, C> {
             let sent = snapshot::send(&self.core, &self.chunks, &link, message);
             let sent = tracing::Instrument::instrument(sent, span).await;
             outcome.is(sent.is_ok());
+            if sent.is_ok() {
+                let seconds = &self.core.durations.snapshots_sent;
+                let seconds = seconds.with_label_values(&[&format!("{:x}", link.id)]);
+                seconds.observe(began.elapsed().as_secs_f64());
+            }
             if let Err(why) = sent {
                 tracing::warn!(
                     peer = format_args!("{:x}", link.id),
@@ -241,7 +247,7 @@ impl Peers {
             stopping: AtomicBool::new(false),
             pacer: Pacer::new(config.limits.probe_interval),
             urgent_refused: AtomicU64::new(0),
-            round_trips: metrics::round_trips(),
+            durations: metrics::Durations::new(),
             config,
         });
         let door = Arc::new(Door::new(Arc::clone(&core), inbound.clone(), chunks.clone()));
@@ -406,8 +412,7 @@ impl Peers {
         for link in ended {
             link.end();
             core.admission.end_streams_of(link.id);
-            // Absent if no probe was ever answered.
-            drop(core.round_trips.remove_label_values(&[&format!("{:x}", link.id)]));
+            core.durations.forget(link.id);
             outbound::hand_back(&*self.reports, &link, Lane::Control);
             outbound::hand_back(&*self.reports, &link, Lane::Bulk);
         }

@@ -258,7 +258,8 @@ impl Core {
         let now_us = self.us(at);
         let stood_still = |since_us| self.pacer.stood_still(since_us, now_us);
         if let Some(rtt_us) = link.probe_heard(probe, now_us, self.wall_us(), stood_still) {
-            let known = || self.round_trips.with_label_values(&[&format!("{:x}", link.id)]);
+            let known =
+                || self.durations.round_trips.with_label_values(&[&format!("{:x}", link.id)]);
             link.round_trips.get_or_init(known).observe(rtt_us as f64 / 1e6);
         }
     }

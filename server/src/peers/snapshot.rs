@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ use tonic::transport::Channel;
 use super::codec::{CHUNKS_PER_SNAPSHOT_MAX, FrameCodec, Received};
 use super::compress::{pack_chunk, unpack_chunk};
 use super::inbound::Door;
-use super::link::{Lane, Link};
+use super::link::{Lane, Link, Way};
 use super::outbound::{Ended, GREETING_TIMEOUT, SNAPSHOT, open_stream};
 use super::{ChunkHash, Chunks, Core, Inbound, wire};
 
@@ -59,7 +60,7 @@ pub(super) async fn send<C: Chunks>(
     message: RaftMessage,
 ) -> Result<(), String> {
     let _turn = core.sending.acquire().await.map_err(|_| "stopping".to_owned())?;
-    let _transferring = link.transferring();
+    let _sending = link.transferring(Way::Out);
     let meta = message.snapshot.as_ref().ok_or("a snapshot message without a snapshot")?;
     let index = meta.index;
     let sizes = checked_manifest(meta)?;
@@ -169,9 +170,22 @@ pub(super) async fn receive<I: Inbound, C: Chunks>(
     frames: &mut Streaming<Received<SnapshotFrame>>,
     replies: &mpsc::Sender<Result<SnapshotReply, Status>>,
 ) {
+    let began = Instant::now();
+    let link = door.core.link(from).ok();
     let last = match receive_all(door, from, frames, replies).await {
-        Ok(()) => snapshot_reply::Reply::Accepted(SnapshotAccepted {}),
+        Ok(()) => {
+            let seconds = &door.core.durations.snapshots_received;
+            let seconds = seconds.with_label_values(&[&format!("{from:x}")]);
+            seconds.observe(began.elapsed().as_secs_f64());
+            if let Some(link) = link {
+                link.snapshots_received.fetch_add(1, Ordering::Relaxed);
+            }
+            snapshot_reply::Reply::Accepted(SnapshotAccepted {})
+        }
         Err(why) => {
+            if let Some(link) = link {
+                link.snapshots_refused.fetch_add(1, Ordering::Relaxed);
+            }
             tracing::warn!(
                 peer = format_args!("{from:x}"),
                 "did not take a snapshot from a peer: {why}"
@@ -191,7 +205,7 @@ async fn receive_all<I: Inbound, C: Chunks>(
 ) -> Result<(), String> {
     let _turn = door.receiving.try_acquire().map_err(|_| "busy with other snapshots".to_owned())?;
     let link = door.core.link(from).map_err(|status| status.message().to_owned())?;
-    let _transferring = link.transferring();
+    let _receiving = link.transferring(Way::In);
     let message = match next(&link, frames).await? {
         snapshot_frame::Frame::Offer(SnapshotOffer { message: Some(message) }) => message,
         _ => return Err("no offer".to_owned()),

@@ -181,7 +181,7 @@ pub(super) fn board() -> Board {
                 "Leases that ran out and were revoked.",
                 "cps",
                 "metastore-error-budget-burn",
-                vec![ask("max by (@C) (rate(etcd_server_lease_expired_total{@S}[@W]))", "{{cluster}}")],
+                vec![ask("max by (@C) (rate(etcd_debugging_server_lease_expired_total{@S}[@W]))", "{{cluster}}")],
             ),
             lines(
                 "How late leases end",
