@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use autotune::planner::{Context, Elections, Link, MemberRow, Observation};
-use autotune::{BatchBounds, Origin, Params, Percentiles, Phase, Plan, Timing};
+use autotune::planner::{Context, Elections, Link, MemberRow, Observation, Writes};
+use autotune::{Params, Percentiles, Phase, Plan};
 use futures::future::join_all;
 use proto::admin::{Distribution, ObserveResponse, PeerObservation, TuningResponse};
-use proto::log::{Tuning, TuningParams};
+pub use proto::tuning::{params_of, params_said, plan_of};
 use tonic::Code;
 
 use crate::{Client, Config, Error, Result};
@@ -75,6 +75,7 @@ pub async fn collect(client: &Client, config: &Config) -> Result<Collected> {
             Err(why) => collected.silent.push((member.id, why)),
         }
     }
+    collected.observation.writes = Writes::of_members(&collected.observation.members);
     let learns = members.iter().any(|member| member.is_learner);
     collected.observation.context = Context { membership_change: learns, ..Context::default() };
     Ok(collected)
@@ -125,6 +126,11 @@ pub fn member_row(said: &ObserveResponse) -> MemberRow {
             false_elections: elections.false_elections,
         },
         append_bytes_mean: append_bytes_mean(said),
+        writes: Writes {
+            p99_us: percentiles(said.writes.as_ref()).p99_us,
+            per_second: said.writes_per_second,
+        },
+        writes_seen: percentiles(said.writes.as_ref()).samples,
         links: said.peers.iter().map(link).collect(),
     }
 }
@@ -157,73 +163,26 @@ fn percentiles(said: Option<&Distribution>) -> Percentiles {
     Percentiles { samples, p50_us, p99_us, p999_us, p9999_us, max_us }
 }
 
-/// A plan as the planner knows it. One in a phase that is not known counts as on its way.
-pub fn plan_of(said: &Tuning) -> Plan {
-    let from = said.from.unwrap_or_default();
-    let phase = match (said.epoch, said.phase) {
-        (0, _) => Phase::Settled,
-        (_, phase) => Phase::of(u64::from(phase)).unwrap_or(Phase::Raise),
-    };
-    Plan {
-        epoch: said.epoch,
-        phase,
-        from: Origin {
-            params: from.params.as_ref().map(params_of),
-            election_us_min: from.election_us_min,
-            flags: from.flags,
-        },
-        to: said.to.as_ref().map(params_of),
-    }
-}
-
-/// Parameters as the planner knows them.
-pub fn params_of(said: &TuningParams) -> Params {
-    Params {
-        timing: Timing {
-            heartbeat_interval_us: said.heartbeat_interval_us,
-            election_timeout_us: said.election_timeout_us,
-        },
-        lease_us: said.lease_us,
-        bounds: BatchBounds {
-            batch_commands_max: said.batch_commands_max,
-            linger_us_max: said.linger_us_max,
-            message_bytes_max: said.message_bytes_max,
-            inflight_messages_max: said.inflight_messages_max,
-            inflight_bytes_max: said.inflight_bytes_max,
-        },
-    }
-}
-
-/// Parameters as they are submitted.
-pub fn params_said(params: &Params) -> TuningParams {
-    let Params { timing, lease_us, bounds } = params;
-    TuningParams {
-        heartbeat_interval_us: timing.heartbeat_interval_us,
-        election_timeout_us: timing.election_timeout_us,
-        lease_us: *lease_us,
-        batch_commands_max: bounds.batch_commands_max,
-        linger_us_max: bounds.linger_us_max,
-        message_bytes_max: bounds.message_bytes_max,
-        inflight_messages_max: bounds.inflight_messages_max,
-        inflight_bytes_max: bounds.inflight_bytes_max,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn parameters_survive_the_way_there_and_back() {
-        let params = Params { lease_us: 7, ..Params::default() };
-        assert_eq!(params_of(&params_said(&params)), params);
-    }
-
-    #[test]
     fn a_member_that_says_nothing_is_a_row_of_nothing() {
         let row = member_row(&ObserveResponse::default());
         assert_eq!(row, MemberRow::default());
-        assert_eq!(plan_of(&Tuning::default()), Plan::default());
+    }
+
+    #[test]
+    fn what_a_member_saw_of_writes_is_in_its_row() {
+        let writes = Distribution { samples: 5_000, p99_us: 9_000, ..Distribution::default() };
+        let said = ObserveResponse {
+            writes: Some(writes),
+            writes_per_second: 80,
+            ..ObserveResponse::default()
+        };
+        let rows = [member_row(&said)];
+        assert_eq!(Writes::of_members(&rows), Some(Writes { p99_us: 9_000, per_second: 80 }));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use client::proto::admin::TuningResponse;
 use client::proto::log::{Tuning, TuningParams, TuningSubmit};
 use client::{Client, Code, Config};
 use member::autotune::{Params, Phase};
-use member::state::tuning::{params_of, params_to_log};
+use member::state::tuning::{params_of, params_said};
 use serde::Serialize;
 
 use crate::show::{Table, hex};
@@ -182,7 +182,7 @@ impl Apply {
     /// The newest target with what was given on top.
     fn target(&self, now: &TuningResponse) -> Result<TuningParams> {
         let newest = now.tuning.as_ref().and_then(|tuning| tuning.to);
-        let mut to = newest.or(now.flags).unwrap_or_else(|| params_to_log(&Params::default()));
+        let mut to = newest.or(now.flags).unwrap_or_else(|| params_said(&Params::default()));
         for (given, value) in [
             (self.heartbeat, &mut to.heartbeat_interval_us),
             (self.election, &mut to.election_timeout_us),

@@ -27,7 +27,7 @@ pub use self::autotune::{
     AutotuneMode, AutotuneSpec, AutotuneStatus, BatchingMode, BatchingSpec, ChangeKind,
     ChangeResult, ChangeStatus, ElectionRange, GuardsSpec, HeartbeatRange, MemberElections,
     MemoryStatus, ObservedStatus, PendingStatus, PolicySpec, SilenceStatus, TimingStatus,
-    VerifyingStatus,
+    VerifyingStatus, WritesStatus,
 };
 pub use self::reference::reference;
 pub use self::status::{MemberStatus, MetaStoreStatus, Operation, OperationKind};

@@ -17,7 +17,7 @@ pub(crate) use report::short;
 
 use autotune::planner::{
     Bounds, Context, Controller, Decision, Freeze, Guards, Hold, Mode, Observation, Policy,
-    Settings, State, Step as Evaluation,
+    Settings, State, Step as Evaluation, Writes,
 };
 use autotune::{BatchBounds, LEASE_PERCENT_MAX, Params, Phase, Timing};
 
@@ -257,9 +257,11 @@ fn observation(facts: &Facts<'_>, operation: &Operation) -> Observation {
     };
     let wanted = usize::try_from(facts.wanted).unwrap_or(0);
     let rows = facts.members().filter_map(|row| facts.answer_of(row.id));
+    let members: Vec<_> = rows.map(|answer| answer.row.clone()).collect();
     Observation {
         voters: facts.voters().map(|voter| voter.id).collect(),
-        members: rows.map(|answer| answer.row.clone()).collect(),
+        writes: Writes::of_members(&members),
+        members,
         context: Context {
             membership_change: facts.rows.len() != wanted
                 || facts.learner().is_some()
@@ -272,7 +274,6 @@ fn observation(facts: &Facts<'_>, operation: &Operation) -> Observation {
             upgrade: begun == Some(OperationKind::Roll),
             restore: begun == Some(OperationKind::Restore),
         },
-        writes: None,
     }
 }
 

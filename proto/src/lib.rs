@@ -19,7 +19,11 @@
 //! and encoded again on its way to a disk.
 //!
 //! Stubs for gRPC clients and servers (`etcdserverpb::kv_client`, `peer::peer_server`, …) exist only
-//! with the `services` feature. The pure rooms below the shell leave it off and link no network code.
+//! with the `services` feature; `tuning`, the one thing here that is not generated, with the feature of
+//! that name. The pure rooms below the shell leave it off and link no network code.
+
+#[cfg(feature = "tuning")]
+pub mod tuning;
 
 /// One generated package as a module.
 macro_rules! package {

@@ -445,7 +445,7 @@ impl Door for Handle {
         if command.len() > shared.request_bytes_max {
             return Err(RequestError::TooLarge);
         }
-        let deadline_us = shared.deadline_us();
+        let (began_us, deadline_us) = (shared.now_us(), shared.deadline_us());
         let proposal = Proposal { sequence, deadline_us, command };
         let _flight = shared.flights.begin(id.member, sequence);
         match self.await_end(sequence, deadline_us, |inbox| inbox.propose(proposal)).await? {
@@ -455,8 +455,10 @@ impl Door for Handle {
                 completion: Completion::Command(outcome),
                 applied_us,
             } => {
-                let took_us = shared.now_us().saturating_sub(applied_us);
+                let now_us = shared.now_us();
+                let took_us = now_us.saturating_sub(applied_us);
                 shared.metrics.stages.note(Stage::Reply, took_us, 1);
+                shared.vitals.note_write(now_us, now_us.saturating_sub(began_us));
                 Ok(AppliedOutcome { index, term, response: outcome.result? })
             }
             Ended::Applied { .. } => Err(RequestError::Stopped),
@@ -611,6 +613,8 @@ impl Door for Handle {
             sync_times: Some(vitals::distribution(signs.syncs)),
             sync_max_us: signs.sync_max_us,
             heartbeat_gaps: Some(vitals::distribution(signs.heartbeat_gaps)),
+            writes: Some(vitals::distribution(signs.writes)),
+            writes_per_second: signs.writes_per_second,
             ..ObserveResponse::default()
         };
         let links = self.peers.links();

@@ -5,7 +5,7 @@ use member::{Completion, Input, TuningRefusal, TuningStatus};
 use proto::admin::{TuningConfirmation, TuningResponse};
 use proto::log::TuningSubmit;
 use proto::peer::{TuningProposal, leader_reply, leader_request};
-use state::tuning::params_to_log;
+use state::tuning::params_said;
 use state::{Response, StateError};
 
 use crate::door::{Door, RequestError};
@@ -80,8 +80,8 @@ impl Handle {
 }
 
 fn say(status: &TuningStatus, response: &mut TuningResponse) {
-    response.flags = Some(params_to_log(&status.flags));
-    response.in_force = Some(params_to_log(&status.in_force));
+    response.flags = Some(params_said(&status.flags));
+    response.in_force = Some(params_said(&status.in_force));
     response.held_by = status.held_by.as_ref().map(ToString::to_string).unwrap_or_default();
     response.confirmations = status
         .confirmed

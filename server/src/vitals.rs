@@ -55,9 +55,13 @@ struct Leaderless {
     since_us: Option<u64>,
 }
 
+/// Writes are of the last one to two of these: short enough to show what a new plan does to them.
+const WRITES_WINDOW_US: u64 = 30_000_000;
+
 /// What one member observes of itself.
 #[derive(Debug)]
 pub(crate) struct Vitals {
+    writes: Mutex<Distribution>,
     loop_stalls: Mutex<Durations>,
     syncs: Mutex<Durations>,
     heartbeats: Mutex<Heartbeats>,
@@ -77,11 +81,14 @@ pub(crate) struct VitalSigns {
     pub(crate) syncs: Percentiles,
     pub(crate) sync_max_us: u64,
     pub(crate) heartbeat_gaps: Percentiles,
+    pub(crate) writes: Percentiles,
+    pub(crate) writes_per_second: u64,
 }
 
 impl Default for Vitals {
     fn default() -> Self {
         Vitals {
+            writes: Mutex::new(Distribution::over(WRITES_WINDOW_US)),
             loop_stalls: Mutex::default(),
             syncs: Mutex::default(),
             heartbeats: Mutex::default(),
@@ -106,6 +113,14 @@ impl Vitals {
     /// A sync of the log took so long.
     pub(crate) fn note_sync(&self, now_us: u64, took_us: u64) {
         lock(&self.syncs).record(now_us, took_us);
+    }
+
+    /// A write that was asked for here was answered after so long. One that meets another at the door
+    /// is passed over: among thousands it is not missed.
+    pub(crate) fn note_write(&self, now_us: u64, took_us: u64) {
+        if let Ok(mut writes) = self.writes.try_lock() {
+            writes.record(now_us, took_us);
+        }
     }
 
     /// The leader was heard.
@@ -186,6 +201,10 @@ impl Vitals {
             told.sync_max_us = syncs.longest.longest_us(now_us);
         }
         told.heartbeat_gaps = lock(&self.heartbeats).gaps.percentiles(now_us);
+        let mut writes = lock(&self.writes);
+        told.writes = writes.percentiles(now_us);
+        let span_us = writes.span_us(now_us).max(1);
+        told.writes_per_second = told.writes.samples.saturating_mul(1_000_000) / span_us;
         told
     }
 
@@ -297,6 +316,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn writes_of_the_last_minute_are_counted_by_the_second_and_older_ones_forgotten() {
+        const S: u64 = 1_000_000;
+        let vitals = Vitals::default();
+        for at_s in 0..60 {
+            for _ in 0..50 {
+                vitals.note_write(at_s * S, if at_s < 30 { 900_000 } else { 4_000 });
+            }
+        }
+        let signs = vitals.signs(59 * S);
+        assert_eq!((signs.writes.samples, signs.writes_per_second), (3_000, 50));
+        assert!(signs.writes.p99_us >= 900_000);
+        let signs = vitals.signs(60 * S);
+        assert_eq!((signs.writes.samples, signs.writes_per_second), (1_500, 50));
+        assert!(signs.writes.p99_us < 5_000);
+    }
 
     #[test]
     fn gaps_are_between_signs_of_one_leader() {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use member::autotune::{BatchBounds, Params, Phase, Timing};
 use member::consensus::Role;
-use member::state::tuning::{params_of, params_to_log, plan_of};
+use member::state::tuning::{params_of, params_said, plan_of};
 use member::{ApplyTask, Input};
 use prost::Message as _;
 use proto::log::command::Op;
@@ -92,7 +92,7 @@ impl World {
         };
         let to = match random.below(6) {
             0 => None,
-            _ => Some(params_to_log(&self.some_params())),
+            _ => Some(params_said(&self.some_params())),
         };
         let random = self.nemesis.random();
         let reason = if random.permille(50) { random.below(REASON_BYTES_MAX) } else { 0 };
@@ -353,11 +353,11 @@ impl World {
         let before = from.params.map_or(own, |params| params_of(&params));
         if self.is(Mutant::ElectionFirst) && plan.phase == Phase::Beat {
             // The short timeout together with the short interval, while others have the long one.
-            from.params = Some(params_to_log(&Params { lease_us: before.lease_us, ..to }));
+            from.params = Some(params_said(&Params { lease_us: before.lease_us, ..to }));
             (from.election_us_min, from.flags) = (0, false);
         }
         if self.is(Mutant::LeaseEarly) && to.lease_us > before.lease_us {
-            from.params = Some(params_to_log(&Params { lease_us: to.lease_us, ..before }));
+            from.params = Some(params_said(&Params { lease_us: to.lease_us, ..before }));
         }
         tuning.from = Some(from);
     }

@@ -55,9 +55,10 @@ impl Window {
     }
 }
 
-/// Durations of the last five to ten minutes, in 8 KiB.
+/// Durations of the last one to two windows, usually five to ten minutes, in 8 KiB.
 #[derive(Clone, Debug)]
 pub struct Distribution {
+    window_us: u64,
     filling: Window,
     remembered: Window,
     window_began_us: u64,
@@ -66,7 +67,25 @@ pub struct Distribution {
 impl Distribution {
     /// An empty one.
     pub fn new() -> Self {
-        Distribution { filling: Window::new(), remembered: Window::new(), window_began_us: 0 }
+        Distribution::over(WINDOW_US)
+    }
+
+    /// An empty one with windows of another length.
+    pub fn over(window_us: u64) -> Self {
+        assert!(window_us > 0, "a window has a length");
+        Distribution {
+            window_us,
+            filling: Window::new(),
+            remembered: Window::new(),
+            window_began_us: 0,
+        }
+    }
+
+    /// How much time what is told is of, if it was recorded all the while.
+    pub fn span_us(&mut self, now_us: u64) -> u64 {
+        self.turn(now_us);
+        let remembered_us = self.window_us.min(self.window_began_us);
+        remembered_us + now_us.saturating_sub(self.window_began_us)
     }
 
     /// Takes in one duration.
@@ -109,15 +128,15 @@ impl Distribution {
 
     fn turn(&mut self, now_us: u64) {
         let age_us = now_us.saturating_sub(self.window_began_us);
-        if age_us < WINDOW_US {
+        if age_us < self.window_us {
             return;
         }
         std::mem::swap(&mut self.filling, &mut self.remembered);
         self.filling.clear();
-        if age_us >= 2 * WINDOW_US {
+        if age_us >= 2 * self.window_us {
             self.remembered.clear();
         }
-        self.window_began_us = now_us - age_us % WINDOW_US;
+        self.window_began_us = now_us - age_us % self.window_us;
     }
 }
 
@@ -251,6 +270,15 @@ mod tests {
         assert_eq!(seen.percentiles(2 * WINDOW_US).max_us, 9);
         assert_eq!(seen.percentiles(2 * WINDOW_US).samples, 1);
         assert_eq!(seen.percentiles(9 * WINDOW_US), Percentiles::default());
+    }
+
+    #[test]
+    fn a_shorter_window_forgets_sooner_and_says_how_much_time_it_is_of() {
+        let mut seen = Distribution::over(10);
+        seen.record(5, 7);
+        assert_eq!((seen.percentiles(9).samples, seen.span_us(9)), (1, 9));
+        assert_eq!((seen.percentiles(19).samples, seen.span_us(19)), (1, 19));
+        assert_eq!((seen.percentiles(20).samples, seen.span_us(20)), (0, 10));
     }
 
     #[test]

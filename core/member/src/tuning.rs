@@ -428,7 +428,7 @@ impl Tuning {
 #[cfg(test)]
 mod tests {
     use proto::log::{Entry, TuningOrigin};
-    use state::tuning::params_to_log;
+    use state::tuning::params_said;
 
     use super::*;
 
@@ -450,11 +450,11 @@ mod tests {
             epoch: plan.epoch,
             phase: plan.phase as u32,
             from: Some(TuningOrigin {
-                params: plan.from.params.as_ref().map(params_to_log),
+                params: plan.from.params.as_ref().map(params_said),
                 election_us_min: plan.from.election_us_min,
                 flags: plan.from.flags,
             }),
-            to: plan.to.as_ref().map(params_to_log),
+            to: plan.to.as_ref().map(params_said),
             ..log::Tuning::default()
         }
     }
@@ -618,7 +618,7 @@ mod tests {
         };
         let submit = |to: Params| {
             command::Op::TuningSubmit(TuningSubmit {
-                to: Some(params_to_log(&to)),
+                to: Some(params_said(&to)),
                 ..TuningSubmit::default()
             })
         };

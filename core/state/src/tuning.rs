@@ -10,12 +10,12 @@
 
 use std::sync::{Arc, LazyLock};
 
-use autotune::{BatchBounds, Origin, Params, ParamsError, Phase, Plan, Timing};
+use autotune::{ParamsError, Phase};
 use prost::Message;
 use proto::log::membership_change::Kind;
-use proto::log::{
-    self, MembershipChange, TuningAdvance, TuningOrigin, TuningParams, TuningPast, TuningSubmit,
-};
+use proto::log::{self, MembershipChange, TuningAdvance, TuningParams, TuningPast, TuningSubmit};
+use proto::tuning::origin_said;
+pub use proto::tuning::{params_of, params_said, plan_of};
 use thiserror::Error;
 
 use crate::parts::{Row, RowChange, Table};
@@ -104,15 +104,10 @@ impl Tuning {
             );
             past.truncate(PAST_PLANS_MAX);
         }
-        let from = TuningOrigin {
-            params: plan.from.params.as_ref().map(params_to_log),
-            election_us_min: plan.from.election_us_min,
-            flags: plan.from.flags,
-        };
         Ok(self.replace(log::Tuning {
             epoch: plan.epoch,
             phase: plan.phase as u32,
-            from: Some(from),
+            from: Some(origin_said(&plan.from)),
             to: submit.to,
             planner: submit.planner.clone(),
             reason: submit.reason.clone(),
@@ -203,67 +198,9 @@ pub fn check_submit(now: &log::Tuning, submit: &TuningSubmit) -> Result<(), Tuni
     if submit.supersede { Ok(()) } else { settled(now) }
 }
 
-/// The plan a record is of.
-#[must_use]
-pub fn plan_of(tuning: &log::Tuning) -> Plan {
-    let from = tuning.from.unwrap_or_default();
-    Plan {
-        epoch: tuning.epoch,
-        // Only what was never a plan has none of the phases.
-        phase: Phase::of(u64::from(tuning.phase)).unwrap_or(Phase::Settled),
-        from: Origin {
-            params: from.params.as_ref().map(params_of),
-            election_us_min: from.election_us_min,
-            flags: from.flags,
-        },
-        to: tuning.to.as_ref().map(params_of),
-    }
-}
-
-/// The values a message says.
-#[must_use]
-pub fn params_of(params: &TuningParams) -> Params {
-    let TuningParams {
-        heartbeat_interval_us,
-        election_timeout_us,
-        lease_us,
-        batch_commands_max,
-        linger_us_max,
-        message_bytes_max,
-        inflight_messages_max,
-        inflight_bytes_max,
-    } = *params;
-    Params {
-        timing: Timing { heartbeat_interval_us, election_timeout_us },
-        lease_us,
-        bounds: BatchBounds {
-            batch_commands_max,
-            linger_us_max,
-            message_bytes_max,
-            inflight_messages_max,
-            inflight_bytes_max,
-        },
-    }
-}
-
-/// The values as a message.
-#[must_use]
-pub fn params_to_log(params: &Params) -> TuningParams {
-    let Params { timing, lease_us, bounds } = *params;
-    TuningParams {
-        heartbeat_interval_us: timing.heartbeat_interval_us,
-        election_timeout_us: timing.election_timeout_us,
-        lease_us,
-        batch_commands_max: bounds.batch_commands_max,
-        linger_us_max: bounds.linger_us_max,
-        message_bytes_max: bounds.message_bytes_max,
-        inflight_messages_max: bounds.inflight_messages_max,
-        inflight_bytes_max: bounds.inflight_bytes_max,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use autotune::{Params, Timing};
     use proto::log::command::Op;
     use proto::log::{Command, Member};
 
@@ -271,7 +208,7 @@ mod tests {
     use crate::{Limits, Response, State, StateError, StateParts};
 
     fn target(heartbeat_ms: u64, election_ms: u64) -> TuningParams {
-        params_to_log(&Params {
+        params_said(&Params {
             timing: Timing {
                 heartbeat_interval_us: heartbeat_ms * 1_000,
                 election_timeout_us: election_ms * 1_000,

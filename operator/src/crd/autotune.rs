@@ -429,6 +429,9 @@ pub struct PendingStatus {
     pub reason: String,
     /// When it was decided on.
     pub at: i64,
+    /// Writes at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes: Option<WritesStatus>,
 }
 
 /// How a change is judged.
@@ -454,6 +457,19 @@ pub struct VerifyingStatus {
     /// Since when it is in force everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled_at: Option<i64>,
+    /// Writes before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes: Option<WritesStatus>,
+}
+
+/// How writes fared.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct WritesStatus {
+    /// 99 of 100 took no longer.
+    pub p99_micros: i64,
+    /// How many there were.
+    pub per_second: i64,
 }
 
 /// Leaders lost by mistake, as a member counts since it was started.

@@ -5,12 +5,12 @@
 //! What was known when everybody answered is not kept at all: while somebody is missing nothing is
 //! lowered, and what is in force was made from it.
 
-use autotune::planner::{Counted, Guards, Kind, Pending, State, Verifying};
+use autotune::planner::{Counted, Guards, Kind, Pending, State, Verifying, Writes};
 use autotune::{BatchBounds, Params, Timing};
 
 use crate::crd::{
     AutotuneStatus, ChangeKind, MemberElections, MemoryStatus, PendingStatus, SilenceStatus,
-    TimingStatus, VerifyingStatus,
+    TimingStatus, VerifyingStatus, WritesStatus,
 };
 
 /// Shorter silences are no reason for any timeout that may be chosen.
@@ -69,6 +69,14 @@ fn all_signed(values: &[u64]) -> Vec<i64> {
     values.iter().map(|value| signed(*value)).collect()
 }
 
+fn writes_of(status: &WritesStatus) -> Writes {
+    Writes { p99_us: unsigned(status.p99_micros), per_second: unsigned(status.per_second) }
+}
+
+fn writes_status(writes: Writes) -> WritesStatus {
+    WritesStatus { p99_micros: signed(writes.p99_us), per_second: signed(writes.per_second) }
+}
+
 /// The planner's state as it was left. None: it never looked at this cluster.
 pub(super) fn state_of(status: Option<&AutotuneStatus>, guards: &Guards, now_ms: u64) -> State {
     let Some(status) = status else { return State::default() };
@@ -81,13 +89,13 @@ pub(super) fn state_of(status: Option<&AutotuneStatus>, guards: &Guards, now_ms:
             ChangeKind::Rollback => Kind::Rollback,
         },
         decided_ms: unsigned(pending.at),
-        writes: None,
+        writes: pending.writes.as_ref().map(writes_of),
     });
     let verifying = kept.verifying.as_ref().map(|verifying| Verifying {
         epoch: unsigned(verifying.epoch),
         decided_ms: unsigned(verifying.decided_at),
         settled_ms: verifying.settled_at.map(unsigned),
-        writes: None,
+        writes: verifying.writes.as_ref().map(writes_of),
     });
     // So many evaluations have agreed by now, without the one that comes.
     let streak = |since: Option<i64>| {
@@ -171,11 +179,13 @@ pub(super) fn memory_of(
             },
             reason: reason.unwrap_or_default(),
             at: signed(pending.decided_ms),
+            writes: pending.writes.map(writes_status),
         }),
         verifying: state.verifying.map(|verifying| VerifyingStatus {
             epoch: signed(verifying.epoch),
             decided_at: signed(verifying.decided_ms),
             settled_at: verifying.settled_ms.map(signed),
+            writes: verifying.writes.map(writes_status),
         }),
         plans_at: all_signed(&state.plans_ms),
         rollbacks_at: all_signed(&state.rollbacks_ms),

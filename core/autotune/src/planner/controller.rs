@@ -42,7 +42,9 @@ const REGRET_MS: u64 = 3_600_000;
 const VERIFY_ELECTIONS: u64 = 60;
 /// Commits may take so much longer, in hundredths, at a load that differs by no more than
 /// [`LOAD_PERCENT_MAX`].
-const SLOWER_WRITES_PERCENT: u64 = 25;
+const SLOWER_WRITES_PERCENT: u64 = 50;
+/// And by so much at least: less is what one minute differs by from the next.
+const SLOWER_WRITES_US_MIN: u64 = 5_000;
 const LOAD_PERCENT_MAX: u64 = 20;
 /// Heartbeats that are off by this factor, in hundredths, are worth a plan of their own.
 const FIT_HEARTBEAT_PERCENT: u64 = 160;
@@ -350,6 +352,8 @@ impl Controller {
         let alike = apart <= before.per_second.saturating_mul(LOAD_PERCENT_MAX);
         let slower = after.p99_us.saturating_mul(100)
             > before.p99_us.saturating_mul(100 + SLOWER_WRITES_PERCENT);
+        let longer_us = after.p99_us.saturating_sub(before.p99_us);
+        let slower = slower && longer_us >= SLOWER_WRITES_US_MIN;
         (alike && slower && before.p99_us > 0).then_some(Blame::SlowWrites)
     }
 

@@ -2,6 +2,9 @@
 
 use crate::{Percentiles, Phase};
 
+/// Writes of a member below which their percentiles say nothing.
+const WRITES_MIN: u64 = 1_000;
+
 /// The rows of all members at one moment, and what else goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
@@ -33,6 +36,17 @@ pub struct Writes {
     pub p99_us: u64,
     /// How many there are.
     pub per_second: u64,
+}
+
+impl Writes {
+    /// From what each member saw of those it was asked for: all of them, as long as they take where
+    /// most are asked for. `None`: nobody saw enough.
+    pub fn of_members(rows: &[MemberRow]) -> Option<Writes> {
+        let busiest = rows.iter().max_by_key(|row| (row.writes.per_second, row.id))?;
+        let per_second = rows.iter().map(|row| row.writes.per_second).sum();
+        let is_enough = busiest.writes_seen >= WRITES_MIN && busiest.writes.p99_us > 0;
+        is_enough.then_some(Writes { p99_us: busiest.writes.p99_us, per_second })
+    }
 }
 
 /// What one member says of itself and of its links.
@@ -75,6 +89,10 @@ pub struct MemberRow {
     pub elections: Elections,
     /// Entry bytes in one append message, on average; 0: unknown.
     pub append_bytes_mean: u64,
+    /// Writes it was asked for and acknowledged, of late.
+    pub writes: Writes,
+    /// How many of them are behind that.
+    pub writes_seen: u64,
     /// To the other members.
     pub links: Vec<Link>,
 }
@@ -121,3 +139,24 @@ pub struct Link {
 
 /// How often members ask each other for a sign of life, whatever the heartbeat interval is.
 pub const PROBE_INTERVAL_US: u64 = 25_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_are_all_members_and_take_as_long_as_where_most_are_asked_for() {
+        let row = |id, per_second, p99_us, writes_seen| MemberRow {
+            id,
+            writes: Writes { p99_us, per_second },
+            writes_seen,
+            ..MemberRow::default()
+        };
+        let of = |rows: &[MemberRow]| Writes::of_members(rows);
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[MemberRow::default()]), None);
+        assert_eq!(of(&[row(1, 20, 9_000, 999)]), None, "too few to tell");
+        let rows = [row(1, 20, 90_000, 1_100), row(2, 500, 7_000, 20_000), row(3, 0, 0, 0)];
+        assert_eq!(of(&rows), Some(Writes { p99_us: 7_000, per_second: 520 }));
+    }
+}

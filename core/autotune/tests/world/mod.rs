@@ -141,6 +141,8 @@ impl World {
                     ..Elections::default()
                 },
                 append_bytes_mean: 0,
+                writes: Writes::default(),
+                writes_seen: 0,
                 links: links.map(|((_, to), distance)| self.link(*to, distance)).collect(),
             }
         });
