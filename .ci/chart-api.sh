@@ -111,6 +111,8 @@ YAML
   kubectl wait --for=condition=Established --timeout=30s "crd/$4.$1" >/dev/null
 }
 stub monitoring.coreos.com v1 ServiceMonitor servicemonitors
+stub monitoring.coreos.com v1 PodMonitor podmonitors
+stub monitoring.coreos.com v1 PrometheusRule prometheusrules
 stub cert-manager.io v1 Certificate certificates
 stub cert-manager.io v1 Issuer issuers
 for name in "$namespace" team-a team-b; do

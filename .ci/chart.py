@@ -209,6 +209,31 @@ fact("annotations and labels can be added to it",
      [] if of_everything["annotations"].get("example.com/note") == "a: b"
      and of_everything["labels"].get("example.com/owner") == "storage" else [of_everything])
 
+# --- monitoring -------------------------------------------------------------------------------------------------------
+
+boards = {file.name: file.read_text().strip() for file in (chart / "dashboards").glob("*.json")}
+shown = {case: {name: (thing["metadata"], text) for thing in things if thing["kind"] == "ConfigMap"
+                for name, text in thing["data"].items() if name.endswith(".json")}
+         for case, things in rendered.items()}
+watching = {"PrometheusRule", "PodMonitor", "ServiceMonitor"}
+fact("there are six dashboards", [] if len(boards) == 6 else [len(boards)])
+fact("dashboards are rendered as they are",
+     (name for name, text in boards.items() if shown["monitored"].get(name, ({}, ""))[1].strip() != text))
+fact("... as the sidecar finds them",
+     (name for name, (meta, _) in shown["monitored"].items()
+      if meta["labels"].get("grafana_dashboard") != "1" or meta["annotations"] != {"grafana_folder": "MetaStore"}))
+fact("... and elsewhere, linked to pages elsewhere",
+     (name for name, (meta, text) in shown["everything"].items()
+      if meta["namespace"] != "grafana" or "docs/operating" in text or "https://runbooks.example/metastore/" not in text
+      or meta["annotations"] != {"grafana_folder": "Storage", "example.com/a": "b"}))
+fact("monitoring.enabled decides on all of it",
+     (f"{case}: {found}" for case, things in rendered.items()
+      for found in [{thing["kind"] for thing in things} & watching | ({"dashboards"} if shown[case] else set())]
+      if found != (watching | {"dashboards"} if case in ("monitored", "everything") else set())))
+fact("Prometheus finds monitors and rules by their labels",
+     (named(thing) for thing in rendered["everything"]
+      if thing["kind"] in watching and thing["metadata"]["labels"].get("release") != "prometheus"))
+
 # --- values, their schema, their table, the examples -----------------------------------------------------------------
 
 schema = json.loads((chart / "values.schema.json").read_text())

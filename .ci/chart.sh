@@ -44,8 +44,9 @@ for values in charts/tests/good/*.yaml; do
     fail "render: $name"
     continue
   fi
-  # Without the definition, which is long and has a file of its own: chart.py compares the two.
-  awk '$0 == "---" { getline source; skip = source ~ /templates\/crds\.yaml$/; $0 = $0 "\n" source } !skip' \
+  # Without what is long and has files of its own: the definition and the dashboards, which chart.py compares with them,
+  # and the rules, which .ci/monitoring.sh does.
+  awk '$0 == "---" { getline source; skip = source ~ /templates\/(crds|dashboards|prometheusrule)\.yaml$/; $0 = $0 "\n" source } !skip' \
     "$work/$name.whole" >"$work/$name.yaml"
   golden=charts/tests/golden/$name.yaml
   if [[ -n ${UPDATE:-} ]]; then
@@ -100,6 +101,8 @@ else
 fi
 shown notes --set crds.keep=false | grep -q 'WARNING: crds.keep is false' &&
   ok "the notes warn if MetaStores go with the release" || fail "the notes warn if MetaStores go with the release"
+shown notes --set monitoring.enabled=true | grep -q 'set monitoring.rules.runbookBaseUrl' &&
+  ok "the notes say that alerts want pages" || fail "the notes say that alerts want pages"
 shown notes --set sample.enabled=true | grep -q 'metastore/sample' &&
   ok "the notes name the sample" || fail "the notes name the sample"
 

@@ -200,8 +200,20 @@ fn monitor_metadata(object: &MetaStore) -> Value {
     meta
 }
 
+/// Where the metrics are. Whoever scrapes a member, by service, by pod or with the chart's monitor of all
+/// MetaStores, gives its series the same labels: scraped twice, a member is not counted twice.
 fn endpoint(object: &MetaStore) -> Value {
-    let mut endpoint = map(json!({ "port": "metrics", "path": "/metrics" }));
+    let cluster = name(object);
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let mut endpoint = map(json!({
+        "port": "metrics",
+        "path": "/metrics",
+        "relabelings": [
+            { "targetLabel": "cluster", "replacement": cluster },
+            { "targetLabel": "job", "replacement": format!("{namespace}/{cluster}") },
+            { "action": "labeldrop", "regex": "service" },
+        ],
+    }));
     if let Some(interval) = &object.spec.monitoring.interval {
         endpoint.insert("interval".to_owned(), json!(interval));
     }
@@ -218,7 +230,6 @@ fn service_monitor(object: &MetaStore) -> Value {
         "metadata": monitor_metadata(object),
         "spec": {
             "selector": { "matchLabels": selected },
-            "targetLabels": [super::CLUSTER_LABEL],
             "endpoints": [endpoint(object)],
         },
     })
@@ -231,7 +242,6 @@ fn pod_monitor(object: &MetaStore) -> Value {
         "metadata": monitor_metadata(object),
         "spec": {
             "selector": { "matchLabels": selector_labels(object) },
-            "podTargetLabels": [super::CLUSTER_LABEL],
             "podMetricsEndpoints": [endpoint(object)],
         },
     })
