@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use proto::admin::{
-    ObserveRequest, ObserveResponse, SubmitTuningRequest, SubmitTuningResponse, TuningRequest,
-    TuningResponse,
+    LogLevelRequest, LogLevelResponse, ObserveRequest, ObserveResponse, SubmitTuningRequest,
+    SubmitTuningResponse, TuningRequest, TuningResponse,
 };
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{
@@ -36,6 +36,8 @@ const OBSERVE: Method<ObserveRequest, ObserveResponse> =
     Method::read("/metastore.admin.v1.Admin/Observe");
 const TUNING: Method<TuningRequest, TuningResponse> =
     Method::read("/metastore.admin.v1.Admin/Tuning");
+const LOG_LEVEL: Method<LogLevelRequest, LogLevelResponse> =
+    Method::read("/metastore.admin.v1.Admin/LogLevel");
 const SUBMIT_TUNING: Method<SubmitTuningRequest, SubmitTuningResponse> =
     Method::write("/metastore.admin.v1.Admin/SubmitTuning");
 
@@ -106,6 +108,13 @@ impl Client {
     /// The plan of timing as the asked member has applied it. MetaStore only, as [`Client::observe`].
     pub async fn tuning(&self) -> Result<TuningResponse> {
         self.route.unary(&TUNING, TuningRequest {}).await
+    }
+
+    /// The least severe level the asked member logs; a level that is named holds until it restarts.
+    /// MetaStore only, as [`Client::observe`].
+    pub async fn log_level(&self, level: Option<&str>) -> Result<LogLevelResponse> {
+        let level = level.unwrap_or_default().to_owned();
+        self.route.unary(&LOG_LEVEL, LogLevelRequest { level }).await
     }
 
     /// Submits a plan of timing, through any member; the leader carries it out. It is refused where

@@ -111,6 +111,12 @@ enum Command {
     Members,
     /// Round-trip times between all members, as they measure them
     Rtt,
+    /// How much members log: show it, or change it until they restart
+    LogLevel {
+        /// debug, info, warn or error
+        #[arg(value_name = "LEVEL")]
+        level: Option<String>,
+    },
     /// The plan of timing: heartbeats, election timeout, leases, bounds of batching
     #[command(subcommand)]
     Tune(Tune),
@@ -193,6 +199,9 @@ impl Cli {
             Command::Status => wait(show::status(&self.client()?, self.json, out)),
             Command::Members => wait(show::members(&self.client()?, self.json, out)),
             Command::Rtt => wait(show::rtt(&self.client()?, &self.config()?, self.json, out)),
+            Command::LogLevel { level } => {
+                wait(show::log_level(&self.client()?, level.as_deref(), self.json, out))
+            }
             Command::Tune(tune) => wait(tune.run(&self.client()?, &self.config()?, self.json, out)),
             Command::Get(get) => wait(get.run(&self.client()?, self.json, out)),
             Command::Put(put) => wait(put.run(&self.client()?, self.json, out)),

@@ -1,4 +1,4 @@
-//! `status`, `members` and `rtt`: the cluster as a table.
+//! `status`, `members`, `rtt` and `log-level`: the cluster as a table.
 //!
 //! Every endpoint is asked by itself, and one that fails does not hide the others: it gets a row
 //! that says why, and the command fails at its end.
@@ -100,6 +100,65 @@ pub(crate) async fn status(client: &Client, json: bool, out: &mut dyn Write) -> 
                     format!("failed: {}", error.as_deref().unwrap_or("no answer")),
                 ]),
             }
+        }
+        table.write(out)?;
+    }
+    match rows.iter().filter(|row| row.error.is_some()).count() {
+        0 => Ok(()),
+        failed => bail!("{failed} of {} endpoints failed", rows.len()),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct LogLevelRow {
+    endpoint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<String>,
+}
+
+/// How much each endpoint logs, from now on perhaps something else.
+pub(crate) async fn log_level(
+    client: &Client,
+    level: Option<&str>,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let mut rows = Vec::new();
+    for member in client.each() {
+        let endpoint = member.endpoint();
+        rows.push(match member.log_level(level).await {
+            Err(error) => {
+                let error = Some(error.to_string());
+                LogLevelRow { endpoint, error, member: None, level: None }
+            }
+            Ok(said) => LogLevelRow {
+                endpoint,
+                error: None,
+                member: Some(hex(said.member_id)),
+                level: Some(said.level),
+            },
+        });
+    }
+    if json {
+        serde_json::to_writer(&mut *out, &rows)?;
+        writeln!(out)?;
+    } else {
+        let mut table = Table::new(&["ENDPOINT", "MEMBER", "LEVEL"]);
+        for row in &rows {
+            table.row(match (&row.level, &row.error) {
+                (Some(level), _) => {
+                    let member = row.member.clone().unwrap_or_default();
+                    vec![row.endpoint.clone(), member, level.clone()]
+                }
+                (None, error) => vec![
+                    row.endpoint.clone(),
+                    format!("failed: {}", error.as_deref().unwrap_or("no answer")),
+                ],
+            });
         }
         table.write(out)?;
     }

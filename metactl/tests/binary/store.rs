@@ -397,6 +397,15 @@ impl Admin for Store {
         Ok(Response::new(self.contents.lock().unwrap().tuning.clone()))
     }
 
+    async fn log_level(
+        &self,
+        request: Request<admin::LogLevelRequest>,
+    ) -> Answer<admin::LogLevelResponse> {
+        let level = request.into_inner().level;
+        let level = if level.is_empty() { String::from("info") } else { level };
+        Ok(Response::new(admin::LogLevelResponse { member_id: 0xabc, level }))
+    }
+
     async fn submit_tuning(
         &self,
         request: Request<admin::SubmitTuningRequest>,

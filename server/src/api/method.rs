@@ -126,6 +126,7 @@ static METHODS: &[Method] = &[
     on_learner("/grpc.health.v1.Health/Check", Health, Unary),
     on_learner("/grpc.health.v1.Health/List", Health, Unary),
     on_learner("/grpc.health.v1.Health/Watch", Health, ServerStream),
+    on_learner("/metastore.admin.v1.Admin/LogLevel", Admin, Unary),
     on_learner("/metastore.admin.v1.Admin/Observe", Admin, Unary),
     method("/metastore.admin.v1.Admin/SubmitTuning", Admin, Unary),
     on_learner("/metastore.admin.v1.Admin/Tuning", Admin, Unary),

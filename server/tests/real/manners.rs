@@ -9,6 +9,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use client::Client;
+use proto::admin::LogLevelRequest;
+use proto::admin::admin_client::AdminClient;
+use tonic::Code;
+use tonic::transport::Endpoint;
 
 use crate::cluster::{Cluster, Setup, free_port, until};
 
@@ -140,4 +144,30 @@ async fn every_address_of_either_family_means_every_address() {
         }
     }
     drop(cluster);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_much_is_logged_can_be_changed_while_a_member_runs() {
+    const GOODBYE: &str = "received signal; shutting down";
+    let mut cluster = Cluster::start(1).await;
+    let url = format!("http://{}", cluster.members[0].endpoint());
+    let channel = Endpoint::from_shared(url).expect("a URL").connect().await.expect("connected");
+    let mut admin = AdminClient::new(channel);
+    let mut told = async |level: &str| {
+        let answer = admin.log_level(LogLevelRequest { level: level.to_owned() }).await;
+        answer.map(|answer| answer.into_inner().level).map_err(|status| status.code())
+    };
+    assert_eq!(told("").await.as_deref(), Ok("info"));
+    assert_eq!(told("loud").await, Err(Code::InvalidArgument));
+    assert_eq!(told("debug").await.as_deref(), Ok("debug"));
+    assert_eq!(told("error").await.as_deref(), Ok("error"));
+    assert_eq!(cluster.members[0].terminate(), Some(0));
+    let said = cluster.members[0].said();
+    assert!(said.contains("the level of the log was changed"), "{said}");
+    assert!(!said.contains(GOODBYE), "an error at least, and nothing less: {said}");
+
+    cluster.members[0].launch();
+    cluster.members[0].ready().await;
+    assert_eq!(cluster.members[0].terminate(), Some(0));
+    assert!(cluster.members[0].said().contains(GOODBYE), "until it restarts");
 }
