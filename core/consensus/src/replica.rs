@@ -27,7 +27,9 @@
 //! * **A requested snapshot** stays requested if it is acknowledged before it is reported as sent,
 //!   and is then sent for ever. The request is taken back when the acknowledgement arrives.
 
+mod elections;
 mod hint;
+mod leases;
 mod outputs;
 mod roads;
 mod status;
@@ -54,11 +56,12 @@ use crate::lease::Lease;
 use crate::log_cache::LogCache;
 use crate::membership;
 use crate::outbox::Outbox;
-use crate::output::{ElectionCause, ElectionCauses, Role};
+use crate::output::{ElectionCause, Role};
 use crate::pace::Pace;
 use crate::reads::{Lead, PeerRead, Reads};
-use crate::timing::{ScaledClock, election_ticks};
+use crate::timing::{ScaledClock};
 use crate::validate::{self, Ourselves};
+use elections::Elections;
 use roads::Roads;
 
 /// A learner may be promoted when it has this many tenths of the leader's log, as in etcd.
@@ -93,26 +96,6 @@ pub struct Replica {
     elections: Elections,
     /// The leader's process was found to be gone.
     gone: Option<hint::Gone>,
-}
-
-/// The candidacies of this member.
-#[derive(Debug, Default)]
-struct Elections {
-    begun: u64,
-    pre_campaigns: u64,
-    /// What made it stand the last time.
-    cause: ElectionCause,
-    stood: ElectionCauses,
-    /// The last term in which it voted for itself.
-    stood_in: u64,
-    won: u64,
-    quorum_losses: u64,
-    /// Somebody answered since the candidacy or the leadership began.
-    answered: bool,
-    /// The term in which it led, committed nothing and stepped down unheard.
-    unheard_term: u64,
-    /// The newest term for which it asked for votes or led, and since when it waits for an answer.
-    asked: (u64, u64),
 }
 
 impl Replica {
@@ -305,19 +288,6 @@ impl Replica {
         Ok(())
     }
 
-    /// Stands for election now. A sole voter is called upon to at boot: a restart must not wait for
-    /// a timeout nobody can win. Nothing happens where it would be unsafe or pointless.
-    pub fn campaign(&mut self) {
-        if self.raw.raft.state != StateRole::Follower || !self.may_campaign() {
-            return;
-        }
-        let before = self.raw.raft.state;
-        self.begin_candidacy(ElectionCause::Planned);
-        // The only error is one of storage, and this storage has none to give.
-        let _ = self.raw.campaign();
-        self.settle(before);
-    }
-
     /// Everything up to [`crate::Persist::number`] is durable.
     pub fn persisted(&mut self, number: u64) {
         let before = self.raw.raft.state;
@@ -406,16 +376,6 @@ impl Replica {
         timing.validate()?;
         self.clock.set_timing(timing, self.now_us);
         Ok(())
-    }
-
-    /// Changes the length of the lease from now on; 0: every read asks a quorum.
-    pub fn set_lease(&mut self, length_us: u64) {
-        self.lease.set_length(length_us);
-    }
-
-    /// For an election timeout from now no vote is given: before this boot one may have been promised.
-    pub fn keep_promises(&mut self) {
-        self.mute_until_us = self.now_us.saturating_add(self.clock.election_timeout_us());
     }
 
     /// Changes the batching from now on.
@@ -512,126 +472,6 @@ impl Replica {
             last_index: raft.raft_log.last_index(),
             persisted: raft.raft_log.persisted,
         }
-    }
-
-    /// Follows every call that may have changed raft's role or drawn a random number.
-    fn settle(&mut self, before: StateRole) {
-        let raft = &mut self.raw.raft;
-        let ticks =
-            election_ticks(self.config.seed, self.config.id, raft.term, self.elections.begun);
-        let has_not_stood = raft.state == StateRole::Follower;
-        let ticks = if has_not_stood { self.clock.patient(ticks) } else { ticks };
-        raft.set_randomized_election_timeout(ticks);
-        if raft.vote == raft.id && raft.term > self.elections.stood_in {
-            self.elections.stood_in = raft.term;
-            self.elections.stood.count(self.elections.cause);
-            self.elections.asked = (raft.term, self.now_us);
-        }
-        let commits = raft.leader_id != raft::INVALID_ID && raft.commit_to_current_term();
-        let won = raft.state == StateRole::Leader && before != StateRole::Leader;
-        if won {
-            self.elections.won += 1;
-            self.elections.answered = false;
-            self.elections.asked = (raft.term, self.now_us);
-            self.clock.became_leader(self.now_us);
-            self.pace = Pace::default();
-            self.roads = Roads::default();
-            self.lease.begin_term();
-            self.open_windows();
-        }
-        if commits {
-            self.clock.committed();
-        }
-    }
-
-    fn tick_once(&mut self) {
-        let before = self.raw.raft.state;
-        if before != StateRole::Leader && !self.may_campaign() {
-            // Waits at the brink, and campaigns as soon as it may.
-            let brink = self.raw.raft.randomized_election_timeout() - 2;
-            self.raw.raft.election_elapsed = self.raw.raft.election_elapsed.min(brink);
-        }
-        let fired = self.raw.tick();
-        if before != StateRole::Leader && fired {
-            if before != StateRole::Follower && self.elections.answered {
-                self.clock.lost();
-            }
-            self.begin_candidacy(ElectionCause::Timeout);
-        }
-        if before == StateRole::Leader && self.raw.raft.state == StateRole::Follower {
-            self.elections.quorum_losses += 1;
-            if !self.raw.raft.commit_to_current_term() {
-                if self.elections.answered {
-                    self.clock.lost();
-                } else {
-                    self.elections.unheard_term = self.raw.raft.term;
-                }
-            }
-        }
-        self.settle(before);
-    }
-
-    fn may_campaign(&self) -> bool {
-        let raft = &self.raw.raft;
-        let log = &raft.raft_log;
-        raft.promotable()
-            && !self.outbox.snapshot_outstanding()
-            && (!raft.prs().is_singleton() || log.persisted == log.last_index())
-    }
-
-    /// What made this member stand for election the last time it did.
-    pub fn election_cause(&self) -> ElectionCause {
-        self.elections.cause
-    }
-
-    fn begin_candidacy(&mut self, cause: ElectionCause) {
-        self.elections.begun += 1;
-        self.elections.cause = cause;
-        // Whom the leader calls upon asks nobody first.
-        let asks = self.config.pre_vote && cause != ElectionCause::Transfer;
-        self.elections.pre_campaigns += u64::from(asks);
-        self.elections.answered = false;
-    }
-
-    /// Evidence on whether lost elections are a matter of time: answers do come.
-    fn note_answer(&mut self, kind: Type, term: u64) {
-        let vote = matches!(kind, Type::MsgRequestVoteResponse | Type::MsgRequestPreVoteResponse);
-        let answer = matches!(kind, Type::MsgAppendResponse | Type::MsgHeartbeatResponse);
-        if vote || (answer && self.is_leader()) {
-            self.elections.answered = true;
-        }
-        let (asked_term, asked_us) = self.elections.asked;
-        let is_first = answer && term == self.elections.unheard_term;
-        if term == asked_term && (kind == Type::MsgRequestVoteResponse || is_first) {
-            self.clock.answered_after(self.now_us.saturating_sub(asked_us));
-        }
-        if answer && term == self.elections.unheard_term {
-            self.elections.unheard_term = 0;
-            self.clock.lost();
-        }
-    }
-
-    /// What a message says of leases: a heartbeat asks for a promise, an answer gives it.
-    fn note_lease(&mut self, kind: Type, from: u64, term: u64, sent_us: u64) {
-        let raft = &self.raw.raft;
-        if raft.term != term {
-            return;
-        }
-        match kind {
-            Type::MsgHeartbeat if raft.leader_id == from => self.lease.heard(from, term, sent_us),
-            Type::MsgHeartbeatResponse if self.is_leader() => {
-                self.lease.answered(self.now_us, from, sent_us);
-            }
-            _ => {}
-        }
-    }
-
-    /// Whether this leader may answer reads by itself.
-    fn holds_lease(&self) -> bool {
-        self.is_leader()
-            && self.raw.raft.lead_transferee.is_none()
-            && self.raw.raft.commit_to_current_term()
-            && self.lease.holds(self.now_us, self.config.id, &self.voters())
     }
 
     /// Another member's read round: it rides on this leader's next one.

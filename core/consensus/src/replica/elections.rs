@@ -1,0 +1,146 @@
+//! Elections: when this member stands, how long it waits, and what lost ones teach.
+//!
+//! raft-rs draws its timeouts at random whenever it changes its role; after every call that may do so
+//! the draw is overwritten (`settle`), always, so that a run can be repeated. What the answers to
+//! candidacies say of the round trip goes to the clock ([`crate::timing`]).
+
+use proto::peer::raft_message::Type;
+use raft::StateRole;
+
+use super::Replica;
+use super::roads::Roads;
+use crate::output::{ElectionCause, ElectionCauses};
+use crate::pace::Pace;
+use crate::timing::election_ticks;
+
+/// The candidacies of this member.
+#[derive(Debug, Default)]
+pub(super) struct Elections {
+    pub(super) begun: u64,
+    pub(super) pre_campaigns: u64,
+    /// What made it stand the last time.
+    pub(super) cause: ElectionCause,
+    pub(super) stood: ElectionCauses,
+    /// The last term in which it voted for itself.
+    pub(super) stood_in: u64,
+    pub(super) won: u64,
+    pub(super) quorum_losses: u64,
+    /// Somebody answered since the candidacy or the leadership began.
+    pub(super) answered: bool,
+    /// The term in which it led, committed nothing and stepped down unheard.
+    pub(super) unheard_term: u64,
+    /// The newest term for which it asked for votes or led, and since when it waits for an answer.
+    pub(super) asked: (u64, u64),
+}
+
+impl Replica {
+    /// Stands for election now. A sole voter is called upon to at boot: a restart must not wait for
+    /// a timeout nobody can win. Nothing happens where it would be unsafe or pointless.
+    pub fn campaign(&mut self) {
+        if self.raw.raft.state != StateRole::Follower || !self.may_campaign() {
+            return;
+        }
+        let before = self.raw.raft.state;
+        self.begin_candidacy(ElectionCause::Planned);
+        // The only error is one of storage, and this storage has none to give.
+        let _ = self.raw.campaign();
+        self.settle(before);
+    }
+
+    /// What made this member stand for election the last time it did.
+    pub fn election_cause(&self) -> ElectionCause {
+        self.elections.cause
+    }
+
+    /// Follows every call that may have changed raft's role or drawn a random number.
+    pub(super) fn settle(&mut self, before: StateRole) {
+        let raft = &mut self.raw.raft;
+        let ticks =
+            election_ticks(self.config.seed, self.config.id, raft.term, self.elections.begun);
+        let has_not_stood = raft.state == StateRole::Follower;
+        let ticks = if has_not_stood { self.clock.patient(ticks) } else { ticks };
+        raft.set_randomized_election_timeout(ticks);
+        if raft.vote == raft.id && raft.term > self.elections.stood_in {
+            self.elections.stood_in = raft.term;
+            self.elections.stood.count(self.elections.cause);
+            self.elections.asked = (raft.term, self.now_us);
+        }
+        let commits = raft.leader_id != raft::INVALID_ID && raft.commit_to_current_term();
+        let won = raft.state == StateRole::Leader && before != StateRole::Leader;
+        if won {
+            self.elections.won += 1;
+            self.elections.answered = false;
+            self.elections.asked = (raft.term, self.now_us);
+            self.clock.became_leader(self.now_us);
+            self.pace = Pace::default();
+            self.roads = Roads::default();
+            self.lease.begin_term();
+            self.open_windows();
+        }
+        if commits {
+            self.clock.committed();
+        }
+    }
+
+    pub(super) fn tick_once(&mut self) {
+        let before = self.raw.raft.state;
+        if before != StateRole::Leader && !self.may_campaign() {
+            // Waits at the brink, and campaigns as soon as it may.
+            let brink = self.raw.raft.randomized_election_timeout() - 2;
+            self.raw.raft.election_elapsed = self.raw.raft.election_elapsed.min(brink);
+        }
+        let fired = self.raw.tick();
+        if before != StateRole::Leader && fired {
+            if before != StateRole::Follower && self.elections.answered {
+                self.clock.lost();
+            }
+            self.begin_candidacy(ElectionCause::Timeout);
+        }
+        if before == StateRole::Leader && self.raw.raft.state == StateRole::Follower {
+            self.elections.quorum_losses += 1;
+            if !self.raw.raft.commit_to_current_term() {
+                if self.elections.answered {
+                    self.clock.lost();
+                } else {
+                    self.elections.unheard_term = self.raw.raft.term;
+                }
+            }
+        }
+        self.settle(before);
+    }
+
+    pub(super) fn may_campaign(&self) -> bool {
+        let raft = &self.raw.raft;
+        let log = &raft.raft_log;
+        raft.promotable()
+            && !self.outbox.snapshot_outstanding()
+            && (!raft.prs().is_singleton() || log.persisted == log.last_index())
+    }
+
+    pub(super) fn begin_candidacy(&mut self, cause: ElectionCause) {
+        self.elections.begun += 1;
+        self.elections.cause = cause;
+        // Whom the leader calls upon asks nobody first.
+        let asks = self.config.pre_vote && cause != ElectionCause::Transfer;
+        self.elections.pre_campaigns += u64::from(asks);
+        self.elections.answered = false;
+    }
+
+    /// Evidence on whether lost elections are a matter of time: answers do come.
+    pub(super) fn note_answer(&mut self, kind: Type, term: u64) {
+        let vote = matches!(kind, Type::MsgRequestVoteResponse | Type::MsgRequestPreVoteResponse);
+        let answer = matches!(kind, Type::MsgAppendResponse | Type::MsgHeartbeatResponse);
+        if vote || (answer && self.is_leader()) {
+            self.elections.answered = true;
+        }
+        let (asked_term, asked_us) = self.elections.asked;
+        let is_first = answer && term == self.elections.unheard_term;
+        if term == asked_term && (kind == Type::MsgRequestVoteResponse || is_first) {
+            self.clock.answered_after(self.now_us.saturating_sub(asked_us));
+        }
+        if answer && term == self.elections.unheard_term {
+            self.elections.unheard_term = 0;
+            self.clock.lost();
+        }
+    }
+}
