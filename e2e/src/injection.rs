@@ -6,8 +6,9 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::linux::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,14 +28,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const PEER_PORT: &str = "2380";
 /// What members' processes are.
 const PROGRAM: &str = "metastore";
-/// One turn of a disk that stands still for most of the time, in seconds: still, and not.
-const DISK_TURN_S: (f64, f64) = (0.8, 0.4);
-/// Turns after which such a disk is well by itself, should nobody be left to end it.
-const DISK_TURNS_MAX: u32 = 200;
-/// How often it is thawed in the end.
-const THAWS: usize = 3;
+/// Where control groups are mounted.
+const HIERARCHIES: &str = "/sys/fs/cgroup";
+/// Writes a second that a slow disk takes.
+const DISK_WRITES: u32 = 4;
 /// Of one processor, what a starved member gets in a tenth of a second.
-const STARVED_US: &str = "2000";
+const STARVED_US: &str = "5000";
 const STARVED_PERIOD_US: &str = "100000";
 
 /// A member that something is done to.
@@ -140,7 +139,7 @@ impl Victim {
         Ok(Injection::new(move || undo.iter().try_for_each(|rule| iptables("-D", rule))))
     }
 
-    /// Its disk stands still for most of the time. The volume has to be a file system of its own.
+    /// Its disk takes a few writes a second. The volume has to be a file system of its own.
     pub fn slow_disk(&self) -> Result<Injection> {
         let volume = self.volume.display().to_string();
         let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
@@ -148,61 +147,78 @@ impl Victim {
             mounts.lines().any(|line| line.split(' ').nth(1) == Some(&volume)),
             "{volume} is no file system of its own"
         );
-        let (still, free) = DISK_TURN_S;
-        // A program of its own, so that no disk is left standing still whatever happens to this one.
-        let script = format!(
-            "trap 'fsfreeze -u {volume}; exit' TERM; for i in $(seq {DISK_TURNS_MAX}); do \
-             fsfreeze -f {volume}; sleep {still}; fsfreeze -u {volume}; sleep {free}; done"
-        );
-        let shell = Command::new("sh")
-            .args(["-c", &script])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("sh")?;
-        Ok(Injection::new(move || end(shell, &volume)))
+        let device = fs::metadata(&self.volume).context(volume)?.st_dev();
+        let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+        let (file, slow, free) =
+            disk_bound(&self.groups()?, &device).context("no control group")?;
+        fs::write(&file, slow).with_context(|| file.display().to_string())?;
+        Ok(Injection::new(move || unbound(&file, &free)))
     }
 
     /// It gets hardly any processor.
     pub fn starve(&self) -> Result<Injection> {
-        let process =
-            *self.processes()?.first().with_context(|| format!("{}: no process", self.pod))?;
-        let path = format!("/proc/{}/cgroup", process.as_raw_nonzero());
-        let groups = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let (file, starved, free) = bandwidth(&groups).with_context(|| path.clone())?;
-        for (file, text) in file.iter().zip(starved) {
+        let (files, starved, free) = bandwidth(&self.groups()?).context("no control group")?;
+        for (file, text) in files.iter().zip(starved) {
             fs::write(file, text).with_context(|| file.display().to_string())?;
         }
-        Ok(Injection::new(move || {
-            let last = file.last().expect("there is one");
-            match fs::write(last, free) {
-                // The container was started anew meanwhile, in a group of its own.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                written => written.with_context(|| last.display().to_string()),
-            }
-        }))
+        Ok(Injection::new(move || unbound(files.last().expect("there is one"), free)))
     }
+
+    /// Control groups of its process, as `/proc/PID/cgroup` has them.
+    fn groups(&self) -> Result<String> {
+        let all = self.processes()?;
+        let process = all.first().with_context(|| format!("{}: no process", self.pod))?;
+        let path = format!("/proc/{}/cgroup", process.as_raw_nonzero());
+        fs::read_to_string(&path).context(path)
+    }
+}
+
+/// Takes a bound away.
+fn unbound(file: &Path, free: &str) -> Result<()> {
+    match fs::write(file, free) {
+        // The container was started anew meanwhile, in a group of its own.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        written => written.with_context(|| file.display().to_string()),
+    }
+}
+
+/// Directory of a controller of version 1, by `/proc/PID/cgroup`.
+fn old_group(groups: &str, controller: &str) -> Option<PathBuf> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let mount = Path::new(HIERARCHIES).join(controllers);
+        let has = controllers.split(',').any(|one| one == controller);
+        has.then(|| mount.join(path.trim_start_matches('/')))
+    })
+}
+
+/// Directory of the group in version 2.
+fn new_group(groups: &str) -> Option<PathBuf> {
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(Path::new(HIERARCHIES).join(path))
+}
+
+/// File that bounds what a control group writes to a device, what to write to it, and what so that there is
+/// no bound.
+fn disk_bound(groups: &str, device: &str) -> Option<(PathBuf, String, String)> {
+    if let Some(group) = old_group(groups, "blkio") {
+        let file = group.join("blkio.throttle.write_iops_device");
+        return Some((file, format!("{device} {DISK_WRITES}"), format!("{device} 0")));
+    }
+    let file = new_group(groups)?.join("io.max");
+    Some((file, format!("{device} wiops={DISK_WRITES}"), format!("{device} wiops=max")))
 }
 
 /// Files that bound the processor time of a control group, what to write to each, and what to write to the
 /// last so that there is no bound. By `/proc/PID/cgroup`.
 fn bandwidth(groups: &str) -> Option<(Vec<PathBuf>, Vec<String>, &'static str)> {
-    let mounted = |controller: &str, path: &str| {
-        Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/'))
-    };
-    for line in groups.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        if controllers.split(',').any(|one| one == "cpu") {
-            let group = mounted(controllers, path);
-            let files = vec![group.join("cpu.cfs_period_us"), group.join("cpu.cfs_quota_us")];
-            let words = vec![STARVED_PERIOD_US.to_owned(), STARVED_US.to_owned()];
-            return Some((files, words, "-1"));
-        }
+    if let Some(group) = old_group(groups, "cpu") {
+        let files = vec![group.join("cpu.cfs_period_us"), group.join("cpu.cfs_quota_us")];
+        let words = vec![STARVED_PERIOD_US.to_owned(), STARVED_US.to_owned()];
+        return Some((files, words, "-1"));
     }
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let file = mounted("", path).join("cpu.max");
+    let file = new_group(groups)?.join("cpu.max");
     Some((vec![file], vec![format!("{STARVED_US} {STARVED_PERIOD_US}")], "max"))
 }
 
@@ -210,22 +226,6 @@ fn iptables(verb: &str, rule: &[String]) -> Result<()> {
     let mut iptables = Command::new("iptables");
     iptables.args(["-w", "5", verb]).args(rule);
     command::run_well(&mut iptables, b"", LIMIT).map(drop)
-}
-
-/// Ends the program that freezes a disk, and sees to it that the disk is not left so.
-fn end(mut shell: Child, volume: &str) -> Result<()> {
-    // It may have ended on its own.
-    let _ = shell.kill();
-    let _ = shell.wait();
-    // What it had just started may still freeze once.
-    for _ in 0..THAWS {
-        let mut thaw = Command::new("fsfreeze");
-        thaw.args(["--unfreeze", volume]);
-        // A disk that is not frozen cannot be thawed.
-        command::run(&mut thaw, b"", LIMIT)?;
-        std::thread::sleep(LOOK_EVERY);
-    }
-    Ok(())
 }
 
 /// Something is broken as long as this is there.
@@ -263,10 +263,20 @@ mod tests {
         let old = "3:cpu,cpuacct:/kube/pod1/c\n1:name=systemd:/x\n0::/\n";
         let (files, words, free) = bandwidth(old).unwrap();
         assert_eq!(files[1], Path::new("/sys/fs/cgroup/cpu,cpuacct/kube/pod1/c/cpu.cfs_quota_us"));
-        assert_eq!((words[1].as_str(), free), ("2000", "-1"));
+        assert_eq!((words[1].as_str(), free), ("5000", "-1"));
         let (files, words, free) = bandwidth("0::/kube/pod1/c\n").unwrap();
         assert_eq!(files, [Path::new("/sys/fs/cgroup/kube/pod1/c/cpu.max")]);
-        assert_eq!((words[0].as_str(), free), ("2000 100000", "max"));
+        assert_eq!((words[0].as_str(), free), ("5000 100000", "max"));
+    }
+
+    #[test]
+    fn so_is_the_bound_of_a_disk() {
+        let (file, slow, free) = disk_bound("2:blkio:/a/b\n0::/\n", "7:1").unwrap();
+        assert_eq!(file, Path::new("/sys/fs/cgroup/blkio/a/b/blkio.throttle.write_iops_device"));
+        assert_eq!((slow.as_str(), free.as_str()), ("7:1 4", "7:1 0"));
+        let (file, slow, free) = disk_bound("0::/a/b\n", "7:1").unwrap();
+        assert_eq!(file, Path::new("/sys/fs/cgroup/a/b/io.max"));
+        assert_eq!((slow.as_str(), free.as_str()), ("7:1 wiops=4", "7:1 wiops=max"));
     }
 
     #[test]

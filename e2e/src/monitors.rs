@@ -36,14 +36,11 @@ pub fn scrape_configs(monitor: &Value, kubeconfig: &str) -> Result<Vec<Value>> {
         let job = format!("{kind}/{namespace}/{name}/{number}");
         let mut config = Map::new();
         config.insert("job_name".to_owned(), json!(job));
-        config.insert(
-            "kubernetes_sd_configs".to_owned(),
-            json!([{
-                "role": role,
-                "kubeconfig_file": kubeconfig,
-                "namespaces": { "names": [namespace] },
-            }]),
-        );
+        let mut discovery = map(json!({ "role": role, "kubeconfig_file": kubeconfig }));
+        if let Some(names) = namespaces(monitor)? {
+            discovery.insert("namespaces".to_owned(), json!({ "names": names }));
+        }
+        config.insert("kubernetes_sd_configs".to_owned(), json!([discovery]));
         let mut rules = relabelings(monitor, role, endpoint).with_context(|| job.clone())?;
         for (field, value) in endpoint.as_object().context("an endpoint")? {
             match field.as_str() {
@@ -65,6 +62,26 @@ pub fn scrape_configs(monitor: &Value, kubeconfig: &str) -> Result<Vec<Value>> {
     endpoints.iter().enumerate().map(one).collect()
 }
 
+/// Where it looks for its objects; none: everywhere.
+fn namespaces(monitor: &Value) -> Result<Option<Vec<String>>> {
+    let selector = &monitor["spec"]["namespaceSelector"];
+    if selector["any"] == true {
+        return Ok(None);
+    }
+    let text = |value: &Value| value.as_str().map(str::to_owned).context("a namespace");
+    match selector["matchNames"].as_array() {
+        Some(names) => names.iter().map(text).collect::<Result<_>>().map(Some),
+        None => Ok(Some(vec![text(&monitor["metadata"]["namespace"])?])),
+    }
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
 /// What Prometheus' operator writes before the monitor's own.
 fn relabelings(monitor: &Value, role: &str, endpoint: &Value) -> Result<Vec<Value>> {
     let spec = &monitor["spec"];
@@ -73,18 +90,29 @@ fn relabelings(monitor: &Value, role: &str, endpoint: &Value) -> Result<Vec<Valu
     let mut rules = vec![json!({
         "source_labels": ["__meta_kubernetes_pod_phase"], "regex": "(Failed|Succeeded)", "action": "drop",
     })];
-    let labels = spec["selector"]["matchLabels"].as_object().context("a selector by labels")?;
-    for (label, value) in labels {
+    let mut keep = |label: &str, value: &str| {
         let label = sanitized(label);
-        let value = value.as_str().context("a label's value")?;
         rules.push(json!({
             "source_labels": [
                 format!("__meta_kubernetes_{object}_label_{label}"),
                 format!("__meta_kubernetes_{object}_labelpresent_{label}"),
             ],
-            "regex": format!("({});true", escaped(value)),
+            "regex": format!("({value});true"),
             "action": "keep",
         }));
+    };
+    for (label, value) in spec["selector"]["matchLabels"].as_object().into_iter().flatten() {
+        keep(label, &escaped(value.as_str().context("a label's value")?));
+    }
+    for wanted in spec["selector"]["matchExpressions"].as_array().into_iter().flatten() {
+        let label = wanted["key"].as_str().context("a label's name")?;
+        let values = wanted["values"].as_array().into_iter().flatten();
+        let values: Vec<_> = values.filter_map(Value::as_str).map(escaped).collect();
+        match wanted["operator"].as_str() {
+            Some("Exists") => keep(label, ".*"),
+            Some("In") => keep(label, &values.join("|")),
+            other => bail!("a selector with {other:?}"),
+        }
     }
     let port = endpoint["port"].as_str().context("a port by name")?;
     let at = if of_pods { "pod_container_port_name" } else { "endpointslice_port_name" };
@@ -219,6 +247,15 @@ mod tests {
             rule_to(&all[0], "job")[0]["source_labels"][0],
             "__meta_kubernetes_service_name"
         );
+        assert_eq!(all[0]["kubernetes_sd_configs"][0]["namespaces"]["names"], json!(["ns"]));
+        monitor["spec"]["namespaceSelector"] = json!({ "any": true });
+        monitor["spec"]["selector"] = json!({
+            "matchExpressions": [{ "key": "a.b/c", "operator": "Exists" }],
+        });
+        let all = scrape_configs(&monitor, "/k").unwrap();
+        assert!(all[0]["kubernetes_sd_configs"][0]["namespaces"].is_null());
+        let present = "__meta_kubernetes_service_labelpresent_a_b_c";
+        assert_eq!(all[0]["relabel_configs"][1]["source_labels"][1], present);
         monitor["spec"]["endpoints"][0]["bearerTokenFile"] = json!("/t");
         let error = format!("{:#}", scrape_configs(&monitor, "/k").unwrap_err());
         assert!(error.contains("bearerTokenFile is not understood here"), "{error}");

@@ -10,6 +10,7 @@ mod install;
 mod many;
 mod metastore;
 mod node;
+mod observe;
 mod pods;
 mod restore;
 mod roll;
@@ -51,7 +52,7 @@ struct Scenario {
     run: fn(&Cluster) -> Result<()>,
 }
 
-const ALL: [Scenario; 10] = [
+const ALL: [Scenario; 11] = [
     Scenario {
         name: "node",
         shows: "the node itself: three members from plain manifests, storage, names, services, pod security",
@@ -96,6 +97,11 @@ const ALL: [Scenario; 10] = [
         name: "many",
         shows: "ten MetaStores at rest: memory, CPU and writes of the operator",
         run: many::run,
+    },
+    Scenario {
+        name: "observe",
+        shows: "a real Prometheus: every panel of every dashboard, every rule, ten faults and their alerts",
+        run: observe::run,
     },
     Scenario {
         name: "uninstall",
