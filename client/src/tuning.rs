@@ -21,6 +21,8 @@ const ROW_WAIT: Duration = Duration::from_secs(3);
 /// What was collected from a cluster.
 #[derive(Clone, Debug)]
 pub struct Collected {
+    /// Whose members these are; 0: it was not said.
+    pub cluster_id: u64,
     /// For the planner.
     pub observation: Observation,
     /// The newest plan, and what is in force where it was asked for.
@@ -51,10 +53,13 @@ impl Collected {
 
 /// Asks all members at once, each at the client URLs it advertises, and the cluster for its plan.
 pub async fn collect(client: &Client, config: &Config) -> Result<Collected> {
-    let members = client.members().await?.members;
+    let listed = client.members().await?;
+    let cluster_id = listed.header.map_or(0, |header| header.cluster_id);
+    let members = listed.members;
     let tuning = client.tuning().await?;
     let rows = join_all(members.iter().map(|member| row(config, &member.client_ur_ls))).await;
     let mut collected = Collected {
+        cluster_id,
         observation: Observation {
             voters: members.iter().filter(|it| !it.is_learner).map(|it| it.id).collect(),
             ..Observation::default()

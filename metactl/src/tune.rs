@@ -6,6 +6,7 @@
 
 mod ask;
 mod auto;
+mod memory;
 mod plan;
 
 use std::io::Write;

@@ -38,6 +38,7 @@ pub const INFLIGHT_BYTES_CEILING: u64 = 1 << 30;
 
 /// Everything a plan sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Params {
     /// Heartbeats and election timeout.
     pub timing: Timing,
@@ -49,6 +50,7 @@ pub struct Params {
 
 /// The room in which a leader moves its own batching, by itself and at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BatchBounds {
     /// Commands in one raft entry.
     pub batch_commands_max: u64,

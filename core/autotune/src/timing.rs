@@ -16,6 +16,7 @@ pub const ELECTION_TIMEOUT_US_MAX: u64 = 50_000_000;
 
 /// How often a leader speaks up, and how long its silence is borne.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Timing {
     /// Time between two heartbeats of a leader.
     pub heartbeat_interval_us: u64,

@@ -59,7 +59,7 @@ use crate::outbox::Outbox;
 use crate::output::{ElectionCause, Role};
 use crate::pace::Pace;
 use crate::reads::{Lead, PeerRead, Reads};
-use crate::timing::{ScaledClock};
+use crate::timing::ScaledClock;
 use crate::validate::{self, Ourselves};
 use elections::Elections;
 use roads::Roads;

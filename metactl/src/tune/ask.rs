@@ -307,6 +307,7 @@ mod tests {
         let settings = asked().settings(Mode::Observe).unwrap();
         let mut controller = Controller::new(settings, State::default());
         let seen = Collected {
+            cluster_id: 1,
             observation: Observation { voters: vec![1, 2, 3], ..Observation::default() },
             tuning: TuningResponse::default(),
             silent: vec![(1, "refused".into())],

@@ -1,10 +1,11 @@
 //! `tune auto`: the planner's loop in the foreground, for clusters without an operator.
 //!
 //! Collect, decide, submit, watch, keep or take back; one line for each evaluation. It ends with
-//! Ctrl-C and leaves the plan that is in force. What it remembers ends with it: whoever starts it anew
-//! begins with a plan that is taken for somebody else's.
+//! Ctrl-C and leaves the plan that is in force. What it remembers ends with it, unless `--state` names a
+//! file: whoever starts it anew without one begins with a plan that is taken for somebody else's.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::ask::{Asked, Told};
+use super::memory::Memory;
 use super::{micros, now_ms};
 
 /// What plans are signed with.
@@ -42,6 +44,9 @@ pub(crate) struct Auto {
     /// A lowered plan is watched for at least this long
     #[arg(long, value_name = "DURATION", value_parser = micros)]
     verify: Option<u64>,
+    /// File that keeps what the planner remembers, for the next start; made if it is not there
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
     /// Only say what would be done
     #[arg(long)]
     observe: bool,
@@ -81,7 +86,9 @@ impl Auto {
         let mode = if self.observe { Mode::Observe } else { Mode::Auto };
         let mut settings = self.asked.settings(mode)?;
         settings.guards = self.guards(settings.guards)?;
-        let mut controller = Controller::new(settings, State::default());
+        let opened = self.state.as_deref().map(Memory::open).transpose()?;
+        let (mut memory, state) = opened.map_or((None, State::default()), |(m, s)| (Some(m), s));
+        let mut controller = Controller::new(settings, state);
         let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
         let mut terminate = signal(SignalKind::terminate()).context("signals")?;
         let mut evaluations =
@@ -103,9 +110,16 @@ impl Auto {
             let failed = match seen {
                 Err(error) => Some(error.to_string()),
                 Ok(seen) => {
+                    if let Some(memory) = &mut memory {
+                        memory.check(seen.cluster_id)?;
+                    }
                     let step = controller.step(at_ms, &seen.observation, &seen.plan(), &seen.own());
                     let told = Told::of(at_ms, &settings, &seen, &step);
                     say(json, out, &told, |told| told.line())?;
+                    // Before the plan is submitted: who starts anew finds it pending.
+                    if let Some(memory) = &memory {
+                        memory.save(controller.state())?;
+                    }
                     submit(client, at_ms, &seen, &step).await.err().map(|it| it.to_string())
                 }
             };

@@ -58,3 +58,29 @@ fn the_loop_says_a_line_for_each_evaluation_and_ends_well_when_it_is_interrupted
     assert_eq!(last, "stopped; the plan in force stays");
     assert!(running.wait().unwrap().success());
 }
+
+#[test]
+fn what_the_loop_remembers_is_in_the_file_and_of_one_cluster() {
+    let store = three();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("memory.json");
+    let begin = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_metactl"));
+        command.args(["--endpoints", &store.address.to_string()]);
+        command.args(["tune", "auto", "--evaluation", "100ms", "--state"]).arg(&path);
+        command
+    };
+    let mut running = begin().stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    lines.next().unwrap().unwrap();
+    kill_process(Pid::from_child(&running), Signal::INT).unwrap();
+    assert!(running.wait().unwrap().success());
+    let mut kept: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert!(kept["state"]["now_ms"].as_u64().unwrap() > 0, "{kept}");
+    kept["cluster"] = "beef".into();
+    std::fs::write(&path, kept.to_string()).unwrap();
+    let ended = begin().output().unwrap();
+    let line = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success() && line.contains("of cluster beef, but this is"), "{line}");
+}

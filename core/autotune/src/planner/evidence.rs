@@ -31,6 +31,7 @@ const NEAR_US_MAX: u64 = 10_000;
 
 /// What the rows of one moment come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Evidence {
     /// How many vote.
     pub voters: u64,

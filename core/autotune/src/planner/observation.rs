@@ -31,6 +31,7 @@ pub struct Context {
 
 /// How writes fare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Writes {
     /// 99 of 100 are acknowledged in this time.
     pub p99_us: u64,

@@ -3,12 +3,16 @@
 use thiserror::Error;
 
 use crate::{
-    BatchBounds, ELECTION_TIMEOUT_US_MAX, HEARTBEAT_INTERVAL_US_MIN, HEARTBEATS_PER_ELECTION_MIN,
-    Params, ParamsError, Timing,
+    BatchBounds, ELECTION_TIMEOUT_US_MAX, ENTRY_COMMANDS_CEILING, HEARTBEAT_INTERVAL_US_MIN,
+    HEARTBEATS_PER_ELECTION_MIN, INFLIGHT_BYTES_CEILING, INFLIGHT_MESSAGES_CEILING, LINGER_US_MAX,
+    MESSAGE_BYTES_CEILING, Params, ParamsError, Timing,
 };
 
 /// No bound lets an election timeout below this: a throttled container stands still for as long.
 pub const ELECTION_US_FLOOR: u64 = 100_000;
+
+/// No plan sets a longer heartbeat interval: longer ones serve no network.
+const HEARTBEAT_US_CEILING: u64 = 5_000_000;
 
 /// How failover time is weighed against needless elections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +85,7 @@ impl Bounds {
     pub fn of(policy: Policy) -> Bounds {
         Bounds {
             heartbeat_us_min: 25_000,
-            heartbeat_us_max: 5_000_000,
+            heartbeat_us_max: HEARTBEAT_US_CEILING,
             election_us_min: if policy == Policy::Latency { 150_000 } else { 300_000 },
             election_us_max: 10_000_000,
             batching: BatchBounds { inflight_messages_max: 4_096, ..BatchBounds::default() },
@@ -121,6 +125,49 @@ impl Bounds {
             );
         }
         Params { timing: Timing::default(), lease_us: 0, bounds: batching }.validate()?;
+        Ok(())
+    }
+
+    /// The widest that any owner may set: what every plan must lie within, whoever submits it.
+    pub fn widest() -> Bounds {
+        Bounds {
+            heartbeat_us_min: HEARTBEAT_INTERVAL_US_MIN,
+            heartbeat_us_max: HEARTBEAT_US_CEILING,
+            election_us_min: ELECTION_US_FLOOR,
+            election_us_max: ELECTION_TIMEOUT_US_MAX,
+            batching: BatchBounds {
+                batch_commands_max: ENTRY_COMMANDS_CEILING,
+                linger_us_max: LINGER_US_MAX,
+                message_bytes_max: MESSAGE_BYTES_CEILING,
+                inflight_messages_max: INFLIGHT_MESSAGES_CEILING,
+                inflight_bytes_max: INFLIGHT_BYTES_CEILING,
+            },
+        }
+    }
+
+    /// Accepts a plan that keeps the rules and lies within the timings, or says in one line which it
+    /// breaks.
+    pub fn check(&self, params: &Params) -> Result<(), ParamsError> {
+        params.validate()?;
+        let Timing { heartbeat_interval_us, election_timeout_us } = params.timing;
+        for (name, value, min, max) in [
+            (
+                "heartbeat interval in µs",
+                heartbeat_interval_us,
+                self.heartbeat_us_min,
+                self.heartbeat_us_max,
+            ),
+            (
+                "election timeout in µs",
+                election_timeout_us,
+                self.election_us_min,
+                self.election_us_max,
+            ),
+        ] {
+            if !(min..=max).contains(&value) {
+                return Err(ParamsError::Bound { name, value, min, max });
+            }
+        }
         Ok(())
     }
 
@@ -250,6 +297,37 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plan_off_the_widest_bounds_is_refused_in_one_line_and_no_policy_leads_there() {
+        let widest = Bounds::widest();
+        let plan = |heartbeat_interval_us, election_timeout_us| Params {
+            timing: Timing { heartbeat_interval_us, election_timeout_us },
+            ..Params::default()
+        };
+        for policy in Policy::ALL {
+            let bounds = Bounds::of(policy);
+            assert_eq!(
+                widest.check(&plan(bounds.heartbeat_us_min, bounds.election_us_min)),
+                Ok(())
+            );
+            let longest = plan(bounds.election_us_max / 5, bounds.election_us_max);
+            assert_eq!(widest.check(&longest), Ok(()));
+        }
+        for (params, line) in [
+            (plan(1_000, 99_000), "election timeout in µs: 99000 is not within 100000 to 50000000"),
+            (
+                plan(6_000_000, 50_000_000),
+                "heartbeat interval in µs: 6000000 is not within 1000 to 5000000",
+            ),
+            (
+                plan(100_000, 499_000),
+                "election timeout of 499000 µs is less than 5 heartbeat intervals of 100000 µs",
+            ),
+        ] {
+            assert_eq!(widest.check(&params).unwrap_err().to_string(), line);
+        }
+    }
 
     #[test]
     fn the_bounds_of_every_policy_are_good_and_bounds_that_contradict_themselves_are_named() {

@@ -20,6 +20,7 @@ const MEMBERS_MAX: usize = 64;
 
 /// What the planner remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct State {
     /// Time of the newest evaluation.
     pub now_ms: u64,
@@ -69,6 +70,7 @@ pub struct State {
 
 /// A plan decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pending {
     /// Where it leads; `None`: each member's own flags.
     pub to: Option<Params>,
@@ -82,6 +84,7 @@ pub struct Pending {
 
 /// How a plan is to be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Kind {
     /// Longer timeouts are good at once.
     Raise,
@@ -93,6 +96,7 @@ pub enum Kind {
 
 /// A plan that is being watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Verifying {
     /// Which.
     pub epoch: u64,
@@ -106,6 +110,7 @@ pub struct Verifying {
 
 /// False elections of a member as counted by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Counted {
     /// Which member.
     pub member: u64,
