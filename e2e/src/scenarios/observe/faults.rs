@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use client::{Client, Config, Put, RetryPolicy};
 use lab::rule::Rule;
 use serde_json::{Value, json};
@@ -300,7 +300,14 @@ impl Eye<'_> {
                 Some(alert) => Seen::NotYet(format!("{} fires", alert.name)),
             })
         });
-        quiet?;
+        let Fault { name, how, panel, .. } = *fault;
+        if let Err(error) = quiet {
+            // Somebody else's trouble: nothing can be told of this fault, and the others are worth seeing.
+            let (shown, fired) = (Err(error), Err(anyhow!("{name}: not made")));
+            let (resolved, others) = (Ok(Duration::ZERO), self.firing(place)?);
+            let outcome = Outcome { name, how, panel, shown, fired, resolved, others };
+            return Ok((outcome, Injection::new(|| Ok(()))));
+        }
         let before = self.signs(place, fault)?;
         say(&format!("   {}: {}", fault.name, fault.how));
         let begun = Instant::now();
@@ -325,7 +332,6 @@ impl Eye<'_> {
         others.retain(|alert| !fault.alerts.contains(&alert.name.as_str()));
         others.dedup_by(|one, other| one.name == other.name);
         let resolved = Ok(Duration::ZERO);
-        let Fault { name, how, panel, .. } = *fault;
         Ok((Outcome { name, how, panel, shown, fired, resolved, others }, injection))
     }
 
