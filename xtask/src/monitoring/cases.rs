@@ -22,6 +22,15 @@ pub(super) fn all(metric: &str, more: &str, samples: &str) -> Vec<(String, Strin
     (0..3).map(|n| of(n, metric, more, samples)).collect()
 }
 
+/// A histogram of member 2 with a hundred samples each step: none up to `from`, all up to `to`.
+pub(super) fn histogram(metric: &str, more: &str, from: &str, to: &str) -> Vec<(String, String)> {
+    let comma = if more.is_empty() { "" } else { "," };
+    [(from, "0+0x400"), (to, "0+100x400"), ("+Inf", "0+100x400")]
+        .into_iter()
+        .map(|(le, samples)| of(2, metric, &format!("{more}{comma}le=\"{le}\""), samples))
+        .collect()
+}
+
 /// Ids of members, as peers call them.
 const IDS: [&str; 3] = ["a0", "b1", "c2"];
 

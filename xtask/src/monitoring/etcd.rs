@@ -2,7 +2,7 @@
 //! that members have here. Two differ, for what the store counts differs: the quota is of what lives in
 //! it, so that is what is compared with it.
 
-use super::cases::{POD, STORE, all, but, healthy, of, unheard, unscraped};
+use super::cases::{POD, STORE, all, but, healthy, histogram, of, unheard, unscraped};
 use super::rules::{Alert, Case};
 
 type Series = Vec<(String, String)>;
@@ -31,15 +31,6 @@ fn puts(ok: &str, failed: &str) -> Series {
         of(2, "grpc_server_handled_total", &format!("{PUT},grpc_code=\"OK\""), ok),
         of(2, "grpc_server_handled_total", &format!("{PUT},grpc_code=\"Unavailable\""), failed),
     ]
-}
-
-/// A histogram of member 2 with a hundred samples each step: none up to `from`, all up to `to`.
-fn histogram(metric: &str, more: &str, from: &str, to: &str) -> Series {
-    let comma = if more.is_empty() { "" } else { "," };
-    [(from, "0+0x400"), (to, "0+100x400"), ("+Inf", "0+100x400")]
-        .into_iter()
-        .map(|(le, samples)| of(2, metric, &format!("{more}{comma}le=\"{le}\""), samples))
-        .collect()
 }
 
 /// All of them.

@@ -8,6 +8,8 @@ mod boards;
 mod cases;
 mod etcd;
 mod expr;
+#[cfg(test)]
+mod lint;
 mod ours;
 mod panel;
 mod rules;

@@ -1,7 +1,7 @@
 //! What MetaStore alerts of by its own: members, the machines below them, the network between them,
 //! tuning, and the operator. Where a plan of timing is in force, thresholds follow it.
 
-use super::cases::{POD, STORE, all, but, healthy, of, unheard, unscraped};
+use super::cases::{POD, STORE, all, but, healthy, histogram, of, unheard, unscraped};
 use super::rules::{Alert, Case};
 
 type Series = Vec<(String, String)>;
@@ -306,15 +306,9 @@ fn certificates(
 }
 
 fn machines() -> Vec<Alert> {
-    let syncs = |le_good: &str, samples: &str| {
-        let metric = "etcd_disk_wal_fsync_duration_seconds_bucket";
-        let mut series = vec![of(2, metric, "le=\"+Inf\"", "0+100x400")];
-        for le in ["0.064", "0.128", "0.256"] {
-            let samples = if le == le_good { samples } else { "0+0x400" };
-            let samples = if le == "0.256" { "0+100x400" } else { samples };
-            series.push(of(2, metric, &format!("le=\"{le}\""), samples));
-        }
-        series
+    let disk = |what: &str, from, to| {
+        let metric = format!("etcd_disk_wal_{what}_duration_seconds_bucket");
+        histogram(&metric, "", from, to)
     };
     vec![
         alert(
@@ -322,16 +316,25 @@ fn machines() -> Vec<Alert> {
             "warning",
             "2m",
             "\
-histogram_quantile(0.99, sum by (@P, le) (rate(etcd_disk_wal_fsync_duration_seconds_bucket{@S}[2m]))) > 0.1",
+max by (@P) (
+  label_replace(
+    histogram_quantile(0.99, sum by (@P, le) (rate(etcd_disk_wal_fsync_duration_seconds_bucket{@S}[2m]))),
+    \"of\", \"sync\", \"\", \"\"
+  )
+  or
+  label_replace(
+    histogram_quantile(0.99, sum by (@P, le) (rate(etcd_disk_wal_write_duration_seconds_bucket{@S}[2m]))),
+    \"of\", \"write\", \"\", \"\"
+  )
+)
+> 0.1",
             "A member's disk is slow.",
-            "One in a hundred syncs of the log of {{ $labels.pod }} in \
+            "One in a hundred syncs, or writes, of the log of {{ $labels.pod }} in \
              {{ $labels.namespace }}/{{ $labels.cluster }} takes {{ $value | humanizeDuration }} or more.",
             vec![
-                fires("syncs of a fifth of a second", syncs("", ""), &POD, "254.7ms"),
-                quiet("syncs below 64 ms", syncs("0.064", "0+100x400").into_iter().map(|(name, samples)| {
-                    let samples = if name.contains("0.128") { "0+100x400".to_owned() } else { samples };
-                    (name, samples)
-                }).collect()),
+                fires("syncs of a fifth of a second", disk("fsync", "0.128", "0.256"), &POD, "254.7ms"),
+                fires("writes of a fifth of a second", disk("write", "0.128", "0.256"), &POD, "254.7ms"),
+                quiet("syncs below 64 ms", disk("fsync", "0.032", "0.064")),
             ],
         ),
         alert(

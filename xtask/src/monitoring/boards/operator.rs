@@ -70,7 +70,7 @@ pub(super) fn board() -> Board {
             )
             .steps("green", &[(1.0, "orange")])
             .size(6, 4),
-            row("Passes"),
+            row("What it does"),
             lines(
                 "Passes",
                 "Passes over a resource, by result.",
