@@ -1,12 +1,13 @@
 //! The plan of timing, at the door: what of it this member has applied, and the way of a new one to the
 //! leader, who judges it before it proposes it.
 
+use autotune::planner::Bounds;
 use member::{Completion, Input, TuningRefusal, TuningStatus};
 use proto::admin::{TuningConfirmation, TuningResponse};
 use proto::log::TuningSubmit;
 use proto::peer::{TuningProposal, leader_reply, leader_request};
-use state::tuning::params_said;
-use state::{Response, StateError};
+use state::tuning::{params_of, params_said};
+use state::{Response, StateError, TuningError};
 
 use crate::door::{Door, RequestError};
 use crate::propose::{Ended, Handle};
@@ -26,6 +27,7 @@ impl Handle {
     /// Gets a plan into the log, here or at the leader, and waits until this member has applied it:
     /// its epoch.
     pub(crate) async fn submit_plan(&self, submit: TuningSubmit) -> Result<u64, RequestError> {
+        check_reach(&submit).map_err(StateError::Tuning)?;
         if self.shared.led.borrow().is_leader {
             return self.submit_plan_here(submit).await.map(|(epoch, _)| epoch);
         }
@@ -79,6 +81,13 @@ impl Handle {
     }
 }
 
+/// What is legal in the log may still be of no use to any network: refused at the door, by whichever
+/// member is asked.
+fn check_reach(submit: &TuningSubmit) -> Result<(), TuningError> {
+    let to = submit.to.as_ref().map(params_of);
+    to.map_or(Ok(()), |to| Bounds::widest().check(&to)).map_err(TuningError::Params)
+}
+
 fn say(status: &TuningStatus, response: &mut TuningResponse) {
     response.flags = Some(params_said(&status.flags));
     response.in_force = Some(params_said(&status.in_force));
@@ -92,4 +101,22 @@ fn say(status: &TuningStatus, response: &mut TuningResponse) {
             phase: *phase as u32,
         })
         .collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_of_no_use_to_any_network_is_refused_at_the_door_and_one_back_to_the_flags_is_not() {
+        let mut params = autotune::Params::default();
+        params.timing =
+            autotune::Timing { heartbeat_interval_us: 5_000, election_timeout_us: 50_000 };
+        let submit = |to| TuningSubmit { to, ..TuningSubmit::default() };
+        let refusal = check_reach(&submit(Some(params_said(&params)))).unwrap_err();
+        let line =
+            "plan is not legal: election timeout in µs: 50000 is not within 100000 to 50000000";
+        assert_eq!(refusal.to_string(), line);
+        assert_eq!(check_reach(&submit(None)), Ok(()));
+    }
 }
