@@ -40,15 +40,13 @@ pub struct Output {
 pub struct Persist {
     /// Ascending; `persisted(number)` confirms this one and all before.
     pub number: u64,
-    /// Term, vote and commit index, if they changed.
+    /// Term, vote and commit index, if they changed. A commit index that changed alone waits for the
+    /// next of these: nothing depends on its being on the disk, and who boots learns it anew.
     pub hard_state: Option<log::HardState>,
     /// Entries; the first replaces whatever the log held at its index and beyond.
     pub entries: Vec<log::Entry>,
     /// A snapshot that replaces the log, if a leader sent one.
     pub snapshot: Option<log::SnapshotMeta>,
-    /// False if only the commit index changed: it should be written some time, and nothing waits
-    /// for it.
-    pub must_sync: bool,
 }
 
 /// A read whose index is known.

@@ -89,6 +89,8 @@ pub struct Replica {
     conf_index: u64,
     /// Term and vote of the newest hard state handed out.
     vote: (u64, u64),
+    /// With a commit index that no hard state handed out has yet.
+    commit_unwritten: Option<log::HardState>,
     /// What the last output said of the leadership: term and leader.
     reported: (u64, u64),
     /// When each peer was last heard.
@@ -141,6 +143,7 @@ impl Replica {
             handed_out: applied,
             conf_index: applied,
             vote: (hard_state.term, hard_state.vote),
+            commit_unwritten: None,
             reported: (0, 0),
             heard_us: BTreeMap::new(),
             elections: Elections { stood_in: hard_state.term, ..Elections::default() },

@@ -427,15 +427,18 @@ fn a_base_without_chunks_is_never_sent_as_a_snapshot() {
 }
 
 #[test]
-fn a_commit_index_alone_is_written_without_a_sync_and_nothing_waits_for_it() {
+fn a_commit_index_alone_is_written_with_what_comes_next_and_nothing_waits_for_it() {
     let mut replica = follower();
     replica.receive(0, RaftMessage { commit: 10, ..message(Type::MsgHeartbeat, 5) }).unwrap();
     let output = replica.take_output(0);
-    let persist = output.persist.unwrap();
-    assert!(!persist.must_sync);
-    assert_eq!(persist.hard_state.unwrap().commit, 10);
+    assert!(output.persist.is_none());
     assert_eq!(kinds(&output.messages), [Type::MsgHeartbeatResponse]);
     assert_eq!(output.committed.len(), 2);
+
+    let append = RaftMessage { term: 5, commit: 10, ..append(vec![entry(11, 5)]) };
+    replica.receive(0, append).unwrap();
+    let written = replica.take_output(0).persist.unwrap().hard_state.unwrap();
+    assert_eq!((written.term, written.commit), (5, 10));
 }
 
 #[test]

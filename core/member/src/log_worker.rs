@@ -14,8 +14,6 @@ pub enum DiskTask {
         number: u64,
         /// What to write.
         batch: LogBatch,
-        /// Must be on the disk before it is reported; without it there is nothing to promise.
-        sync: bool,
     },
     /// Everything up to here is covered by durable snapshots.
     Release {
@@ -48,20 +46,18 @@ impl<D: Disk> LogWorker<D> {
         written: impl FnOnce(),
     ) -> Result<Vec<Input>, LogError> {
         let mut last = None;
-        let mut sync = false;
         let mut release = None;
         for task in tasks {
             match task {
-                DiskTask::Append { number, batch, sync: must } => {
+                DiskTask::Append { number, batch } => {
                     self.log.append(batch)?;
                     last = Some(*number);
-                    sync |= must;
                 }
                 DiskTask::Release { through_index } => release = Some(*through_index),
             }
         }
         written();
-        if sync {
+        if last.is_some() {
             self.log.sync()?;
         }
         if let Some(through_index) = release {

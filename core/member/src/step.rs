@@ -543,7 +543,6 @@ impl Member {
             }
             effects.disk.push(DiskTask::Append {
                 number,
-                sync: persist.must_sync,
                 batch: LogBatch {
                     hard_state: persist.hard_state.map(|h| wal::HardState {
                         term: h.term,

@@ -185,8 +185,10 @@ impl Replica {
         }
         log.append(ready.entries());
         self.raw.advance_append_async(ready);
-        if hard_state.is_some() || snapshot.is_some() || !entries.is_empty() {
-            output.persist = Some(Persist { number, hard_state, entries, snapshot, must_sync });
+        self.commit_unwritten = hard_state.or(self.commit_unwritten);
+        if must_sync {
+            let hard_state = self.commit_unwritten.take();
+            output.persist = Some(Persist { number, hard_state, entries, snapshot });
         }
         if let Some(confirmed) = confirmed {
             let before = self.raw.raft.state;
