@@ -37,6 +37,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// How lines look.
     pub log_format: LogFormat,
+    /// Traces of reconciles, if there are any.
+    pub tracing: Option<otlp::Settings>,
 }
 
 /// How much is logged.
@@ -68,6 +70,8 @@ pub enum Start {
     Print(String),
     /// To ask this URL once.
     Check(String),
+    /// To tell the process that runs in this container.
+    ToggleDebug,
 }
 
 /// A setting that cannot be used.
@@ -83,6 +87,7 @@ struct Cli {
     command: Command,
 }
 
+#[allow(clippy::large_enum_variant, reason = "one is made")]
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run until told to stop
@@ -93,6 +98,8 @@ enum Command {
         #[arg(long)]
         reference: bool,
     },
+    /// Turn the log of the operator that runs in this container to debug, or back
+    ToggleDebug,
     /// Ask a URL once over plain HTTP; anything but 200 within 10 s is a failure
     Check {
         /// Such as http://metastore-operator:8080/readyz
@@ -128,6 +135,16 @@ struct Flags {
     /// How lines look: json or text [env: LOG_FORMAT] [default: json]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    /// Collector that gets a trace of each reconcile, host:port or a URL; empty: none
+    /// [env: TRACING_ENDPOINT]
+    #[arg(long, value_name = "ADDRESS")]
+    tracing_endpoint: Option<String>,
+    /// How traces travel: grpc or http/protobuf [env: TRACING_PROTOCOL] [default: grpc]
+    #[arg(long, value_name = "PROTOCOL")]
+    tracing_protocol: Option<String>,
+    /// Reconciles that are traced, per million [env: TRACING_SAMPLING_RATE] [default: 1000000]
+    #[arg(long, value_name = "NUMBER")]
+    tracing_sampling_rate: Option<String>,
 }
 
 /// Reads the command line (the program's name first) and the environment.
@@ -145,7 +162,7 @@ where
                 }
                 ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
                 | ErrorKind::MissingSubcommand => Err(ConfigError(
-                    "a command is missing: run, crd or check (see --help)".to_owned(),
+                    "a command is missing: run, crd, check or toggle-debug (see --help)".to_owned(),
                 )),
                 _ => Err(ConfigError(first_paragraph(&error.render().to_string()))),
             };
@@ -154,6 +171,7 @@ where
     match cli.command {
         Command::Crd { reference: false } => Ok(Start::Print(crate::crd::yaml())),
         Command::Crd { reference: true } => Ok(Start::Print(crate::crd::reference())),
+        Command::ToggleDebug => Ok(Start::ToggleDebug),
         Command::Check { url } => Ok(Start::Check(url)),
         Command::Run(flags) => resolve(&flags, env).map(|config| Start::Run(Box::new(config))),
     }
@@ -256,6 +274,32 @@ fn resolve(flags: &Flags, env: &BTreeMap<String, String>) -> Result<Config, Conf
             .map_err(|_| bad(name, value, "neither json nor text"))?,
     };
 
+    let endpoint =
+        pick(flags.tracing_endpoint.as_ref(), "--tracing-endpoint", env, "TRACING_ENDPOINT");
+    let protocol =
+        pick(flags.tracing_protocol.as_ref(), "--tracing-protocol", env, "TRACING_PROTOCOL");
+    let protocol = match protocol {
+        None => None,
+        Some((name, value)) => Some(
+            otlp::Protocol::named(value)
+                .ok_or_else(|| bad(name, value, "neither grpc nor http/protobuf"))?,
+        ),
+    };
+    let rate = pick(
+        flags.tracing_sampling_rate.as_ref(),
+        "--tracing-sampling-rate",
+        env,
+        "TRACING_SAMPLING_RATE",
+    );
+    let sampling_per_million = match rate {
+        None => otlp::MILLION,
+        Some((name, value)) => value
+            .parse()
+            .ok()
+            .filter(|rate| *rate <= otlp::MILLION)
+            .ok_or_else(|| bad(name, value, "not a number from 0 to 1000000"))?,
+    };
+
     let variable = |name: &str| env.get(name).filter(|value| !value.is_empty()).cloned();
     let Some(pod_name) = variable("POD_NAME").or_else(|| variable("HOSTNAME")).or_else(|| {
         // Without a lease nobody asks who holds it.
@@ -266,7 +310,16 @@ fn resolve(flags: &Flags, env: &BTreeMap<String, String>) -> Result<Config, Conf
                 .to_owned(),
         ));
     };
+    let tracing = endpoint.map(|(_, address)| otlp::Settings {
+        address: Some(address.to_owned()),
+        protocol,
+        service_name: Some(LEASE_NAME.to_owned()),
+        instance_id: Some(pod_name.clone()),
+        attributes: vec![("service.version", env!("CARGO_PKG_VERSION").to_owned())],
+        sampling_per_million,
+    });
     Ok(Config {
+        tracing,
         namespaces,
         listen,
         leader_election,
@@ -344,6 +397,14 @@ mod tests {
                 "--certificate-spread-seconds \"0\": not a number of seconds from 1 to 3600",
             ),
             (&["--log-level=loud"], "--log-level \"loud\": none of debug, info, warn, error"),
+            (
+                &["--tracing-endpoint=a:1", "--tracing-protocol=udp"],
+                "--tracing-protocol \"udp\": neither grpc nor http/protobuf",
+            ),
+            (
+                &["--tracing-sampling-rate=1000001"],
+                "--tracing-sampling-rate \"1000001\": not a number from 0 to 1000000",
+            ),
             (&["--colour"], "unexpected argument '--colour' found (see --help)"),
         ] {
             assert_eq!(load_run(args, &[]).unwrap_err(), line);
@@ -354,7 +415,7 @@ mod tests {
         let none = load(["metastore-operator"].map(OsString::from), &BTreeMap::new());
         assert_eq!(
             none.unwrap_err().to_string(),
-            "a command is missing: run, crd or check (see --help)"
+            "a command is missing: run, crd, check or toggle-debug (see --help)"
         );
     }
 }

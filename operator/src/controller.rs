@@ -33,7 +33,7 @@ use kube::runtime::{
 };
 use kube::{Api, Resource, ResourceExt};
 use tokio::sync::{Semaphore, watch};
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::act::{ActError, Hands, name_of};
 use crate::api::{ApiDoor, ApiError};
@@ -47,6 +47,7 @@ use crate::observe::{Look, observe};
 use crate::observed::Observed;
 use crate::plan::{Event, Plan};
 use crate::resources::{self, Settings};
+use crate::telemetry;
 
 /// Clusters passed over at a time.
 const PASSES_MAX: usize = 4;
@@ -142,7 +143,9 @@ impl<M: Members> Keeper<M> {
         let _slot = self.slots.acquire().await;
         let _under_way = self.health.pass();
         let timer = self.metrics.duration.start_timer();
-        let passed = self.pass(key).await;
+        let span = telemetry::reconcile(&name(key));
+        let passed = self.pass(key).instrument(span.clone()).await;
+        telemetry::ended(&span, passed.as_ref().err());
         timer.observe_duration();
         let (result, action) = match passed {
             Ok(Passed::Again(after)) => {
@@ -212,7 +215,8 @@ impl<M: Members> Keeper<M> {
                 seen = &fresh;
             }
             info!(cluster = %name(key), ?step, "acting");
-            match hands.act(seen, step).await {
+            let acting = info_span!(target: otlp::COLD, "act", step = name_of(step));
+            match hands.act(seen, step).instrument(acting).await {
                 Ok(notes) => told.extend(notes),
                 Err(error) => {
                     acted = Err(PassError::Act { step: name_of(step), error });
@@ -242,7 +246,9 @@ impl<M: Members> Keeper<M> {
     }
 
     async fn look(&self, key: &Key) -> Result<Option<Look>, ApiError> {
-        let look = observe(&self.api, &self.members, &self.memory, &self.settings, key).await?;
+        let look = observe(&self.api, &self.members, &self.memory, &self.settings, key)
+            .instrument(info_span!(target: otlp::COLD, "observe"))
+            .await?;
         if let Some(look) = &look {
             look.settle(key, &self.memory);
         }
@@ -291,8 +297,7 @@ impl<M: Members> Keeper<M> {
             kept.plan_since_s = unsettled_since_s(&look.observed);
             (kept.ready, kept.wanted) = ready(plan.status.ready.as_deref());
             kept.frozen = plan.tuning.frozen;
-            kept.predicted_failover_s =
-                plan.tuning.predicted_failover_us.map(|us| us as f64 / 1e6);
+            kept.predicted_failover_s = plan.tuning.predicted_failover_us.map(|us| us as f64 / 1e6);
         });
         if look.observed.object.spec.autotune.mode != AutotuneMode::Off {
             let silent = look.addresses.len().saturating_sub(look.observed.answers.len());

@@ -141,6 +141,9 @@ pub struct MetaStoreSpec {
     /// Objects for Prometheus' operator.
     #[serde(default)]
     pub monitoring: MonitoringSpec,
+    /// Traces of what members do, over OTLP. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<TracingSpec>,
     /// Who may reach the members.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,
@@ -433,6 +436,33 @@ pub struct MonitoringSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m)$"), length(max = 16))]
     pub interval: Option<String>,
+}
+
+/// Traces of what members do, over OTLP.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TracingSpec {
+    /// The collector, as host:port.
+    #[schemars(regex(pattern = r"^[^/:$ ]+:[0-9]+$"), length(max = 280))]
+    pub endpoint: String,
+    /// How traces travel: grpc or http/protobuf.
+    #[serde(default)]
+    pub protocol: TraceProtocol,
+    /// Traces taken per million, beside those that clients take.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub sampling_rate: i64,
+}
+
+/// How traces travel.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the words of the flag")]
+pub enum TraceProtocol {
+    #[default]
+    #[serde(rename = "grpc")]
+    Grpc,
+    #[serde(rename = "http/protobuf")]
+    Http,
 }
 
 /// Which object tells Prometheus where the metrics are.

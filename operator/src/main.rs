@@ -15,6 +15,10 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
+        Ok(Start::ToggleDebug) => match operator::run::toggle_debug() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, 1),
+        },
         Ok(Start::Check(url)) => match operator::check::check(&url) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, 1),

@@ -9,8 +9,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use crate::memory::Cluster;
 use crate::members::Key;
+use crate::memory::Cluster;
 
 /// All figures.
 pub(crate) struct Metrics {
@@ -78,6 +78,12 @@ pub(crate) const CONDITIONS: [&str; 6] =
 
 impl Metrics {
     /// All at zero.
+    /// Adds a collector that lives elsewhere.
+    pub(crate) fn register(&self, collector: Box<dyn prometheus::core::Collector>) {
+        let registered = self.registry.register(collector);
+        registered.unwrap_or_else(|error| panic!("metric: {error}"));
+    }
+
     pub(crate) fn new() -> Self {
         let registry = Registry::new();
         let metrics = Metrics {

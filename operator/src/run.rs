@@ -3,6 +3,7 @@
 //! One thread: the work is waiting. What can act begins only once the lease is held, and a lost lease
 //! ends the process, so that nothing goes on under it.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use futures::future::join_all;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::ListParams;
+use otlp::Tracer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -28,7 +30,7 @@ use crate::members::Grpc;
 use crate::metrics::Metrics;
 use crate::plan;
 use crate::resources::Settings;
-use crate::telemetry;
+use crate::telemetry::{self, Log};
 
 /// Longest a connection to the API server may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -42,6 +44,9 @@ const STOP: Duration = Duration::from_secs(15);
 /// Why the operator ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// Traces cannot be handed over.
+    #[error("{0}")]
+    Tracing(String),
     /// The runtime could not be made.
     #[error("the runtime cannot be started: {0}")]
     Runtime(std::io::Error),
@@ -67,25 +72,35 @@ impl From<Lost> for RunError {
 
 /// Runs until told to stop.
 pub fn run(config: &Config) -> Result<(), RunError> {
-    telemetry::install(config.log_level, config.log_format);
+    let telemetry =
+        telemetry::install(config).map_err(|error| RunError::Tracing(error.to_string()))?;
     // A second call in one process keeps the first provider; only tests do that.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
-    let ended = runtime.block_on(serve(config));
+    let ended = runtime.block_on(serve(config, telemetry.tracer.as_ref(), &telemetry.log));
     // Whatever still runs is cut off where it waits.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(config: &Config) -> Result<(), RunError> {
+/// Tells the operator that is the first process of this container to turn its log to `debug`, or back.
+pub fn toggle_debug() -> std::io::Result<()> {
+    let first = rustix::process::Pid::from_raw(1).expect("not zero");
+    Ok(rustix::process::kill_process(first, rustix::process::Signal::USR1)?)
+}
+
+async fn serve(config: &Config, tracer: Option<&Tracer>, log: &Log) -> Result<(), RunError> {
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(signals(stop));
     let listener =
         TcpListener::bind(config.listen).await.map_err(|e| RunError::Listen(config.listen, e))?;
     let metrics = Arc::new(Metrics::new());
+    for collector in tracer.into_iter().flat_map(Tracer::collectors) {
+        metrics.register(collector);
+    }
     let health = Arc::new(Health::default());
     let site = Site { metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
     let mut site = tokio::spawn(http::serve(listener, site));
@@ -94,11 +109,25 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let work = keep(config, stopped, &metrics, &health);
     tokio::select! {
         ended = work => ended,
+        never = toggles(log) => match never {},
         ended = &mut site => Err(RunError::Http(match ended {
             Ok(Ok(())) => std::io::Error::other("ended"),
             Ok(Err(error)) => error,
             Err(error) => std::io::Error::other(error),
         })),
+    }
+}
+
+/// Turns the log to `debug`, and back, for each SIGUSR1.
+async fn toggles(log: &Log) -> Infallible {
+    let Ok(mut asked) = signal(SignalKind::user_defined1()) else {
+        return std::future::pending().await;
+    };
+    loop {
+        // The stream of a signal has no end.
+        if asked.recv().await.is_some() {
+            log.toggle_debug();
+        }
     }
 }
 

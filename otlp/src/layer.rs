@@ -1,15 +1,16 @@
 //! Spans of `tracing` on the same way as all others: for what is rare and long, a reconcile or a
 //! snapshot, where to enter a span costs nothing that counts.
 
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, Span, SpanData, SpanProcessor};
 use tracing::Subscriber;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::Tracer;
+use crate::{Context, Tracer};
 
 /// Spans of this target are handed over, and no others.
 pub const COLD: &str = "trace";
@@ -30,6 +31,18 @@ where
         .with_location(false)
         .with_threads(false)
         .with_filter(FilterFn::new(|metadata| metadata.is_span() && metadata.target() == COLD))
+}
+
+/// Where a span of [`COLD`] stands. `None`: it is not taken, or nothing is traced.
+pub fn context_of(span: &tracing::Span) -> Option<Context> {
+    let held = span.context();
+    let span = held.span();
+    let said = span.span_context();
+    (said.is_valid() && said.is_sampled()).then(|| Context {
+        trace_id: said.trace_id(),
+        span_id: said.span_id(),
+        is_remote: said.is_remote(),
+    })
 }
 
 /// The queue, as the library sees it. The resource is the exporter's.
@@ -67,6 +80,7 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(layer(&tracer, MILLION));
         tracing::subscriber::with_default(subscriber, || {
             let outer = tracing::info_span!(target: COLD, "outer").entered();
+            assert!(context_of(&outer).is_some());
             tracing::info_span!("of another target").in_scope(|| {
                 tracing::info_span!(target: COLD, "inner", index = 7).in_scope(|| ());
             });

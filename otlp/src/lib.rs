@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 pub use context::Context;
 pub use export::Exporting;
-pub use layer::{COLD, layer};
+pub use layer::{COLD, context_of, layer};
 pub use opentelemetry;
 
 /// A share is given in millionths.

@@ -15,7 +15,7 @@ use super::{
     PEER_PORT, Settings, client_secret, hash, image, labels, map, mark_applied, metadata, name,
     peer_domain, peer_secret, peer_service, peer_url, pod_name, scheme, selector_labels, uid,
 };
-use crate::crd::{MetaStore, Retention, TlsMode};
+use crate::crd::{MetaStore, Retention, TlsMode, TraceProtocol};
 use crate::observed::{Beginning, Ordinal};
 use crate::quantity;
 
@@ -423,6 +423,18 @@ fn arguments(
         flags.push(("peer-trusted-ca-file", format!("{PEER_TLS_PATH}/ca.crt")));
     }
     flags.extend(options(object));
+    if let Some(tracing) = &object.spec.tracing {
+        let protocol = match tracing.protocol {
+            TraceProtocol::Grpc => "grpc",
+            TraceProtocol::Http => "http/protobuf",
+        };
+        flags.push(("enable-distributed-tracing", "true".to_owned()));
+        flags.push(("distributed-tracing-address", tracing.endpoint.clone()));
+        flags.push(("distributed-tracing-protocol", protocol.to_owned()));
+        flags.push(("distributed-tracing-service-name", object.name_any()));
+        flags.push(("distributed-tracing-instance-id", "$(POD_NAME)".to_owned()));
+        flags.push(("distributed-tracing-sampling-rate", tracing.sampling_rate.to_string()));
+    }
     flags.into_iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 
@@ -459,6 +471,34 @@ fn options(object: &MetaStore) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::TracingSpec;
+
+    #[test]
+    fn members_trace_where_the_resource_says_so_and_only_there() {
+        let args = |object: &MetaStore| {
+            let made = workload(object, &Settings::default(), 3, &Beginning::Restore, None);
+            let made = serde_json::to_value(made).unwrap();
+            let args = &made["spec"]["template"]["spec"]["containers"][0]["args"];
+            args.as_array().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let mut object = MetaStore::default();
+        assert!(!args(&object).iter().any(|arg| arg.contains("tracing")));
+        object.spec.tracing = Some(TracingSpec {
+            endpoint: "otel:4318".to_owned(),
+            protocol: TraceProtocol::Http,
+            sampling_rate: 1_000,
+        });
+        let args = args(&object);
+        for flag in [
+            "\"--enable-distributed-tracing=true\"",
+            "\"--distributed-tracing-address=otel:4318\"",
+            "\"--distributed-tracing-protocol=http/protobuf\"",
+            "\"--distributed-tracing-instance-id=$(POD_NAME)\"",
+            "\"--distributed-tracing-sampling-rate=1000\"",
+        ] {
+            assert!(args.iter().any(|arg| arg == flag), "{flag}: {args:?}");
+        }
+    }
 
     #[test]
     fn a_beginning_is_read_back_as_it_was_written() {
