@@ -100,6 +100,7 @@ exists() { # PROGRAM NAMES OPTIONS
   local program=$1 names=$2 help option
   # shellcheck disable=SC2086 # words
   help=$("$program" $names --help 2>&1) || help=$("$program" ${names%% *} --help 2>&1) || return 1
+  help+=$("$program" options 2>/dev/null || "$program" --help 2>&1) # options of all commands
   for option in $3; do
     [[ $help == *"$option"* ]] || { echo "$names: no $option"; return 1; }
   done
