@@ -622,4 +622,15 @@ mod tests {
         }
         assert_eq!(state(Duration::ZERO), LinkState::Disconnected);
     }
+
+    #[test]
+    fn a_snapshot_counts_on_its_way_out_or_in() {
+        let link = Arc::new(link());
+        let out = link.transferring(Way::Out);
+        assert_eq!((link.sending(), link.receiving()), (1, 0));
+        let _in = link.transferring(Way::In);
+        drop(out);
+        assert_eq!((link.sending(), link.receiving()), (0, 1));
+        assert!(link.is_transferring());
+    }
 }

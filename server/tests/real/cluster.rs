@@ -125,6 +125,12 @@ impl Cluster {
             .await;
     }
 
+    /// The same, by one caller.
+    pub(crate) async fn accepts_writes_of(&self, client: &Client) {
+        until("an accepted write", || async { client.put(Put::new("alive", "yes")).await.ok() })
+            .await;
+    }
+
     /// Waits until all members have the same hash at the same revision.
     pub(crate) async fn members_agree(&self) {
         let client = self.client();
@@ -248,6 +254,13 @@ impl Process {
             child.kill().expect("killed");
             child.wait().expect("reaped");
         }
+    }
+
+    /// Sends a signal and does not wait.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let child = self.child.as_ref().expect("launched");
+        let pid = rustix::process::Pid::from_child(child);
+        rustix::process::kill_process(pid, signal).expect("signalled");
     }
 
     /// SIGTERM; the exit code.

@@ -6,6 +6,7 @@ mod cluster;
 mod facts;
 mod kills;
 mod manners;
+mod metrics;
 mod plans;
 mod refusals;
 mod tls;

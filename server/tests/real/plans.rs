@@ -10,7 +10,7 @@ use crate::manners::leader;
 /// The phase a plan ends in.
 const SETTLED: u32 = 5;
 
-fn params(heartbeat_ms: u64, election_ms: u64) -> TuningParams {
+pub(crate) fn params(heartbeat_ms: u64, election_ms: u64) -> TuningParams {
     TuningParams {
         heartbeat_interval_us: heartbeat_ms * 1_000,
         election_timeout_us: election_ms * 1_000,
@@ -23,7 +23,7 @@ fn params(heartbeat_ms: u64, election_ms: u64) -> TuningParams {
     }
 }
 
-fn upon(expected_epoch: u64, to: Option<TuningParams>) -> TuningSubmit {
+pub(crate) fn upon(expected_epoch: u64, to: Option<TuningParams>) -> TuningSubmit {
     TuningSubmit { expected_epoch, to, planner: "test".to_owned(), ..TuningSubmit::default() }
 }
 
@@ -32,7 +32,7 @@ fn plan(said: &TuningResponse) -> &Tuning {
 }
 
 /// Waits until a member uses these two values, and the plan of the epoch has settled there.
-async fn uses(member: &Client, epoch: u64, heartbeat_ms: u64, election_ms: u64) {
+pub(crate) async fn uses(member: &Client, epoch: u64, heartbeat_ms: u64, election_ms: u64) {
     until("a plan in force", || async {
         let said = member.tuning().await.ok()?;
         let at = (plan(&said).epoch, plan(&said).phase);

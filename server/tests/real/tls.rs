@@ -20,9 +20,9 @@ use crate::manners::page;
 /// Longest wait for an answer that should not come.
 const SOON: Duration = Duration::from_secs(2);
 
-type Ca = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Ca = CertifiedIssuer<'static, KeyPair>;
 
-fn ca(name: &str) -> Ca {
+pub(crate) fn ca(name: &str) -> Ca {
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -31,7 +31,7 @@ fn ca(name: &str) -> Ca {
 }
 
 /// A certificate and its key, PEM.
-fn leaf(ca: &Ca, names: &[&str]) -> (String, String) {
+pub(crate) fn leaf(ca: &Ca, names: &[&str]) -> (String, String) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).expect("names");
     params.extended_key_usages =
@@ -40,16 +40,16 @@ fn leaf(ca: &Ca, names: &[&str]) -> (String, String) {
     (params.signed_by(&key, ca).expect("signed").pem(), key.serialize_pem())
 }
 
-const HOSTS: &[&str] = &["localhost", "127.0.0.1", "::1"];
+pub(crate) const HOSTS: &[&str] = &["localhost", "127.0.0.1", "::1"];
 
 /// Files as a Kubernetes volume has them: behind a link that is swapped.
-struct Volume {
+pub(crate) struct Volume {
     dir: tempfile::TempDir,
     versions: usize,
 }
 
 impl Volume {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(files: &[(&str, &str)]) -> Self {
         let mut volume = Volume { dir: tempfile::tempdir().expect("directory"), versions: 0 };
         volume.swap(files);
         for (name, _) in files {
@@ -76,11 +76,11 @@ impl Volume {
     }
 }
 
-fn identity(volume: &mut Volume, ca: &str, own: &(String, String)) {
+pub(crate) fn identity(volume: &mut Volume, ca: &str, own: &(String, String)) {
     volume.swap(&[("ca", ca), ("cert", &own.0), ("key", &own.1)]);
 }
 
-fn server_flags(volume: &Volume, prefix: &str, is_mutual: bool) -> Vec<String> {
+pub(crate) fn server_flags(volume: &Volume, prefix: &str, is_mutual: bool) -> Vec<String> {
     let flag = |name: &str, file: &str| format!("--{prefix}{name}={}", volume.path(file).display());
     let mut flags = vec![flag("cert-file", "cert"), flag("key-file", "key")];
     if is_mutual {
