@@ -6,6 +6,7 @@
 //! * `docs/reference/metastore.md`, from the same
 //! * `charts/metastore/rules/` with promtool's tests of it, and `charts/metastore/dashboards/`, from
 //!   `monitoring`
+//! * `docs/reference/metrics.md`, from the table the server makes its metrics of and from the operator's
 //! * the table of values in the chart's README, from its `values.schema.json`
 
 use std::collections::BTreeMap;
@@ -22,6 +23,10 @@ use crate::monitoring;
 
 const CRD: &str = "charts/metastore/generated/metastores.yaml";
 const REFERENCE: &str = "docs/reference/metastore.md";
+const OPERATOR_METRICS: &str = "operator/src/metrics.rs";
+/// Whose names are served.
+const ETCD: &str = "3.7";
+const METRICS: &str = "docs/reference/metrics.md";
 const SCHEMA: &str = "charts/metastore/values.schema.json";
 const README: &str = "charts/metastore/README.md";
 const TABLE_BEGINS: &str = "<!-- values: written by cargo xtask gen from values.schema.json -->\n";
@@ -30,11 +35,12 @@ const TABLE_ENDS: &str = "<!-- values end -->\n";
 type Render = fn(&Path) -> Result<String>;
 
 /// In this order: those that need a build last.
-const FILES: [(&str, Render); 6] = [
+const FILES: [(&str, Render); 7] = [
     (dockerfile::PATH, dockerfile),
     (monitoring::RULES, |_| Ok(monitoring::rules())),
     (monitoring::CASES, |_| Ok(monitoring::cases())),
     (README, readme),
+    (METRICS, metrics),
     (CRD, |_| operator(&[])),
     (REFERENCE, |_| operator(&["--reference"])),
 ];
@@ -84,6 +90,64 @@ fn operator(more: &[&str]) -> Result<String> {
     let text = String::from_utf8(output.stdout)?;
     ensure!(text.contains("MetaStore"), "metastore-operator crd: no definition");
     Ok(text)
+}
+
+/// What there is to scrape.
+fn metrics(root: &Path) -> Result<String> {
+    let arguments = ["run", "--quiet", "-p", "server", "--example", "metrics_reference"];
+    let output = cargo(&arguments).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "metrics_reference: {}", output.status);
+    let members = String::from_utf8(output.stdout)?;
+    ensure!(members.contains("etcd_server_has_leader"), "metrics_reference: no table");
+    let source = std::fs::read_to_string(root.join(OPERATOR_METRICS)).context(OPERATOR_METRICS)?;
+    let operator = operator_metrics(&source)?;
+    Ok(format!(
+        "# Metrics\n\nWritten by `cargo xtask gen`; what to read off them is in \
+         [metrics.md](../operating/metrics.md).\n\n## Of a member\n\nNames that begin with `etcd_` and \
+         `grpc_server_` mean what they mean in etcd {ETCD}, with its labels and buckets \
+         (`server/tests/real/etcd-metrics.txt` has them all, and why some are not here). `To`, `From`, \
+         `Remote` and `Local` are member ids in hexadecimal.\n\n{members}\n## Of the operator\n\n{operator}"
+    ))
+}
+
+/// The operator's figures, from the calls that make them: `counters(&registry, name, help, labels)`.
+fn operator_metrics(source: &str) -> Result<String> {
+    let mut rows = String::from("| name | type | labels | meaning |\n|---|---|---|---|\n");
+    let body = source.split_once("fn new() -> Self").context("operator: no figures")?.1;
+    let mut count = 0;
+    let mut maker = body;
+    for piece in body.split("&registry,") {
+        let (call, made_by) = (piece, std::mem::replace(&mut maker, piece));
+        if std::ptr::eq(made_by, body) {
+            continue;
+        }
+        let mut texts = call.split('"').skip(1).step_by(2);
+        let (Some(name), Some(help)) = (texts.next(), texts.next()) else { break };
+        let end = call.find("),\n").unwrap_or(call.len());
+        let labels = call[..end].split_once("&[").and_then(|(_, rest)| rest.split_once(']'));
+        // Those of one kind have the labels of a MetaStore without saying so.
+        let of_metastore = made_by.trim_end().ends_with("seconds(");
+        let labels = labels.map(|(labels, _)| labels);
+        let labels = labels.or(of_metastore.then_some("NAMESPACE, NAME"));
+        let labels = labels.map_or_else(String::new, |labels| {
+            let words = labels.split(',').map(|label| match label.trim() {
+                "NAMESPACE" => "metastore_namespace",
+                "NAME" => "metastore",
+                label => label.trim_matches('"'),
+            });
+            let words: Vec<_> =
+                words.filter(|word| !word.is_empty()).map(|it| format!("`{it}`")).collect();
+            words.join(", ")
+        });
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        rows.push_str(&format!("| `metastore_operator_{name}` | {kind} | {labels} | {help} |\n"));
+        count += 1;
+    }
+    ensure!(count > 10, "operator: {count} figures found");
+    rows.push_str(
+        "| `metastore_operator_reconcile_duration_seconds` | histogram |  | How long passes took. |\n",
+    );
+    Ok(rows)
 }
 
 fn readme(root: &Path) -> Result<String> {
