@@ -109,9 +109,8 @@ mod tests {
 
     #[test]
     fn a_plan_of_no_use_to_any_network_is_refused_at_the_door_and_one_back_to_the_flags_is_not() {
-        let mut params = autotune::Params::default();
-        params.timing =
-            autotune::Timing { heartbeat_interval_us: 5_000, election_timeout_us: 50_000 };
+        let timing = autotune::Timing { heartbeat_interval_us: 5_000, election_timeout_us: 50_000 };
+        let params = autotune::Params { timing, ..autotune::Params::default() };
         let submit = |to| TuningSubmit { to, ..TuningSubmit::default() };
         let refusal = check_reach(&submit(Some(params_said(&params)))).unwrap_err();
         let line =
