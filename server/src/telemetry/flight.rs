@@ -394,7 +394,7 @@ mod tests {
 
     fn to_log(entry: wal::Entry) -> Vec<DiskTask> {
         let batch = wal::LogBatch { entries: vec![entry], ..Default::default() };
-        vec![DiskTask::Append { number: 1, batch, sync: true }]
+        vec![DiskTask::Append { number: 1, batch }]
     }
 
     #[test]
