@@ -1,7 +1,7 @@
 //! What a member tells of itself while it runs, line by line and call by call.
 //!
-//! [`log`] writes lines; how many of them, [`level`] decides, and may be told otherwise while the
-//! member runs. [`call`] follows one call through the api, [`flight`] one command through the queue,
+//! `log` writes lines; how many of them, `level` decides, and may be told otherwise while the
+//! member runs. `call` follows one call through the api, `flight` one command through the queue,
 //! the logs of all members, and apply (docs/adr/0020). Where tracing is off there is no tracer, and
 //! every question about it ends at one look at a pointer that is null.
 
