@@ -138,8 +138,8 @@ impl<M: Members> Keeper<M> {
         }
     }
 
-    /// One pass over one cluster, counted.
-    async fn counted_pass(&self, key: &Key) -> Result<Action, PassError> {
+    /// One pass over one cluster, counted and traced.
+    pub(crate) async fn counted_pass(&self, key: &Key) -> Result<Action, PassError> {
         let _slot = self.slots.acquire().await;
         let _under_way = self.health.pass();
         let timer = self.metrics.duration.start_timer();

@@ -6,3 +6,4 @@ mod fake_members;
 mod idle;
 mod lease;
 mod passes;
+mod traces;

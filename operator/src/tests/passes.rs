@@ -47,7 +47,7 @@ pub(super) fn metastore(name: &str, spec: &Value) -> Value {
     })
 }
 
-fn put(api: &FakeApi, spec: &Value) {
+pub(super) fn put(api: &FakeApi, spec: &Value) {
     let mut object = metastore("demo", spec);
     if let Some(live) = api.get("metastore.io/metastores", "ns/demo") {
         object["status"] = live["status"].clone();
