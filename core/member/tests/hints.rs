@@ -1,18 +1,13 @@
 //! Which crash hints a member follows: of the leader's newest process, while no lease may run.
 
+mod lone;
+
 use bytes::Bytes;
+use lone::Lone;
 use member::consensus::Config;
-use member::state::{Limits, StateParts};
-use member::wal::mem::MemDisk;
-use member::wal::{Identity, LogOptions};
-use member::{
-    ApplyTask, ApplyWorker, BASE_INDEX, BASE_TERM, DiskTask, Effects, Input, Member, MemberConfig,
-    Recovery, SnapshotPolicy, bootstrap, recover,
-};
+use member::{BASE_INDEX, BASE_TERM, Input};
 use prost::Message as _;
-use proto::log::{
-    Batch, Command, Entry, Member as MemberRow, TuningParams, TuningSubmit, command::Op,
-};
+use proto::log::{Batch, Command, Entry, TuningParams, TuningSubmit, command::Op};
 use proto::peer::{RaftMessage, raft_message::Type};
 
 /// It leads, in this term and boot.
@@ -22,73 +17,20 @@ const BOOT: u64 = 70;
 /// All turns are over by then.
 const TURNS_US: u64 = 20_000;
 
-struct Stage {
-    member: Member,
-    apply: ApplyWorker,
-    sent: Vec<RaftMessage>,
-}
+struct Stage(Lone);
 
 impl Stage {
     fn new(consensus: Config) -> Stage {
-        let rows: Vec<MemberRow> = (1..=3)
-            .map(|id| MemberRow { id, name: format!("m{id}"), ..MemberRow::default() })
-            .collect();
-        let recovery = Recovery {
-            log: LogOptions::default(),
-            limits: Limits::default(),
-            log_entries_kept: 0,
-            log_bytes_kept: 0,
-        };
-        let identity = Identity { cluster_id: 7, member_id: 1 };
-        let (mut snapshots, mut log) = (MemDisk::new(), MemDisk::new());
-        let parts = StateParts::new_cluster(&rows);
-        bootstrap(&mut snapshots, &mut log, identity, parts, &recovery).expect("a whole disk");
-        let booted =
-            recover(&mut snapshots, &mut log, None, &recovery, None).expect("a whole disk");
-        let mut apply = ApplyWorker::new(booted.state);
-        let view = apply.view();
-        let config = MemberConfig {
-            cluster_id: 7,
-            origin: 9,
-            consensus,
-            snapshots: SnapshotPolicy::default(),
-            strict_reconfig_check: true,
-        };
-        let member = Member::new(config, booted.boot, &view, booted.held, 0).expect("a founder");
-        let mut stage = Stage { member, apply, sent: Vec::new() };
-        stage.step(0, vec![Input::PeerGreeted { peer: LEADER, boot_id: BOOT }, beat()]);
+        let mut stage = Stage(Lone::new(consensus));
+        stage.0.step(0, vec![Input::PeerGreeted { peer: LEADER, boot_id: BOOT }, beat()]);
         stage
-    }
-
-    /// One step, with a disk and an apply worker that are done at once.
-    fn step(&mut self, now_us: u64, mut inputs: Vec<Input>) {
-        for _ in 0..100 {
-            let effects = self.member.step(now_us, inputs);
-            let Effects { disk, net, apply, again, .. } = effects;
-            inputs = Vec::new();
-            self.sent.extend(net);
-            for task in disk {
-                if let DiskTask::Append { number, .. } = task {
-                    inputs.push(Input::Persisted { number });
-                }
-            }
-            for task in apply.into_iter().filter(|task| matches!(task, ApplyTask::Entries { .. })) {
-                let applied =
-                    self.apply.run(task, &mut |_| unreachable!("no snapshot")).expect("entries");
-                inputs.push(Input::Applied(Box::new(applied.report)));
-            }
-            if inputs.is_empty() && !again {
-                return;
-            }
-        }
-        panic!("the member does not come to rest");
     }
 
     /// Whether the hint makes the member stand for election.
     fn stands_upon(&mut self, peer: u64, boot_id: u64) -> bool {
-        self.step(0, vec![Input::LeaderGone { peer, boot_id }]);
-        self.step(TURNS_US, vec![]);
-        self.sent.iter().any(|message| message.r#type() == Type::MsgRequestPreVote)
+        self.0.step(0, vec![Input::LeaderGone { peer, boot_id }]);
+        self.0.step(TURNS_US, vec![]);
+        self.0.sent.iter().any(|message| message.r#type() == Type::MsgRequestPreVote)
     }
 }
 
@@ -140,7 +82,7 @@ fn plan(lease_us: u64) -> Input {
 fn a_hint_about_the_leaders_process_is_followed() {
     let mut stage = Stage::new(Config::new(1, 9));
     assert!(stage.stands_upon(LEADER, BOOT));
-    assert_eq!(stage.member.hints(0).taken, 1);
+    assert_eq!(stage.0.member.hints(0).taken, 1);
 }
 
 #[test]
@@ -158,12 +100,12 @@ fn a_member_told_to_follow_none_follows_none() {
 #[test]
 fn no_hint_is_followed_from_a_plan_with_a_lease_on() {
     let mut without = Stage::new(Config::new(1, 9));
-    without.step(0, vec![plan(0)]);
-    assert_eq!(without.member.tuning(0).epoch, 1);
+    without.0.step(0, vec![plan(0)]);
+    assert_eq!(without.0.member.tuning(0).epoch, 1);
     assert!(without.stands_upon(LEADER, BOOT));
     let mut with = Stage::new(Config::new(1, 9));
-    with.step(0, vec![plan(700_000)]);
-    assert_eq!((with.member.tuning(0).epoch, with.member.tuning(0).in_force.lease_us), (1, 0));
+    with.0.step(0, vec![plan(700_000)]);
+    assert_eq!((with.0.member.tuning(0).epoch, with.0.member.tuning(0).in_force.lease_us), (1, 0));
     assert!(!with.stands_upon(LEADER, BOOT), "it has not begun, and may any time");
 }
 
@@ -171,10 +113,10 @@ fn no_hint_is_followed_from_a_plan_with_a_lease_on() {
 fn a_leader_that_beats_after_a_hint_makes_it_a_false_one() {
     let mut stage = Stage::new(Config::new(1, 9));
     for n in 1..=3 {
-        stage.step(0, vec![Input::LeaderGone { peer: LEADER, boot_id: BOOT }]);
-        stage.step(1_000, vec![beat()]);
-        assert_eq!(stage.member.hints(1_000).false_hints, n);
+        stage.0.step(0, vec![Input::LeaderGone { peer: LEADER, boot_id: BOOT }]);
+        stage.0.step(1_000, vec![beat()]);
+        assert_eq!(stage.0.member.hints(1_000).false_hints, n);
     }
     assert!(!stage.stands_upon(LEADER, BOOT), "three were false");
-    assert_eq!(stage.member.hints(0).silenced, 1);
+    assert_eq!(stage.0.member.hints(0).silenced, 1);
 }

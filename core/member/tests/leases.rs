@@ -1,14 +1,10 @@
 //! Who may speak for a lease: a leader that was one after the question was asked.
 
+mod lone;
+
+use lone::Lone;
 use member::consensus::Config;
-use member::state::{Limits, StateParts};
-use member::wal::mem::MemDisk;
-use member::wal::{Identity, LogOptions};
-use member::{
-    ApplyTask, ApplyWorker, DiskTask, Effects, Input, Member, MemberConfig, Recovery, Reply,
-    SnapshotPolicy, bootstrap, recover,
-};
-use proto::log::Member as MemberRow;
+use member::{Input, Reply};
 use proto::peer::{RaftMessage, raft_message::Type};
 
 const OTHER: u64 = 2;
@@ -16,73 +12,18 @@ const STEP_US: u64 = 20_000;
 /// Rounds within which everything here has settled.
 const ROUNDS_MAX: usize = 400;
 
-/// Member 1 of three, whose neighbours' parts the test plays.
 struct Stage {
-    member: Member,
-    apply: ApplyWorker,
+    lone: Lone,
     now_us: u64,
-    replies: Vec<Reply>,
-    /// Messages of the member that nobody has answered yet.
-    sent: Vec<RaftMessage>,
-    wake_at_us: u64,
 }
 
 impl Stage {
     fn new() -> Stage {
-        let rows: Vec<MemberRow> = (1..=3)
-            .map(|id| MemberRow { id, name: format!("m{id}"), ..MemberRow::default() })
-            .collect();
-        let recovery = Recovery {
-            log: LogOptions::default(),
-            limits: Limits::default(),
-            log_entries_kept: 0,
-            log_bytes_kept: 0,
-        };
-        let identity = Identity { cluster_id: 7, member_id: 1 };
-        // Where a process has its one directory, two handles lead to one disk; here the log and the
-        // snapshots may as well have one each.
-        let (mut snapshots, mut log) = (MemDisk::new(), MemDisk::new());
-        let parts = StateParts::new_cluster(&rows);
-        bootstrap(&mut snapshots, &mut log, identity, parts, &recovery).expect("a whole disk");
-        let booted =
-            recover(&mut snapshots, &mut log, None, &recovery, None).expect("a whole disk");
-        let mut apply = ApplyWorker::new(booted.state);
-        let view = apply.view();
-        let config = MemberConfig {
-            cluster_id: 7,
-            origin: 9,
-            consensus: Config::new(1, 9),
-            snapshots: SnapshotPolicy::default(),
-            strict_reconfig_check: true,
-        };
-        let member = Member::new(config, booted.boot, &view, booted.held, 0).expect("a founder");
-        Stage { member, apply, now_us: 0, replies: Vec::new(), sent: Vec::new(), wake_at_us: 0 }
+        Stage { lone: Lone::new(Config::new(1, 9)), now_us: 0 }
     }
 
-    /// One step, with a disk and an apply worker that are done at once.
-    fn step(&mut self, mut inputs: Vec<Input>) {
-        for _ in 0..ROUNDS_MAX {
-            let effects = self.member.step(self.now_us, inputs);
-            let Effects { disk, net, apply, reply, again, wake_at_us, .. } = effects;
-            self.wake_at_us = wake_at_us;
-            inputs = Vec::new();
-            self.replies.extend(reply);
-            self.sent.extend(net);
-            for task in disk {
-                if let DiskTask::Append { number, .. } = task {
-                    inputs.push(Input::Persisted { number });
-                }
-            }
-            for task in apply.into_iter().filter(|task| matches!(task, ApplyTask::Entries { .. })) {
-                let applied =
-                    self.apply.run(task, &mut |_| unreachable!("no snapshot")).expect("entries");
-                inputs.push(Input::Applied(Box::new(applied.report)));
-            }
-            if inputs.is_empty() && !again {
-                return;
-            }
-        }
-        panic!("the member does not come to rest");
+    fn step(&mut self, inputs: Vec<Input>) {
+        self.lone.step(self.now_us, inputs);
     }
 
     /// What member 2 answers to what was sent to it since the last time.
@@ -108,7 +49,7 @@ impl Stage {
                 ..RaftMessage::default()
             }))
         };
-        let sent = std::mem::take(&mut self.sent);
+        let sent = std::mem::take(&mut self.lone.sent);
         sent.iter().filter(|message| message.to == OTHER).filter_map(answer).collect()
     }
 
@@ -118,9 +59,9 @@ impl Stage {
             self.now_us += STEP_US;
             let answers = self.answers();
             self.step(answers);
-            let status = self.member.status();
+            let status = self.lone.member.status();
             if status.leader == Some(1) && status.applied == status.last_index {
-                self.replies.clear();
+                self.lone.replies.clear();
                 return status.term;
             }
         }
@@ -128,7 +69,8 @@ impl Stage {
     }
 
     fn lease_replies(&self) -> Vec<&Reply> {
-        self.replies
+        self.lone
+            .replies
             .iter()
             .filter(|it| matches!(it, Reply::Lease { .. } | Reply::LeaseAskLeader { .. }))
             .collect()
@@ -141,13 +83,13 @@ fn a_lease_question_is_answered_once_a_quorum_has_confirmed_the_leader() {
     stage.lead();
     drop(stage.answers());
     stage.step(vec![Input::LeaseKeepAlive { ticket: 5, id: 77 }]);
-    assert!(stage.lease_replies().is_empty(), "{:?}", stage.replies);
+    assert!(stage.lease_replies().is_empty(), "{:?}", stage.lone.replies);
     let answers = stage.answers();
     assert!(!answers.is_empty(), "a round of heartbeats has left");
     stage.step(answers);
     assert_eq!(stage.lease_replies(), [&Reply::Lease { ticket: 5, lease: None }]);
     // The round was the member's own: no caller holds its ticket.
-    assert!(!stage.replies.iter().any(|reply| matches!(reply, Reply::ReadAt { .. })));
+    assert!(!stage.lone.replies.iter().any(|reply| matches!(reply, Reply::ReadAt { .. })));
 }
 
 #[test]
@@ -185,20 +127,20 @@ fn questions_that_come_in_crowds_share_a_round_and_single_ones_do_not_wait() {
         assert!(!answers.is_empty(), "a round for question {ticket}");
         stage.step(answers);
         assert_eq!(stage.lease_replies().len(), 1);
-        stage.replies.clear();
+        stage.lone.replies.clear();
     }
     // After a crowd the next one gathers until its time has come.
     stage.step((10..20).map(ask).collect());
     let answers = stage.answers();
     stage.step(answers);
     assert_eq!(stage.lease_replies().len(), 10);
-    stage.replies.clear();
+    stage.lone.replies.clear();
     stage.step(vec![ask(20)]);
     assert!(stage.answers().is_empty(), "it gathers");
-    assert!(stage.wake_at_us > stage.now_us);
+    assert!(stage.lone.wake_at_us > stage.now_us);
     stage.step(vec![ask(21)]);
     assert!(stage.answers().is_empty(), "it still gathers");
-    stage.now_us = stage.wake_at_us;
+    stage.now_us = stage.lone.wake_at_us;
     stage.step(vec![Input::Tick]);
     let answers = stage.answers();
     stage.step(answers);
