@@ -24,7 +24,7 @@ use crate::log_worker::DiskTask;
 use crate::membership::{self, Connectivity, MembershipRefusal};
 use crate::snapshot_policy::SnapshotDecision;
 use crate::tuning::Tuning;
-use lease_rounds::LeaseQuestion;
+use lease_rounds::{LeaseQuestion, LeaseRound};
 
 /// Proposals kept while there is no leader to give them to; one more is answered `Busy`.
 const WAITING_PROPOSALS_MAX: usize = 20_000;
@@ -77,9 +77,7 @@ pub struct Member {
     waiting_bytes: usize,
     waiting_changes: VecDeque<MembershipChange>,
     waiting_leases: VecDeque<LeaseQuestion>,
-    /// The read that proves this member still leads, and how many of the lease questions came before
-    /// it.
-    lease_round: Option<(u64, usize)>,
+    lease_round: Option<LeaseRound>,
     /// Until then a round that is not full waits for more questions.
     lease_round_gathers_until_us: u64,
     /// Revocations of expired leases number themselves below the callers' tickets.
@@ -174,6 +172,7 @@ impl Member {
                 break;
             }
         }
+        self.answer_leases(now_us, &mut effects);
         self.pass_leases_on(&mut effects);
         self.feed_apply(&mut effects);
         effects.removed = self.removed;
@@ -571,19 +570,15 @@ impl Member {
         for read in reads {
             if read.ticket <= OWN_SEQUENCES_FROM {
                 effects.reply.push(Reply::ReadAt { ticket: read.ticket, index: read.index });
-            } else if let Some(questions) = self.end_lease_round(read.ticket)
-                && self.is_leader
-                && self.applied_term >= self.term
-            {
-                self.answer_leases(now_us, questions, effects);
+            } else {
+                self.prove_lease_round(read.ticket, read.index);
             }
         }
         for ticket in reads_failed {
             if ticket <= OWN_SEQUENCES_FROM {
                 effects.reply.push(Reply::ReadFailed { ticket });
             } else {
-                // The questions stay: another round is begun for them, if this member still leads.
-                self.end_lease_round(ticket);
+                self.drop_lease_round(ticket);
             }
         }
         self.take_back(now_us, dropped, effects);

@@ -22,6 +22,17 @@ pub(super) enum LeaseQuestion {
     TimeToLive { ticket: u64, id: i64 },
 }
 
+/// A read that proves that this member still leads.
+#[derive(Debug)]
+pub(super) struct LeaseRound {
+    ticket: u64,
+    /// How many of the waiting questions came before it.
+    questions: usize,
+    /// Proved: the answers are those of the state with this index in it. Whoever asks may have been
+    /// told of a grant by a member that has applied it sooner than this one.
+    read_index: Option<u64>,
+}
+
 impl Member {
     pub(super) fn ask_lease(&mut self, question: LeaseQuestion, effects: &mut Effects) {
         if self.waiting_leases.len() >= WAITING_LEASES_MAX {
@@ -42,7 +53,8 @@ impl Member {
             self.own_sequence += 1;
             self.replica.read(self.own_sequence);
             let questions = self.waiting_leases.len();
-            self.lease_round = Some((self.own_sequence, questions));
+            let ticket = self.own_sequence;
+            self.lease_round = Some(LeaseRound { ticket, questions, read_index: None });
             let interval_us =
                 if questions < LEASE_ROUND_CROWDED { 0 } else { LEASE_ROUND_INTERVAL_US };
             self.lease_round_gathers_until_us = now_us + interval_us;
@@ -55,14 +67,27 @@ impl Member {
         may_answer && self.lease_round.is_none() && !self.waiting_leases.is_empty()
     }
 
-    /// Ends the round of a ticket, if it is one, and says how many questions it was for.
-    pub(super) fn end_lease_round(&mut self, ticket: u64) -> Option<usize> {
-        let (_, questions) = self.lease_round.take_if(|(round, _)| *round == ticket)?;
-        Some(questions)
+    /// The round of a ticket, if it is one, has proved what it was for.
+    pub(super) fn prove_lease_round(&mut self, ticket: u64, index: u64) {
+        if let Some(round) = self.lease_round.as_mut().filter(|round| round.ticket == ticket) {
+            round.read_index = Some(index);
+        }
     }
 
-    pub(super) fn answer_leases(&mut self, now_us: u64, questions: usize, effects: &mut Effects) {
-        for question in self.waiting_leases.drain(..questions) {
+    /// Nothing was proved: the questions stay, another round is begun for them if this member leads.
+    pub(super) fn drop_lease_round(&mut self, ticket: u64) {
+        self.lease_round.take_if(|round| round.ticket == ticket);
+    }
+
+    pub(super) fn answer_leases(&mut self, now_us: u64, effects: &mut Effects) {
+        if !self.is_leader {
+            return;
+        }
+        let applied_index = self.applied_index;
+        let is_applied =
+            |round: &mut LeaseRound| round.read_index.is_some_and(|index| index <= applied_index);
+        let Some(round) = self.lease_round.take_if(is_applied) else { return };
+        for question in self.waiting_leases.drain(..round.questions) {
             let (ticket, lease) = match question {
                 LeaseQuestion::KeepAlive { ticket, id } => (ticket, self.leases.renew(id, now_us)),
                 LeaseQuestion::TimeToLive { ticket, id } => {

@@ -1,11 +1,12 @@
 //! Who may speak for a lease: a leader that was one after the question was asked.
 
-mod lone;
-
-use lone::Lone;
 use member::consensus::Config;
 use member::{Input, Reply};
+use prost::Message as _;
+use proto::log::{Command, LeaseGrant, RequestId, command};
 use proto::peer::{RaftMessage, raft_message::Type};
+
+use crate::Lone;
 
 const OTHER: u64 = 2;
 const STEP_US: u64 = 20_000;
@@ -145,4 +146,32 @@ fn questions_that_come_in_crowds_share_a_round_and_single_ones_do_not_wait() {
     let answers = stage.answers();
     stage.step(answers);
     assert_eq!(stage.lease_replies().len(), 2);
+}
+
+/// Another member may have applied the grant first and told whoever asked for it.
+#[test]
+fn a_lease_that_is_granted_is_there_when_asked_for_though_the_leader_is_slow_to_apply() {
+    let mut stage = Stage::new();
+    stage.lead();
+    drop(stage.answers());
+    stage.lone.unapplied = Some(Vec::new());
+    let id = Some(RequestId { member: 8, sequence: 1 });
+    let op = Some(command::Op::LeaseGrant(LeaseGrant { id: 77, ttl: 600 }));
+    let command = Command { id, op }.encode_to_vec();
+    stage.step(vec![Input::Forwarded(vec![command.into()])]);
+    let answers = stage.answers();
+    stage.step(answers);
+    let status = stage.lone.member.status();
+    assert_eq!((status.commit, status.applied + 1), (status.last_index, status.last_index));
+
+    stage.step(vec![Input::LeaseTimeToLive { ticket: 5, id: 77 }]);
+    let answers = stage.answers();
+    stage.step(answers);
+    assert!(stage.lease_replies().is_empty(), "{:?}", stage.lone.replies);
+    let applied = stage.lone.catch_up();
+    stage.step(applied);
+    let [Reply::Lease { ticket: 5, lease: Some(lease) }] = stage.lease_replies()[..] else {
+        panic!("{:?}", stage.lone.replies)
+    };
+    assert_eq!(lease.granted_ttl, 600);
 }

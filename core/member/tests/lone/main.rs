@@ -1,6 +1,9 @@
 //! Member 1 of three, with a disk and an apply worker that are done at once. Its neighbours' parts the
 //! test plays.
 
+mod hints;
+mod leases;
+
 use member::consensus::Config;
 use member::state::{Limits, StateParts};
 use member::wal::mem::MemDisk;
@@ -18,6 +21,8 @@ const STEPS_MAX: usize = 400;
 pub(crate) struct Lone {
     pub(crate) member: Member,
     apply: ApplyWorker,
+    /// Apply does nothing while this is some: it is behind by these.
+    pub(crate) unapplied: Option<Vec<ApplyTask>>,
     /// Messages of the member that nobody has answered yet.
     pub(crate) sent: Vec<RaftMessage>,
     pub(crate) replies: Vec<Reply>,
@@ -53,7 +58,14 @@ impl Lone {
             strict_reconfig_check: true,
         };
         let member = Member::new(config, booted.boot, &view, booted.held, 0).expect("a founder");
-        Lone { member, apply, sent: Vec::new(), replies: Vec::new(), wake_at_us: 0 }
+        Lone {
+            member,
+            apply,
+            unapplied: None,
+            sent: Vec::new(),
+            replies: Vec::new(),
+            wake_at_us: 0,
+        }
     }
 
     /// Gives it these, and what follows from them, until it is at rest.
@@ -70,15 +82,29 @@ impl Lone {
                     inputs.push(Input::Persisted { number });
                 }
             }
-            for task in apply.into_iter().filter(|task| matches!(task, ApplyTask::Entries { .. })) {
-                let applied =
-                    self.apply.run(task, &mut |_| unreachable!("no snapshot")).expect("entries");
-                inputs.push(Input::Applied(Box::new(applied.report)));
+            match &mut self.unapplied {
+                Some(behind) => behind.extend(apply),
+                None => inputs.extend(self.carry_out(apply)),
             }
             if inputs.is_empty() && !again {
                 return;
             }
         }
         panic!("the member does not come to rest");
+    }
+
+    /// Apply catches up.
+    pub(crate) fn catch_up(&mut self) -> Vec<Input> {
+        let behind = self.unapplied.take().unwrap_or_default();
+        self.carry_out(behind)
+    }
+
+    fn carry_out(&mut self, tasks: Vec<ApplyTask>) -> Vec<Input> {
+        let entries = tasks.into_iter().filter(|task| matches!(task, ApplyTask::Entries { .. }));
+        let applied = entries.map(|task| {
+            let done = self.apply.run(task, &mut |_| unreachable!("no snapshot"));
+            done.expect("entries").report
+        });
+        applied.map(|report| Input::Applied(Box::new(report))).collect()
     }
 }

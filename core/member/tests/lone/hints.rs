@@ -1,14 +1,13 @@
 //! Which crash hints a member follows: of the leader's newest process, while no lease may run.
 
-mod lone;
-
 use bytes::Bytes;
-use lone::Lone;
 use member::consensus::Config;
 use member::{BASE_INDEX, BASE_TERM, Input};
 use prost::Message as _;
 use proto::log::{Batch, Command, Entry, TuningParams, TuningSubmit, command::Op};
 use proto::peer::{RaftMessage, raft_message::Type};
+
+use crate::Lone;
 
 /// It leads, in this term and boot.
 const LEADER: u64 = 2;
