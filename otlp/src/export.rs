@@ -33,11 +33,14 @@ impl Limits {
         let queue_max = number("OTEL_BSP_MAX_QUEUE_SIZE", 2_048).min(QUEUE_MAX as u64) as usize;
         let batch_max =
             number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512).min(queue_max as u64) as usize;
+        let for_all = number("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000);
+        let request_ms = number("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", for_all);
+        let timeout_ms = number("OTEL_BSP_EXPORT_TIMEOUT", 30_000).min(request_ms);
         Limits {
             queue_max,
             batch_max,
             delay: Duration::from_millis(number("OTEL_BSP_SCHEDULE_DELAY", 5_000)),
-            timeout: Duration::from_millis(number("OTEL_BSP_EXPORT_TIMEOUT", 30_000)),
+            timeout: Duration::from_millis(timeout_ms),
         }
     }
 }
@@ -115,6 +118,14 @@ fn endpoint(address: &str, protocol: Protocol) -> Result<String, TraceError> {
     if parsed.host().is_none_or(str::is_empty) {
         return Err(wrong("no host"));
     }
+    let authority = parsed.authority().map_or("", http::uri::Authority::as_str);
+    if authority.contains('@') {
+        return Err(wrong("a user and a password are not sent to the collector"));
+    }
+    let after_host = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
+    if after_host.contains(':') && parsed.port_u16().is_none() {
+        return Err(wrong("no such port"));
+    }
     let has_path = !matches!(parsed.path(), "" | "/");
     Ok(match protocol {
         Protocol::Http if !has_path => format!("{}/v1/traces", url.trim_end_matches('/')),
@@ -171,13 +182,24 @@ async fn run(
     let mut batch = Vec::with_capacity(limits.batch_max);
     loop {
         let is_over = tokio::select! {
+            biased; // a queue that is always full is no reason to go on
             _ = &mut stopped => true,
             () = gather(&mut spans, &mut batch, limits) => false,
         };
         if is_over {
             break;
         }
-        hand_over(exporter, std::mem::take(&mut batch), limits.timeout, tracer).await;
+        let going = std::mem::take(&mut batch);
+        let count = going.len();
+        tokio::select! {
+            biased;
+            () = hand_over(exporter, going, limits.timeout, tracer) => {}
+            _ = &mut stopped => {
+                // It had its time, and the process is to end.
+                tracer.refused(count, "the collector does not answer");
+                break;
+            }
+        }
     }
     let last = async {
         loop {
@@ -234,9 +256,46 @@ mod tests {
         for (address, protocol, expected) in table {
             assert_eq!(endpoint(address, protocol).expect("an endpoint"), expected);
         }
-        for address in ["", "https://otel:4317", "ftp://x", "a b"] {
+        let wrong = [
+            "",
+            "https://otel:4317",
+            "ftp://x",
+            "a b",
+            "a:99999",
+            "a:b",
+            "http://me:secret@otel:1",
+        ];
+        for address in wrong {
             let error = endpoint(address, Protocol::Grpc).expect_err("refused").to_string();
             assert!(error.starts_with(&format!("distributed tracing: address {address:?}: ")));
+        }
+    }
+
+    /// Without this it would take as long as a batch may take, and again for each that waits.
+    #[test]
+    fn a_collector_that_never_answers_does_not_keep_the_process() {
+        const NEVER: Duration = Duration::from_secs(86_400);
+        for protocol in [Protocol::Grpc, Protocol::Http] {
+            let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+            let settings = Settings {
+                address: Some(silent.local_addr().expect("bound").to_string()),
+                protocol: Some(protocol),
+                sampling_per_million: crate::MILLION,
+                ..Settings::default()
+            };
+            let delay = Duration::from_millis(1);
+            let limits = Limits { queue_max: 4, batch_max: 1, delay, timeout: NEVER };
+            let exporter = Exporter::new(&settings, &limits).expect("settings");
+            let (tracer, spans) = Tracer::to_queue(crate::MILLION, limits.queue_max);
+            let exporting = start(&exporter, limits, spans, tracer.clone(), &settings);
+            let exporting = exporting.expect("a thread");
+            for _ in 0..limits.queue_max {
+                tracer.emit(crate::tests::span(&tracer, None));
+            }
+            // Someone is on the line, and says nothing.
+            let line = silent.accept().expect("it has come");
+            drop(exporting);
+            drop(line);
         }
     }
 }

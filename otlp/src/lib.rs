@@ -96,9 +96,11 @@ struct Core {
     scope: InstrumentationScope,
     dropped: IntCounterVec,
     dropped_full: IntCounter,
+    dropped_refused: IntCounter,
     exported: IntCounter,
     /// When a warning was last given, in seconds since 1970.
-    warned_s: AtomicU64,
+    /// When either reason was last told.
+    warned_s: [AtomicU64; 2],
 }
 
 /// A span whose begin and end are known.
@@ -176,9 +178,10 @@ impl Tracer {
                 .with_version(env!("CARGO_PKG_VERSION"))
                 .build(),
             dropped_full: dropped.with_label_values(&["queue"]),
+            dropped_refused: dropped.with_label_values(&["collector"]),
             dropped,
             exported: exported.unwrap_or_else(|why| panic!("a valid name: {why}")),
-            warned_s: AtomicU64::new(0),
+            warned_s: [const { AtomicU64::new(0) }; 2],
         }))
     }
 
@@ -235,7 +238,7 @@ impl Tracer {
     fn put(&self, span: SpanData) {
         if self.0.queue.try_send(span).is_err() {
             self.0.dropped_full.inc();
-            self.warn("spans come faster than they are handed over");
+            self.warn(0, "spans come faster than they are handed over");
         }
     }
 
@@ -246,10 +249,7 @@ impl Tracer {
 
     /// Spans dropped so far, for whatever reason.
     pub fn dropped(&self) -> u64 {
-        ["queue", "collector"]
-            .map(|why| self.0.dropped.with_label_values(&[why]).get())
-            .iter()
-            .sum()
+        self.0.dropped_full.get() + self.0.dropped_refused.get()
     }
 
     fn handed_over(&self, spans: usize) {
@@ -257,19 +257,21 @@ impl Tracer {
     }
 
     fn refused(&self, spans: usize, why: &str) {
-        self.0.dropped.with_label_values(&["collector"]).inc_by(spans as u64);
-        self.warn(why);
+        self.0.dropped_refused.inc_by(spans as u64);
+        self.warn(1, why);
     }
 
-    /// Once a minute: a collector that is away is no reason to fill the log.
-    fn warn(&self, why: &str) {
+    /// Once a minute for each of two reasons: a collector that is away is no reason to fill the log,
+    /// nor is the queue it leaves full one to say nothing of it.
+    fn warn(&self, reason: usize, why: &str) {
         const INTERVAL_S: u64 = 60;
         let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_s = now_s.unwrap_or(Duration::ZERO).as_secs();
-        let warned_s = self.0.warned_s.load(Ordering::Relaxed);
+        let warned = &self.0.warned_s[reason];
+        let warned_s = warned.load(Ordering::Relaxed);
         let is_due = now_s >= warned_s + INTERVAL_S;
         let relaxed = Ordering::Relaxed;
-        let took = || self.0.warned_s.compare_exchange(warned_s, now_s, relaxed, relaxed).is_ok();
+        let took = || warned.compare_exchange(warned_s, now_s, relaxed, relaxed).is_ok();
         if is_due && took() {
             tracing::warn!(dropped_total = self.dropped(), "spans are dropped: {why}");
         }
@@ -292,7 +294,7 @@ fn resource(settings: &Settings) -> Resource {
 mod tests {
     use super::*;
 
-    fn span(tracer: &Tracer, error: Option<&str>) -> Span {
+    pub(crate) fn span(tracer: &Tracer, error: Option<&str>) -> Span {
         let context = tracer.begin(None).expect("all are taken");
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
         let before = SystemTime::UNIX_EPOCH;
