@@ -39,6 +39,8 @@ const GATHERED_BYTES_MAX: usize = 256 << 10;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two rebuilds after failures: a disk that fails is not beaten.
 const REBUILD_PAUSE: Duration = Duration::from_secs(10);
+/// How long a member that ends waits for the thread. What is not written by then, the log has.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// File that names the generation in use.
 const CURRENT: &str = "CURRENT";
 const PREFIX: &str = "sled-";
@@ -220,6 +222,8 @@ impl Control {
 pub(crate) struct BackendWriter {
     control: Control,
     thread: Option<JoinHandle<()>>,
+    /// Hears nothing but the end of the thread.
+    ended: Receiver<()>,
     gathered: Option<Gathered>,
     behind: bool,
 }
@@ -243,11 +247,14 @@ impl BackendWriter {
             metrics,
         };
         let view = view.clone();
-        let thread = std::thread::Builder::new()
-            .name(String::from("backend"))
-            .spawn(move || worker.run(opened, &view, &received))?;
+        let (ends, ended) = std::sync::mpsc::channel();
+        let thread =
+            std::thread::Builder::new().name(String::from("backend")).spawn(move || {
+                let _ends: Sender<()> = ends;
+                worker.run(opened, &view, &received);
+            })?;
         let control = Control { tasks, figures };
-        Ok(BackendWriter { control, thread: Some(thread), gathered: None, behind: false })
+        Ok(BackendWriter { control, thread: Some(thread), ended, gathered: None, behind: false })
     }
 
     /// A way to the thread for others.
@@ -297,10 +304,22 @@ impl Drop for BackendWriter {
     fn drop(&mut self) {
         self.hand_over();
         drop(self.control.tasks.send(Task::Stop));
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
+        let Some(thread) = self.thread.take() else { return };
+        match self.ended.recv_timeout(STOP_TIMEOUT) {
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!("the backend does not end and is left to itself");
+            }
+            _ => drop(thread.join()),
         }
     }
+}
+
+/// Closing a broken engine may panic once more, or wait for ever for writes that failed: nobody waits
+/// for it.
+fn let_go(open: Open) {
+    let close = move || drop(catch_unwind(AssertUnwindSafe(|| drop(open))));
+    // Without a thread it stays open, which costs its memory and no more.
+    drop(std::thread::Builder::new().name(String::from("backend-close")).spawn(close));
 }
 
 struct Open {
@@ -382,9 +401,9 @@ impl Worker {
     }
 
     fn give_up(&mut self) {
-        let open = self.open.take();
-        // Closing a broken engine may panic once more.
-        drop(catch_unwind(AssertUnwindSafe(|| drop(open))));
+        if let Some(open) = self.open.take() {
+            let_go(open);
+        }
         self.rebuild_at = Some(Instant::now() + REBUILD_PAUSE);
     }
 

@@ -24,7 +24,7 @@ fn metric(cluster: &Cluster, name: &str) -> u64 {
 }
 
 /// What a controller writes: names and words that repeat themselves from one to the next.
-fn text(number: u64, bytes: usize) -> Vec<u8> {
+pub(crate) fn text(number: u64, bytes: usize) -> Vec<u8> {
     let mut text = String::new();
     while text.len() < bytes {
         let id = blake3::hash(&(number + text.len() as u64).to_le_bytes()).to_hex();
@@ -39,7 +39,7 @@ fn text(number: u64, bytes: usize) -> Vec<u8> {
 }
 
 /// Bytes in which nothing repeats.
-fn noise(number: u64, bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(number: u64, bytes: usize) -> Vec<u8> {
     let mut noise = vec![0; bytes];
     let mut hasher = blake3::Hasher::new();
     hasher.update(&number.to_le_bytes());
@@ -56,10 +56,15 @@ async fn observed(client: &Client) -> Vec<ObserveResponse> {
     answers
 }
 
-type Value = fn(u64, usize) -> Vec<u8>;
+pub(crate) type Value = fn(u64, usize) -> Vec<u8>;
 
 /// Puts from many callers at once, each acknowledged.
-async fn write(client: &Client, numbers: std::ops::Range<u64>, callers: u64, of: (Value, usize)) {
+pub(crate) async fn write(
+    client: &Client,
+    numbers: std::ops::Range<u64>,
+    callers: u64,
+    of: (Value, usize),
+) {
     let (value, bytes) = of;
     let writers = (0..callers).map(|caller| {
         let client = client.clone();

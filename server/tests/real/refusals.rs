@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use client::Put;
+use client::{Get, Put};
 
+use crate::bytes::{noise, write};
 use crate::cluster::Cluster;
 
 /// Every file below `dir` with its content, but sockets, the lock and what sled tidies up when it is looked at:
@@ -42,7 +43,7 @@ fn segments(data_dir: &Path) -> Vec<PathBuf> {
 
 /// How many of the keys are there.
 async fn keys(cluster: &Cluster) -> i64 {
-    let prefix = client::Get::new(client::KeyRange::prefix("key-")).count_only();
+    let prefix = Get::new(client::KeyRange::prefix("key-")).count_only();
     cluster.client().get(prefix).await.expect("get").count
 }
 
@@ -212,6 +213,26 @@ async fn a_damaged_backend_costs_a_rebuild_and_nothing_else() {
     cluster.members[0].launch();
     cluster.members[0].ready().await;
     assert_eq!(keys(&cluster).await, 300);
+}
+
+/// What sled still owes a file that is gone it would wait for without end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_cannot_write_any_more_keeps_nobody_from_serving_or_from_ending() {
+    const BEFORE: u64 = 5_000;
+    const WRITES: u64 = 20_000;
+    const CALLERS: u64 = 64;
+    const BYTES: usize = 256;
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.client();
+    write(&client, 0..BEFORE, CALLERS, (noise, BYTES)).await;
+    fs::remove_dir_all(cluster.members[0].data_dir().join("member/state")).expect("gone");
+    write(&client, BEFORE..WRITES, CALLERS, (noise, BYTES)).await;
+    assert_eq!(cluster.members[0].terminate(), Some(0));
+    assert!(cluster.members[0].said().contains("the backend is given up"));
+    cluster.members[0].launch();
+    cluster.members[0].ready().await;
+    let all = Get::new(client::KeyRange::prefix("/registry/")).count_only();
+    assert_eq!(client.get(all).await.expect("a count").count, WRITES as i64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
