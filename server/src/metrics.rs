@@ -439,7 +439,7 @@ impl Metrics {
     pub fn note_tuning(&self, tuning: &TuningStatus) {
         let s = &self.scraped;
         s.tuning_epoch.set(tuning.epoch.cast_signed());
-        s.tuning_phase.set(tuning.phase as i64);
+        s.tuning_phase.set(if tuning.epoch == 0 { 0 } else { tuning.phase as i64 });
         let flags = tuning.flags.timing;
         for (timing, us) in
             [("heartbeat", flags.heartbeat_interval_us), ("election", flags.election_timeout_us)]

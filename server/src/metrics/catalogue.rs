@@ -208,7 +208,7 @@ pub(crate) static METRICS: &[Metric] = &[
     metric("metastore_tls_handshake_failures_total", Counter, &["scope", "reason"], "Connections whose TLS handshake failed."),
     metric("metastore_tls_reloads_total", Counter, &["scope", "result"], "Changed TLS files that were taken up, or could not be used."),
     metric("metastore_tuning_epoch", Gauge, &[], "Epoch of the newest plan of timing this member has applied; 0: none, the flags rule."),
-    metric("metastore_tuning_phase", Gauge, &[], "Its phase: 1 raise, 2 beat, 3 lease, 4 settle, 5 settled."),
+    metric("metastore_tuning_phase", Gauge, &[], "Its phase: 1 raise, 2 beat, 3 lease, 4 settle, 5 settled; 0 while flags rule."),
     metric("metastore_wal_batch_entries", doubling(1.0, 12), &[], "Entries made durable by one sync."),
     metric("metastore_wal_bytes", Gauge, &[], "Bytes of the log on disk."),
     metric("metastore_wal_repaired_entries_total", Counter, &[], "Entries no sync was known to have covered, found whole and written again at boot."),
