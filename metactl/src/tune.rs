@@ -350,7 +350,7 @@ struct Past {
 
 async fn show(client: &Client, config: &Config, json: bool, out: &mut dyn Write) -> Result<()> {
     let asked = ask(client).await?;
-    let mut members = client.members().await?.members;
+    let mut members = client.members_known().await?.members;
     members.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     let mut said: Vec<(u64, String, std::result::Result<TuningResponse, String>)> = Vec::new();
     for member in &members {
