@@ -166,6 +166,12 @@ fn one(text: &mut String, alert: &Alert, case: &Case) {
 /// A template as Prometheus fills it in.
 fn filled(template: &str, labels: &[(&str, &str)], value: &str) -> String {
     let mut text = template.to_owned();
+    while let Some(at) = text.find("{{ if $labels.") {
+        let (name, tail) = text[at + 14..].split_once(" }}").expect("a name");
+        let (inside, after) = tail.split_once("{{ end }}").expect("an end");
+        let holds = labels.iter().any(|(have, value)| *have == name && !value.is_empty());
+        text = format!("{}{}{after}", &text[..at], if holds { inside } else { "" });
+    }
     for (name, of_label) in labels {
         text = text.replace(&format!("{{{{ $labels.{name} }}}}"), of_label);
     }

@@ -111,7 +111,7 @@ or
         mark: "@STARVED",
         record: "metastore:member_cpu_starved_ratio",
         query: "\
-max by (@P) (
+clamp_max(max by (@P) (
   label_replace(rate(metastore_process_cpu_throttled_seconds_total{@K}[@W]), \"by\", \"quota\", \"\", \"\")
   or
   label_replace(rate(metastore_process_cpu_pressure_seconds_total{@K}[@W]), \"by\", \"neighbours\", \"\", \"\")
@@ -119,7 +119,7 @@ max by (@P) (
   label_replace(
     rate(metastore_raft_loop_stall_seconds_sum{@K}[@W]), \"by\", \"lateness\", \"\", \"\"
   )
-)",
+), 1)",
     },
 ];
 

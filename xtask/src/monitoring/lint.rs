@@ -70,9 +70,11 @@ fn selectors(query: &str) -> Vec<(String, String, String)> {
         "changes",
         "histogram_quantile",
         "label_replace",
+        "label_join",
         "last_over_time",
         "quantile_over_time",
         "clamp_min",
+        "clamp_max",
         "predict_linear",
         "without",
     ];

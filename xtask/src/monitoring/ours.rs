@@ -212,25 +212,11 @@ min by (@C) (etcd_server_quota_backend_bytes{@S} > 0)
             "MetaStoreCorrupt",
             "critical",
             "",
-            "\
-max by (@C) (metastore_alarm{alarm=\"corrupt\", @S}) == 1
-or
-sum by (@C) (increase(metastore_hash_check_total{result=\"mismatch\", @S}[1h])) > 0",
-            "Members do not hold the same data.",
-            "In {{ $labels.namespace }}/{{ $labels.cluster }} a member's hash differs from the others', or \
-             the alarm CORRUPT is raised.",
+            "max by (@C) (metastore_alarm{alarm=\"corrupt\", @S}) == 1",
+            "A cluster is said to be corrupt.",
+            "In {{ $labels.namespace }}/{{ $labels.cluster }} the alarm CORRUPT is raised: somebody holds that \
+             members' data differ, and writes are refused.",
             vec![
-                fires(
-                    "a hash that differs",
-                    vec![of(
-                        0,
-                        "metastore_hash_check_total",
-                        "result=\"mismatch\"",
-                        "0+0x60 1+0x340",
-                    )],
-                    &STORE,
-                    "1.004184100418410",
-                ),
                 fires(
                     "the alarm",
                     all("metastore_alarm", "alarm=\"corrupt\"", "0+0x20 1+0x380"),
@@ -238,19 +224,44 @@ sum by (@C) (increase(metastore_hash_check_total{result=\"mismatch\", @S}[1h])) 
                     "1",
                 ),
                 quiet(
-                    "hashes that agree",
+                    "a store that was rebuilt has an alert of its own",
+                    but(all("metastore_alarm", "alarm=\"corrupt\"", "0+0x400"), rebuilt()),
+                ),
+            ],
+        ),
+        alert(
+            "MetaStoreStoreRebuilt",
+            "warning",
+            "",
+            "max by (@P) (increase(metastore_hash_check_total{result=\"mismatch\", @S}[1h])) > 0",
+            "A member's store was in doubt and has been rebuilt.",
+            "{{ $labels.pod }} of {{ $labels.namespace }}/{{ $labels.cluster }} started with a store that was \
+             damaged or did not match its digest, and built it anew from snapshot and log: its disk may be \
+             failing.",
+            vec![
+                fires("a mismatch at boot", rebuilt(), &POD, "1.004184100418410"),
+                quiet(
+                    "stores that were as they should be",
                     [
                         all("metastore_hash_check_total", "result=\"mismatch\"", "0+0x400"),
                         all("metastore_hash_check_total", "result=\"ok\"", "0+1x400"),
-                        all("metastore_alarm", "alarm=\"corrupt\"", "0+0x400"),
                     ]
                     .concat(),
+                ),
+                quiet(
+                    "one that was rebuilt hours ago",
+                    all("metastore_hash_check_total", "result=\"mismatch\"", "1+0x400"),
                 ),
             ],
         ),
         certificates("warning", "1h", "604800", "5d 0h 0m 0s", "432000"),
         certificates("critical", "5m", "86400", "1h 0m 0s", "3600"),
     ]
+}
+
+/// Member 2 found its store in doubt when it started.
+fn rebuilt() -> Series {
+    vec![of(2, "metastore_hash_check_total", "result=\"mismatch\"", "0+0x60 1+0x340")]
 }
 
 fn filled(used: &str, quota: &str) -> Series {
@@ -677,7 +688,7 @@ pub(super) fn operator() -> Vec<Alert> {
 or
 absent(last_over_time(metastore_operator_leader[1d]))",
             "No operator works.",
-            "No operator in {{ $labels.namespace }} can be scraped and holds the lease. Members go on; nothing \
+            "No operator{{ if $labels.namespace }} in {{ $labels.namespace }}{{ end }} can be scraped and holds the lease. Members go on; nothing \
              is repaired, scaled, upgraded or tuned.",
             vec![
                 fires(

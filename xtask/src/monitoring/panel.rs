@@ -372,8 +372,8 @@ fn alert_options() -> Value {
     json!({
         "viewMode": "list", "groupMode": "default", "sortOrder": 3, "maxItems": 30,
         "alertName": "", "dashboardAlerts": false, "folder": "",
-        "alertInstanceLabelFilter": "{namespace=~\"$namespace\"}",
-        "datasource": "$datasource",
+        // No source: Grafana takes its name here, and no variable for it.
+        "alertInstanceLabelFilter": "{namespace=~\"${namespace:regex}\"}",
         "stateFilter": {
             "firing": true, "pending": true, "error": true, "noData": false, "normal": false,
         },

@@ -30,21 +30,21 @@ pub(super) fn board() -> Board {
                 "Requests that were answered.",
                 "reqps",
                 "etcd-grpc-requests-slow",
-                vec![ask(&rate("@C, grpc_method", "grpc_server_handled_total", CALLS), "{{cluster}} {{grpc_method}}")],
+                vec![ask(&rate("@C, grpc_method", "grpc_server_handled_total", CALLS), "{{namespace}}/{{cluster}} {{grpc_method}}")],
             ),
             lines(
                 "Requests by answer",
                 "Requests that were answered, by code. OK is well; OutOfRange and InvalidArgument are the caller's.",
                 "reqps",
                 "etcd-high-number-of-failed-grpc-requests",
-                vec![ask(&rate("@C, grpc_code", "grpc_server_handled_total", CALLS), "{{cluster}} {{grpc_code}}")],
+                vec![ask(&rate("@C, grpc_code", "grpc_server_handled_total", CALLS), "{{namespace}}/{{cluster}} {{grpc_code}}")],
             ),
             lines(
                 "Slowest in a hundred, by method",
                 "99 of 100 requests are faster.",
                 "s",
                 "etcd-grpc-requests-slow",
-                vec![ask(&quantile("0.99", "@C, grpc_method", handling, CALLS), "{{cluster}} {{grpc_method}}")],
+                vec![ask(&quantile("0.99", "@C, grpc_method", handling, CALLS), "{{namespace}}/{{cluster}} {{grpc_method}}")],
             ),
             heat(
                 "All puts",
@@ -64,7 +64,7 @@ pub(super) fn board() -> Board {
                 vec![ask(
                     "sum by (@C, stage) (rate(metastore_put_stage_duration_seconds_sum{@S}[@W])) / sum by (@C, \
                      stage) (rate(metastore_put_stage_duration_seconds_count{@S}[@W]))",
-                    "{{cluster}} {{stage}}",
+                    "{{namespace}}/{{cluster}} {{stage}}",
                 )],
             )
             .stacked(),
@@ -75,7 +75,7 @@ pub(super) fn board() -> Board {
                 "etcd-grpc-requests-slow",
                 vec![ask(
                     &quantile("0.99", "@C, stage", "metastore_put_stage_duration_seconds", ""),
-                    "{{cluster}} {{stage}}",
+                    "{{namespace}}/{{cluster}} {{stage}}",
                 )],
             )
             .logarithmic(),
@@ -85,10 +85,10 @@ pub(super) fn board() -> Board {
                 "ops",
                 "etcd-grpc-requests-slow",
                 vec![
-                    ask("max by (@C) (rate(etcd_mvcc_put_total{@S}[@W]))", "{{cluster}} put"),
-                    ask("max by (@C) (rate(etcd_mvcc_delete_total{@S}[@W]))", "{{cluster}} delete"),
-                    ask("max by (@C) (rate(etcd_mvcc_txn_total{@S}[@W]))", "{{cluster}} txn"),
-                    ask("sum by (@C) (rate(etcd_mvcc_range_total{@S}[@W]))", "{{cluster}} range"),
+                    ask("max by (@C) (rate(etcd_mvcc_put_total{@S}[@W]))", "{{namespace}}/{{cluster}} put"),
+                    ask("max by (@C) (rate(etcd_mvcc_delete_total{@S}[@W]))", "{{namespace}}/{{cluster}} delete"),
+                    ask("max by (@C) (rate(etcd_mvcc_txn_total{@S}[@W]))", "{{namespace}}/{{cluster}} txn"),
+                    ask("sum by (@C) (rate(etcd_mvcc_range_total{@S}[@W]))", "{{namespace}}/{{cluster}} range"),
                 ],
             ),
             lines(
@@ -104,8 +104,8 @@ pub(super) fn board() -> Board {
                 "Bps",
                 "README",
                 vec![
-                    ask("sum by (@P) (rate(etcd_network_client_grpc_received_bytes_total{@S}[@W]))", "{{pod}} in"),
-                    ask("sum by (@P) (rate(etcd_network_client_grpc_sent_bytes_total{@S}[@W]))", "{{pod}} out"),
+                    ask("sum by (@P) (rate(etcd_network_client_grpc_received_bytes_total{@S}[@W]))", "{{namespace}}/{{cluster}}/{{pod}} in"),
+                    ask("sum by (@P) (rate(etcd_network_client_grpc_sent_bytes_total{@S}[@W]))", "{{namespace}}/{{cluster}}/{{pod}} out"),
                 ],
             ),
             lines(
@@ -114,8 +114,8 @@ pub(super) fn board() -> Board {
                 "cps",
                 "metastore-no-leader",
                 vec![
-                    ask("sum by (@P) (rate(etcd_server_read_indexes_failed_total{@S}[@W]))", "{{pod}} failed"),
-                    ask("sum by (@P) (rate(etcd_server_slow_read_indexes_total{@S}[@W]))", "{{pod}} slow"),
+                    ask("sum by (@P) (rate(etcd_server_read_indexes_failed_total{@S}[@W]))", "{{namespace}}/{{cluster}}/{{pod}} failed"),
+                    ask("sum by (@P) (rate(etcd_server_slow_read_indexes_total{@S}[@W]))", "{{namespace}}/{{cluster}}/{{pod}} slow"),
                 ],
             ),
             lines(
@@ -132,8 +132,8 @@ pub(super) fn board() -> Board {
                 "short",
                 "README",
                 vec![
-                    ask(&streams("Watch"), "{{cluster}} watch"),
-                    ask(&streams("Lease"), "{{cluster}} lease"),
+                    ask(&streams("Watch"), "{{namespace}}/{{cluster}} watch"),
+                    ask(&streams("Lease"), "{{namespace}}/{{cluster}} lease"),
                 ],
             ),
             lines(
@@ -142,8 +142,8 @@ pub(super) fn board() -> Board {
                 "short",
                 "metastore-error-budget-burn",
                 vec![
-                    ask("max by (@P) (etcd_debugging_mvcc_watcher_total{@S})", "{{pod}} all"),
-                    ask("max by (@P) (etcd_debugging_mvcc_slow_watcher_total{@S})", "{{pod}} catching up"),
+                    ask("max by (@P) (etcd_debugging_mvcc_watcher_total{@S})", "{{namespace}}/{{cluster}}/{{pod}} all"),
+                    ask("max by (@P) (etcd_debugging_mvcc_slow_watcher_total{@S})", "{{namespace}}/{{cluster}}/{{pod}} catching up"),
                 ],
             ),
             lines(
@@ -181,14 +181,14 @@ pub(super) fn board() -> Board {
                 "Leases that ran out and were revoked.",
                 "cps",
                 "metastore-error-budget-burn",
-                vec![ask("max by (@C) (rate(etcd_debugging_server_lease_expired_total{@S}[@W]))", "{{cluster}}")],
+                vec![ask("max by (@C) (rate(etcd_debugging_server_lease_expired_total{@S}[@W]))", "{{namespace}}/{{cluster}}")],
             ),
             lines(
                 "How late leases end",
                 "From when a lease ran out until its keys were gone: 99 of 100 are faster.",
                 "s",
                 "metastore-no-leader",
-                vec![ask(&quantile("0.99", "@C", "metastore_lease_expiry_lag_seconds", ""), "{{cluster}}")],
+                vec![ask(&quantile("0.99", "@C", "metastore_lease_expiry_lag_seconds", ""), "{{namespace}}/{{cluster}}")],
             ),
         ],
     }

@@ -24,4 +24,4 @@ pub(super) fn all() -> Vec<(&'static str, Board)> {
 /// Metric whose series say which members there are.
 const MEMBERS_OF: &str = "metastore_build_info";
 /// A line of a member.
-const POD: &str = "{{cluster}}/{{pod}}";
+const POD: &str = "{{namespace}}/{{cluster}}/{{pod}}";

@@ -40,7 +40,10 @@ pub(super) fn board() -> Board {
                 about,
                 "percentunit",
                 PAGE,
-                vec![ask(&format!("1 - {}", errors(objective, "$__range")), "{{cluster}}")],
+                vec![ask(
+                    &format!("1 - {}", errors(objective, "$__range")),
+                    "{{namespace}}/{{cluster}}",
+                )],
             )
             .steps("red", &[(1.0 - objective.budget.parse::<f64>().expect("a share"), "green")])
             .size(6, 4),
@@ -64,7 +67,7 @@ pub(super) fn board() -> Board {
                     "grpc_server_handling_seconds",
                     "grpc_service=\"etcdserverpb.KV\", grpc_method=~\"Put|Range\"",
                 ),
-                "{{cluster}} {{grpc_method}}",
+                "{{namespace}}/{{cluster}} {{grpc_method}}",
             )],
         )
         .steps("green", &[(0.15, "red")]),
@@ -77,7 +80,7 @@ pub(super) fn board() -> Board {
             PAGE,
             vec![ask(
                 &quantile("0.99", "@C", "metastore_watch_delivery_lag_seconds", ""),
-                "{{cluster}}",
+                "{{namespace}}/{{cluster}}",
             )],
         )
         .steps("green", &[(0.15, "red")]),
@@ -87,7 +90,10 @@ pub(super) fn board() -> Board {
         "Seconds in which no member knew a leader, since members began.",
         "s",
         "metastore-no-leader",
-        vec![ask("min by (@C) (metastore_leaderless_seconds_total{@S})", "{{cluster}}")],
+        vec![ask(
+            "min by (@C) (metastore_leaderless_seconds_total{@S})",
+            "{{namespace}}/{{cluster}}",
+        )],
     ));
     Board {
         uid: "metastore-slo",
@@ -109,9 +115,9 @@ fn burn(objective: &Objective, title: &str, about: &str) -> Panel {
         "short",
         PAGE,
         vec![
-            ask(&rate("@W"), "{{cluster}} now"),
-            ask(&rate("1h"), "{{cluster}} over an hour"),
-            ask(&rate("6h"), "{{cluster}} over six hours"),
+            ask(&rate("@W"), "{{namespace}}/{{cluster}} now"),
+            ask(&rate("1h"), "{{namespace}}/{{cluster}} over an hour"),
+            ask(&rate("6h"), "{{namespace}}/{{cluster}} over six hours"),
         ],
     )
     .steps("green", &[(1.0, "orange"), (6.0, "red")])

@@ -27,7 +27,7 @@ in which the machine did not let it. Nearest peer: round trip to it.";
                 "metastore-no-leader",
                 vec![ask(
                     "max by (@C) (etcd_server_has_leader{@K}) or max by (@C) (@UP)",
-                    "{{cluster}}",
+                    "{{namespace}}/{{cluster}}",
                 )],
             )
             .steps("red", &[(1.0, "green")]),
@@ -36,17 +36,20 @@ in which the machine did not let it. Nearest peer: round trip to it.";
                 "Members that peers know, or that were scraped within a day, and that cannot be scraped.",
                 "short",
                 "metastore-member-down",
-                vec![ask("sum by (@C) (@UP == bool 0)", "{{cluster}}")],
+                vec![ask("sum by (@C) (@UP == bool 0)", "{{namespace}}/{{cluster}}")],
             )
             .steps("green", &[(1.0, "red")]),
             stat(
                 "Losses it can stand",
-                "How many more members may be lost before nothing can be written.",
+                "How many more voters in touch with the leader may be lost before nothing can be written.",
                 "short",
                 "metastore-quorum-at-risk",
                 vec![ask(
-                    "sum by (@C) (@UP) - floor(count by (@C) (@UP) / 2) - 1",
-                    "{{cluster}}",
+                    "(sum by (@C) (max by (@P) (etcd_server_has_leader{@K}) unless on (@P) \
+                     max by (@P) (etcd_server_is_learner{@K} == 1)) or 0 * count by (@C) (@UP)) \
+                     - on (@C) floor((count by (@C) (@UP) - on (@C) (sum by (@C) \
+                     (etcd_server_is_learner{@K}) or 0 * count by (@C) (@UP))) / 2) - 1",
+                    "{{namespace}}/{{cluster}}",
                 )],
             )
             .steps("red", &[(0.0, "orange"), (1.0, "green")]),
@@ -58,7 +61,7 @@ in which the machine did not let it. Nearest peer: round trip to it.";
                 vec![ask(
                     "max by (@C) (etcd_mvcc_db_total_size_in_use_in_bytes{@K}) / min by (@C) \
                      (etcd_server_quota_backend_bytes{@K})",
-                    "{{cluster}}",
+                    "{{namespace}}/{{cluster}}",
                 )],
             )
             .steps("green", &[(0.8, "orange"), (0.95, "red")]),
@@ -67,7 +70,7 @@ in which the machine did not let it. Nearest peer: round trip to it.";
                 "Alarms of etcd's kind that are raised: nospace, corrupt.",
                 "short",
                 "metastore-no-space",
-                vec![ask("max by (@C, alarm) (metastore_alarm{@K})", "{{cluster}} {{alarm}}")],
+                vec![ask("max by (@C, alarm) (metastore_alarm{@K})", "{{namespace}}/{{cluster}} {{alarm}}")],
             )
             .steps("green", &[(1.0, "red")]),
             stat(
@@ -104,14 +107,14 @@ in which the machine did not let it. Nearest peer: round trip to it.";
                     ask(
                         "sum by (@C) (rate(grpc_server_handled_total{grpc_service=~\"etcdserverpb.*\", \
                          grpc_code=\"OK\", @S}[@W]))",
-                        "{{cluster}} succeeded",
+                        "{{namespace}}/{{cluster}} succeeded",
                     ),
                     ask(
                         "sum by (@C) (rate(grpc_server_handled_total{grpc_service=~\"etcdserverpb.*\", \
                          @S}[@W])) - sum by (@C) \
                          (rate(grpc_server_handled_total{grpc_service=~\"etcdserverpb.*\", \
                          grpc_code=\"OK\", @S}[@W]))",
-                        "{{cluster}} failed",
+                        "{{namespace}}/{{cluster}} failed",
                     ),
                 ],
             ),
@@ -127,7 +130,7 @@ in which the machine did not let it. Nearest peer: round trip to it.";
                         "grpc_server_handling_seconds",
                         "grpc_service=\"etcdserverpb.KV\", grpc_method=~\"Put|Range\"",
                     ),
-                    "{{cluster}} {{grpc_method}}",
+                    "{{namespace}}/{{cluster}} {{grpc_method}}",
                 )],
             )
             .steps("green", &[(0.15, "red")]),
@@ -138,7 +141,7 @@ in which the machine did not let it. Nearest peer: round trip to it.";
                 "etcd-high-number-of-leader-changes",
                 vec![ask(
                     "max by (@C) (increase(etcd_server_leader_changes_seen_total{@S}[@W]))",
-                    "{{cluster}}",
+                    "{{namespace}}/{{cluster}}",
                 )],
             ),
             lines(
@@ -166,7 +169,11 @@ fn member_columns() -> Vec<super::super::panel::Target> {
         column("silent", "@SILENT"),
         column("hears", "min by (@P) (metastore_peer_silent_seconds{@S})"),
         column("lag", "@LAG"),
-        column("disk", &quantile("0.99", "@P", "etcd_disk_wal_fsync_duration_seconds", "")),
+        // Where nothing is written there is no share of nothing.
+        column(
+            "disk",
+            &(quantile("0.99", "@P", "etcd_disk_wal_fsync_duration_seconds", "") + " >= 0"),
+        ),
         column("sync", "max by (@P) (metastore_wal_sync_pending_seconds{@S})"),
         column("clock", "@OFFSET"),
         column("cpu", "@STARVED"),

@@ -6,7 +6,7 @@ use super::super::panel::{
 use super::{MEMBERS_OF, POD};
 
 /// A line of a pair of members.
-const PAIR: &str = "{{pod}} → {{To}}";
+const PAIR: &str = "{{namespace}}/{{cluster}}/{{pod}} → {{To}}";
 
 pub(super) fn board() -> Board {
     let mut panels = leadership();
@@ -41,11 +41,11 @@ fn leadership() -> Vec<Panel> {
             vec![
                 ask(
                     "sum by (@C, cause) (increase(metastore_elections_total{@S}[@W]))",
-                    "{{cluster}} {{cause}}",
+                    "{{namespace}}/{{cluster}} {{cause}}",
                 ),
                 ask(
                     "sum by (@C) (increase(metastore_false_elections_total{@S}[@W]))",
-                    "{{cluster}} deposed the living",
+                    "{{namespace}}/{{cluster}} deposed the living",
                 ),
             ],
         ),
@@ -64,11 +64,11 @@ fn leadership() -> Vec<Panel> {
             vec![
                 ask(
                     "sum by (@C) (increase(metastore_precampaigns_total{@S}[@W]))",
-                    "{{cluster}} asked",
+                    "{{namespace}}/{{cluster}} asked",
                 ),
                 ask(
                     "sum by (@C, result) (increase(metastore_crash_hints_total{@S}[@W]))",
-                    "{{cluster}} hints {{result}}",
+                    "{{namespace}}/{{cluster}} hints {{result}}",
                 ),
             ],
         ),
@@ -83,14 +83,14 @@ fn timing() -> Vec<Panel> {
             "Number of the newest plan of timing that members have applied; 0: their flags rule.",
             "short",
             "metastore-tuning-frozen",
-            vec![ask("max by (@C) (metastore_tuning_epoch{@S})", "{{cluster}}")],
+            vec![ask("max by (@C) (metastore_tuning_epoch{@S})", "{{namespace}}/{{cluster}}")],
         ),
         stat(
             "How far the plan is",
             "Phase of the newest plan of timing; settled is the last.",
             "short",
             "metastore-tuning-frozen",
-            vec![ask("min by (@C) (metastore_tuning_phase{@S})", "{{cluster}}")],
+            vec![ask("min by (@C) (metastore_tuning_phase{@S})", "{{namespace}}/{{cluster}}")],
         )
         .words(&[
             ("0", "none", "text"),
@@ -105,14 +105,14 @@ fn timing() -> Vec<Panel> {
             "Time between heartbeats of the leader.",
             "s",
             "metastore-tuning-frozen",
-            vec![ask("max by (@C) (metastore_raft_timing_effective_seconds{timing=\"heartbeat\", @S})", "{{cluster}}")],
+            vec![ask("max by (@C) (metastore_raft_timing_effective_seconds{timing=\"heartbeat\", @S})", "{{namespace}}/{{cluster}}")],
         ),
         stat(
             "Election timeout in force",
             "How long a follower waits for a sign of life before it asks for an election; drawn from once to twice that.",
             "s",
             "metastore-tuning-frozen",
-            vec![ask("max by (@C) (metastore_raft_timing_effective_seconds{timing=\"election\", @S})", "{{cluster}}")],
+            vec![ask("max by (@C) (metastore_raft_timing_effective_seconds{timing=\"election\", @S})", "{{namespace}}/{{cluster}}")],
         ),
         stat(
             "Predicted failover",
@@ -126,7 +126,7 @@ fn timing() -> Vec<Panel> {
             "From the last sign of the old leader until a new one was known: half of all since the members began were shorter.",
             "s",
             "metastore-no-leader",
-            vec![ask("histogram_quantile(0.5, sum by (@C, le) (metastore_failover_duration_seconds_bucket{@S}))", "{{cluster}}")],
+            vec![ask("histogram_quantile(0.5, sum by (@C, le) (metastore_failover_duration_seconds_bucket{@S}))", "{{namespace}}/{{cluster}}")],
         ),
         lines(
             "Timing against round trips",
@@ -135,10 +135,10 @@ fn timing() -> Vec<Panel> {
             "s",
             "metastore-peer-far",
             vec![
-                ask("max by (@C) (metastore_raft_timing_effective_seconds{timing=\"election\", @S})", "{{cluster}} election timeout"),
-                ask("max by (@C) (metastore_raft_timing_effective_seconds{timing=\"heartbeat\", @S})", "{{cluster}} heartbeat"),
-                ask("max by (@C) (metastore_peer_rtt_quantile_seconds{quantile=\"0.99\", @S})", "{{cluster}} round trip, slowest in a hundred"),
-                ask("max by (@C) (metastore_peer_srtt_seconds{@S})", "{{cluster}} round trip, smoothed"),
+                ask("max by (@C) (metastore_raft_timing_effective_seconds{timing=\"election\", @S})", "{{namespace}}/{{cluster}} election timeout"),
+                ask("max by (@C) (metastore_raft_timing_effective_seconds{timing=\"heartbeat\", @S})", "{{namespace}}/{{cluster}} heartbeat"),
+                ask("max by (@C) (metastore_peer_rtt_quantile_seconds{quantile=\"0.99\", @S})", "{{namespace}}/{{cluster}} round trip, slowest in a hundred"),
+                ask("max by (@C) (metastore_peer_srtt_seconds{@S})", "{{namespace}}/{{cluster}} round trip, smoothed"),
             ],
         )
         .logarithmic()
@@ -149,8 +149,8 @@ fn timing() -> Vec<Panel> {
             "s",
             "metastore-tuning-frozen",
             vec![
-                ask("max by (@C, timing) (metastore_raft_timing_flags_seconds{@S})", "{{cluster}} {{timing}} by flags"),
-                ask("max by (@C, timing) (metastore_raft_timing_effective_seconds{@S})", "{{cluster}} {{timing}} in force"),
+                ask("max by (@C, timing) (metastore_raft_timing_flags_seconds{@S})", "{{namespace}}/{{cluster}} {{timing}} by flags"),
+                ask("max by (@C, timing) (metastore_raft_timing_effective_seconds{@S})", "{{namespace}}/{{cluster}} {{timing}} in force"),
             ],
         )
         .logarithmic()
@@ -182,12 +182,12 @@ fn timing() -> Vec<Panel> {
 }
 
 fn network() -> Vec<Panel> {
-    // Peers are known by id; a column is the pod that has it.
+    // Peers are known by id; a column is the pod that has it, with its cluster: another's may be of that name.
     let by_name = |metric: &str| {
         format!(
-            "max by (namespace, cluster, from, to) (label_replace(label_replace({metric}, \"server_id\", \
-             \"$1\", \"To\", \"(.*)\"), \"from\", \"$1\", \"pod\", \"(.*)\") * on (@I) group_left (to) \
-             label_replace(@MEMBERS, \"to\", \"$1\", \"pod\", \"(.*)\"))"
+            "max by (namespace, cluster, from, to) (label_join(label_replace({metric}, \"server_id\", \
+             \"$1\", \"To\", \"(.*)\"), \"from\", \"/\", \"namespace\", \"cluster\", \"pod\") * on (@I) \
+             group_left (to) label_join(@MEMBERS, \"to\", \"/\", \"namespace\", \"cluster\", \"pod\"))"
         )
     };
     vec![
@@ -241,7 +241,10 @@ fn network() -> Vec<Panel> {
             "Connections between members that stand, of each kind.",
             "short",
             "metastore-member-partitioned",
-            vec![ask("sum by (@P, Link) (metastore_peer_link_up{@S})", "{{pod}} {{Link}}")],
+            vec![ask(
+                "sum by (@P, Link) (metastore_peer_link_up{@S})",
+                "{{namespace}}/{{cluster}}/{{pod}} {{Link}}",
+            )],
         ),
         lines(
             "Sent to peers",
@@ -251,11 +254,11 @@ fn network() -> Vec<Panel> {
             vec![
                 ask(
                     "sum by (@P) (rate(etcd_network_peer_sent_bytes_total{@S}[@W]))",
-                    "{{pod}} on the wire",
+                    "{{namespace}}/{{cluster}}/{{pod}} on the wire",
                 ),
                 ask(
                     "sum by (@P) (rate(metastore_network_peer_sent_plain_bytes_total{@S}[@W]))",
-                    "{{pod}} before compression",
+                    "{{namespace}}/{{cluster}}/{{pod}} before compression",
                 ),
             ],
         ),
@@ -274,11 +277,11 @@ fn network() -> Vec<Panel> {
             vec![
                 ask(
                     "sum by (@P) (rate(etcd_network_peer_sent_failures_total{@S}[@W]))",
-                    "{{pod}} not sent",
+                    "{{namespace}}/{{cluster}}/{{pod}} not sent",
                 ),
                 ask(
                     "sum by (@P) (rate(etcd_network_disconnected_peers_total{@S}[@W]))",
-                    "{{pod}} connections lost",
+                    "{{namespace}}/{{cluster}}/{{pod}} connections lost",
                 ),
             ],
         ),
@@ -296,11 +299,11 @@ fn proposals() -> Vec<Panel> {
             vec![
                 ask(
                     "sum by (@P) (rate(etcd_server_proposals_committed_total{@S}[@W]))",
-                    "{{pod}} committed",
+                    "{{namespace}}/{{cluster}}/{{pod}} committed",
                 ),
                 ask(
                     "sum by (@P) (rate(etcd_server_proposals_applied_total{@S}[@W]))",
-                    "{{pod}} applied",
+                    "{{namespace}}/{{cluster}}/{{pod}} applied",
                 ),
             ],
         ),
@@ -317,10 +320,13 @@ fn proposals() -> Vec<Panel> {
             "short",
             "etcd-high-number-of-failed-proposals",
             vec![
-                ask("max by (@P) (etcd_server_proposals_pending{@S})", "{{pod}} pending"),
+                ask(
+                    "max by (@P) (etcd_server_proposals_pending{@S})",
+                    "{{namespace}}/{{cluster}}/{{pod}} pending",
+                ),
                 ask(
                     "sum by (@P) (rate(etcd_server_proposals_failed_total{@S}[@W]))",
-                    "{{pod}} failed per second",
+                    "{{namespace}}/{{cluster}}/{{pod}} failed per second",
                 ),
             ],
         ),

@@ -20,7 +20,7 @@ pub(super) fn board() -> Board {
                 vec![ask(
                     "max by (@C) (etcd_mvcc_db_total_size_in_use_in_bytes{@S}) / min by (@C) \
                      (etcd_server_quota_backend_bytes{@S})",
-                    "{{cluster}}",
+                    "{{namespace}}/{{cluster}}",
                 )],
             )
             .steps("green", &[(0.8, "orange"), (0.95, "red")])
@@ -30,7 +30,7 @@ pub(super) fn board() -> Board {
                 "Age of a sync of the log that has not ended; 0: none is under way.",
                 "s",
                 "metastore-disk-stalled",
-                vec![ask("max by (@C) (metastore_wal_sync_pending_seconds{@S})", "{{cluster}}")],
+                vec![ask("max by (@C) (metastore_wal_sync_pending_seconds{@S})", "{{namespace}}/{{cluster}}")],
             )
             .steps("green", &[(0.3, "orange"), (1.0, "red")])
             .size(6, 4),
@@ -39,17 +39,17 @@ pub(super) fn board() -> Board {
                 "Keys that live.",
                 "short",
                 "metastore-quota-nearly-full",
-                vec![ask("max by (@C) (etcd_debugging_mvcc_keys_total{@S})", "{{cluster}}")],
+                vec![ask("max by (@C) (etcd_debugging_mvcc_keys_total{@S})", "{{namespace}}/{{cluster}}")],
             )
             .size(6, 4),
             stat(
-                "Hashes that differ",
-                "Comparisons of members' data that found a difference, since members began.",
+                "Stores rebuilt at start",
+                "Members whose store on disk was in doubt when they started, and that built it anew from snapshot and log.",
                 "short",
-                "metastore-corrupt",
+                "metastore-store-rebuilt",
                 vec![ask(
                     "sum by (@C) (metastore_hash_check_total{result=\"mismatch\", @S})",
-                    "{{cluster}}",
+                    "{{namespace}}/{{cluster}}",
                 )],
             )
             .steps("green", &[(1.0, "red")])
@@ -108,8 +108,8 @@ pub(super) fn board() -> Board {
                 "bytes",
                 "metastore-member-lagging",
                 vec![
-                    ask("max by (@P) (metastore_wal_bytes{@S})", "{{pod}} on disk"),
-                    ask("max by (@P) (metastore_log_memory_bytes{@S})", "{{pod}} in memory"),
+                    ask("max by (@P) (metastore_wal_bytes{@S})", "{{namespace}}/{{cluster}}/{{pod}} on disk"),
+                    ask("max by (@P) (metastore_log_memory_bytes{@S})", "{{namespace}}/{{cluster}}/{{pod}} in memory"),
                 ],
             ),
             lines(
@@ -137,9 +137,9 @@ pub(super) fn board() -> Board {
                 "bytes",
                 "etcd-database-high-fragmentation-ratio",
                 vec![
-                    ask("max by (@P) (etcd_mvcc_db_total_size_in_use_in_bytes{@S})", "{{pod}} in use"),
-                    ask("max by (@P) (etcd_mvcc_db_total_size_in_bytes{@S})", "{{pod}} on disk"),
-                    ask("min by (@C) (etcd_server_quota_backend_bytes{@S})", "{{cluster}} quota"),
+                    ask("max by (@P) (etcd_mvcc_db_total_size_in_use_in_bytes{@S})", "{{namespace}}/{{cluster}}/{{pod}} in use"),
+                    ask("max by (@P) (etcd_mvcc_db_total_size_in_bytes{@S})", "{{namespace}}/{{cluster}}/{{pod}} on disk"),
+                    ask("min by (@C) (etcd_server_quota_backend_bytes{@S})", "{{namespace}}/{{cluster}} quota"),
                 ],
             ),
             lines(
@@ -183,13 +183,13 @@ pub(super) fn board() -> Board {
                 )],
             ),
             lines(
-                "Comparisons of data",
-                "Comparisons of members' hashes, by result.",
+                "Stores looked at, at start",
+                "What members that started found of their store on disk: ok, or a mismatch, and it was built anew.",
                 "short",
-                "metastore-corrupt",
+                "metastore-store-rebuilt",
                 vec![ask(
                     "sum by (@C, result) (metastore_hash_check_total{@S})",
-                    "{{cluster}} {{result}}",
+                    "{{namespace}}/{{cluster}} {{result}}",
                 )],
             ),
             lines(
@@ -197,11 +197,11 @@ pub(super) fn board() -> Board {
                 "Ends of the log that were torn by a power cut, entries that were mended, and stores that were \
                  built anew, since members began.",
                 "short",
-                "metastore-corrupt",
+                "metastore-store-rebuilt",
                 vec![
-                    ask("max by (@P) (metastore_wal_torn_tail_total{@S})", "{{pod}} torn"),
-                    ask("max by (@P) (metastore_wal_repaired_entries_total{@S})", "{{pod}} mended"),
-                    ask("max by (@P) (metastore_statestore_rebuild_total{@S})", "{{pod}} built anew"),
+                    ask("max by (@P) (metastore_wal_torn_tail_total{@S})", "{{namespace}}/{{cluster}}/{{pod}} torn"),
+                    ask("max by (@P) (metastore_wal_repaired_entries_total{@S})", "{{namespace}}/{{cluster}}/{{pod}} mended"),
+                    ask("max by (@P) (metastore_statestore_rebuild_total{@S})", "{{namespace}}/{{cluster}}/{{pod}} built anew"),
                 ],
             ),
             lines(
