@@ -10,6 +10,7 @@ mod engine;
 
 use std::fs;
 use std::io::Write as _;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -317,7 +318,8 @@ impl Drop for BackendWriter {
 /// Closing a broken engine may panic once more, or wait for ever for writes that failed: nobody waits
 /// for it.
 fn let_go(open: Open) {
-    let close = move || drop(catch_unwind(AssertUnwindSafe(|| drop(open))));
+    let open = ManuallyDrop::new(open);
+    let close = || drop(catch_unwind(AssertUnwindSafe(|| drop(ManuallyDrop::into_inner(open)))));
     // Without a thread it stays open, which costs its memory and no more.
     drop(std::thread::Builder::new().name(String::from("backend-close")).spawn(close));
 }
