@@ -7,7 +7,7 @@ mod overview;
 mod raft;
 mod storage;
 
-use super::panel::Board;
+use super::panel::{Board, Panel, ask, lines, quantile};
 
 /// All, with the paths of their files.
 pub(super) fn all() -> Vec<(&'static str, Board)> {
@@ -25,3 +25,15 @@ pub(super) fn all() -> Vec<(&'static str, Board)> {
 const MEMBERS_OF: &str = "metastore_build_info";
 /// A line of a member.
 const POD: &str = "{{namespace}}/{{cluster}}/{{pod}}";
+
+/// The slowest puts and ranges against what is promised of them.
+fn slow_calls(title: &str, about: &str) -> Panel {
+    let slowest = quantile(
+        "0.99",
+        "@C, grpc_method",
+        "grpc_server_handling_seconds",
+        "grpc_service=\"etcdserverpb.KV\", grpc_method=~\"Put|Range\"",
+    );
+    let targets = vec![ask(&slowest, "{{namespace}}/{{cluster}} {{grpc_method}}")];
+    lines(title, about, "s", "etcd-grpc-requests-slow", targets).steps("green", &[(0.15, "red")])
+}

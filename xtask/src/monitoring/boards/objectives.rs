@@ -2,7 +2,7 @@
 
 use super::super::panel::{Board, Panel, ask, lines, quantile, row, stat};
 use super::super::slo::{OBJECTIVES, Objective};
-use super::MEMBERS_OF;
+use super::{MEMBERS_OF, slow_calls};
 
 const PAGE: &str = "metastore-error-budget-burn";
 
@@ -54,24 +54,7 @@ pub(super) fn board() -> Board {
         panels.push(burn(objective, title, about));
     }
     panels.push(row("What the objectives count"));
-    panels.push(
-        lines(
-            "Slowest puts and ranges in a hundred",
-            "99 of 100 are faster.",
-            "s",
-            "etcd-grpc-requests-slow",
-            vec![ask(
-                &quantile(
-                    "0.99",
-                    "@C, grpc_method",
-                    "grpc_server_handling_seconds",
-                    "grpc_service=\"etcdserverpb.KV\", grpc_method=~\"Put|Range\"",
-                ),
-                "{{namespace}}/{{cluster}} {{grpc_method}}",
-            )],
-        )
-        .steps("green", &[(0.15, "red")]),
-    );
+    panels.push(slow_calls("Slowest puts and ranges in a hundred", "99 of 100 are faster."));
     panels.push(
         lines(
             "Slowest events in a hundred",

@@ -4,7 +4,7 @@
 use super::super::panel::{
     Board, Column, alert_list, ask, column, lines, quantile, row, stat, table, timeline,
 };
-use super::{MEMBERS_OF, POD};
+use super::{MEMBERS_OF, POD, slow_calls};
 
 const GREEN_RED: (&str, &[(f64, &str)]) = ("green", &[]);
 
@@ -118,22 +118,10 @@ in which the machine did not let it. Nearest peer: round trip to it.";
                     ),
                 ],
             ),
-            lines(
+            slow_calls(
                 "Slowest in a hundred",
                 "99 of 100 puts and ranges are faster than this. Promised are 150 ms.",
-                "s",
-                "etcd-grpc-requests-slow",
-                vec![ask(
-                    &quantile(
-                        "0.99",
-                        "@C, grpc_method",
-                        "grpc_server_handling_seconds",
-                        "grpc_service=\"etcdserverpb.KV\", grpc_method=~\"Put|Range\"",
-                    ),
-                    "{{namespace}}/{{cluster}} {{grpc_method}}",
-                )],
-            )
-            .steps("green", &[(0.15, "red")]),
+            ),
             lines(
                 "Leader changes",
                 "Times members saw the leader change, in each interval.",
