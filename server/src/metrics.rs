@@ -9,7 +9,7 @@ pub(crate) mod catalogue;
 mod cgroup;
 mod durations;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use member::TuningStatus;
@@ -19,16 +19,22 @@ use prometheus::{
     TextEncoder,
 };
 use proto::etcdserverpb::AlarmType;
+use tokio::sync::Semaphore;
 
 pub use self::catalogue::reference;
 pub(crate) use self::durations::{Applies, Batch, Ranges, Request, Requests, Stage, Stages};
 use crate::door::{NodeStatus, RequestError};
+use crate::http::SCRAPES_MAX;
 use crate::version;
 
 /// The numbers, by who moves them.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Held while somebody renders: what is set for a scrape is set before it is read, by one at a time.
+    rendering: Mutex<()>,
+    /// Places for those that scrape.
+    pub(crate) scrapes: Arc<Semaphore>,
 
     // Moved by the Raft thread.
     /// Leaders seen to change.
@@ -413,6 +419,8 @@ impl Metrics {
                 fd_limit: m.gauge("os_fd_limit"),
             },
             registry: make.registry,
+            rendering: Mutex::default(),
+            scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)),
         }
     }
 
@@ -451,6 +459,7 @@ impl Metrics {
 
     /// Everything in the text format of Prometheus.
     pub fn scrape(&self, status: &NodeStatus, figures: &StateFigures) -> String {
+        let _alone = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
         let s = &self.scraped;
         s.has_leader.set(i64::from(status.leader.is_some()));
         s.is_leader.set(i64::from(status.is_leader));

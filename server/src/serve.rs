@@ -65,6 +65,9 @@ const PENDING_ACCEPT_RESET_STREAMS_MAX: usize = 10_000;
 const LOCAL_ERROR_RESET_STREAMS_MAX: usize = 10_000;
 /// Bytes of the headers of one call; as grpc-go.
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 20;
+/// What a connection of HTTP/1 may hold of what it reads and writes; hyper's own limit would hold a
+/// whole page of metrics for each that does not read it.
+const HTTP1_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// How long to wait after a failed accept, which mostly means that descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Silence after which TCP asks whether the other side is still there.
@@ -310,6 +313,12 @@ impl ServeOptions {
         }
     }
 
+    /// How long what was sent may stay unread by the other side's kernel until the connection is
+    /// closed; as grpc-go has it, the time an answer to a keepalive may take, if these are sent.
+    fn unread_timeout(&self) -> Option<Duration> {
+        self.keepalive_interval.map(|_| self.keepalive_timeout)
+    }
+
     /// For a few callers that ask little.
     pub(crate) fn on_one_thread(self) -> Self {
         Self { threads: 1, ..self }
@@ -390,7 +399,7 @@ pub(crate) fn serve_on<A: Answers>(
     let stopping = stopping.clone();
     let thread = std::thread::Builder::new().name(format!("{name}-accept"));
     threads.push(thread.spawn(move || {
-        runtime.block_on(accept_all(listeners, senders, options.connections_max, stopping));
+        runtime.block_on(accept_all(listeners, senders, options, stopping));
     })?);
     Ok(Serving { threads })
 }
@@ -412,10 +421,10 @@ enum Accept {
 async fn accept_all(
     listeners: Vec<Listener>,
     senders: Vec<mpsc::UnboundedSender<Accepted>>,
-    connections_max: usize,
+    options: ServeOptions,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let permits = Arc::new(Semaphore::new(connections_max));
+    let permits = Arc::new(Semaphore::new(options.connections_max));
     let strangers = Strangers::new(HANDSHAKES_MAX);
     let senders = Arc::new(senders);
     let next = Arc::new(AtomicU64::new(0));
@@ -426,7 +435,9 @@ async fn accept_all(
         let strangers = Arc::clone(&strangers);
         tasks.spawn(async move {
             let url = listener.urls[0].to_string();
-            if let Err(error) = accept(listener, &permits, &strangers, &senders, &next).await {
+            let unread = options.unread_timeout();
+            let ended = accept(listener, unread, &permits, &strangers, &senders, &next).await;
+            if let Err(error) = ended {
                 tracing::error!(%error, url, "cannot accept connections");
             }
         });
@@ -437,6 +448,7 @@ async fn accept_all(
 
 async fn accept(
     listener: Listener,
+    unread_timeout: Option<Duration>,
     permits: &Arc<Semaphore>,
     strangers: &Arc<Strangers>,
     senders: &[mpsc::UnboundedSender<Accepted>],
@@ -449,7 +461,7 @@ async fn accept(
     };
     loop {
         let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return Ok(()) };
-        match acceptor.accept().await {
+        match acceptor.accept(unread_timeout).await {
             Ok((stream, from)) => {
                 let turn = next.fetch_add(1, Ordering::Relaxed) as usize % senders.len();
                 let stranger = match &security {
@@ -475,13 +487,18 @@ enum Acceptor {
 }
 
 impl Acceptor {
-    async fn accept(&self) -> io::Result<(Accept, Option<SocketAddr>)> {
+    async fn accept(
+        &self,
+        unread_timeout: Option<Duration>,
+    ) -> io::Result<(Accept, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
                 stream.set_nodelay(true)?;
                 let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE);
-                socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                let socket = socket2::SockRef::from(&stream);
+                socket.set_tcp_keepalive(&keepalive)?;
+                socket.set_tcp_user_timeout(unread_timeout)?;
                 Ok((Accept::Tcp(stream.into_std()?), Some(from)))
             }
             Self::Unix(listener) => {
@@ -557,7 +574,11 @@ async fn client_thread<A: Answers>(
 
 fn connection_builder(options: ServeOptions) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_buf_size(HTTP1_BUFFER_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

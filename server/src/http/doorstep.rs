@@ -8,11 +8,11 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::response::Response;
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use tonic::body::Body;
 
-use super::{METRICS, TEXT, error, only_get, page};
+use super::{TEXT, error, only_get, page, scrape};
 use crate::api::unary::Answer;
 use crate::door::NodeStatus;
 use crate::metrics::{Metrics, StateFigures};
@@ -39,7 +39,7 @@ impl Doorstep {
         let _ = self.inside.set(pages);
     }
 
-    fn alone(&self, method: &Method, path: &str) -> Response {
+    fn alone(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response {
         if let Some(refused) = only_get(method) {
             return refused;
         }
@@ -50,7 +50,8 @@ impl Doorstep {
             "/health" => not_ready(&format!(r#"{{"health":"false","reason":"{REPLAYING}"}}"#)),
             "/metrics" => {
                 let nothing = (NodeStatus::default(), StateFigures::default());
-                page(StatusCode::OK, METRICS, self.metrics.scrape(&nothing.0, &nothing.1))
+                let render = || self.metrics.scrape(&nothing.0, &nothing.1);
+                scrape::answer(&self.metrics.scrapes, headers, render)
             }
             _ => error(StatusCode::NOT_FOUND, "404 page not found"),
         }
@@ -62,7 +63,7 @@ impl Answers for Doorstep {
         match self.inside.get() {
             Some(pages) => ask(pages.clone(), request).await,
             None => self
-                .alone(request.method(), request.uri().path())
+                .alone(request.method(), request.uri().path(), request.headers())
                 .map(|page| Body::new(page).into()),
         }
     }
@@ -72,12 +73,13 @@ impl Answers for Doorstep {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_member_that_replays_its_log_is_alive_and_not_ready() {
+    #[tokio::test]
+    async fn a_member_that_replays_its_log_is_alive_and_not_ready() {
         let doorstep = Doorstep::new(&Arc::new(Metrics::new()));
-        let status = |path| doorstep.alone(&Method::GET, path).status().as_u16();
+        let ask = |method, path| doorstep.alone(&method, path, &HeaderMap::new()).status().as_u16();
+        let status = |path| ask(Method::GET, path);
         assert_eq!([status("/livez"), status("/metrics")], [200, 200]);
         assert_eq!([status("/readyz"), status("/health"), status("/version")], [503, 503, 404]);
-        assert_eq!(doorstep.alone(&Method::POST, "/livez").status().as_u16(), 405);
+        assert_eq!(ask(Method::POST, "/livez"), 405);
     }
 }

@@ -7,6 +7,7 @@
 mod control;
 mod doorstep;
 mod health;
+mod scrape;
 
 use std::sync::Arc;
 
@@ -15,11 +16,12 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::any;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
 pub(crate) use control::{ASK_HAND_OVER, HandOverAnswer, router as control_router};
 pub(crate) use doorstep::Doorstep;
+pub(crate) use scrape::SCRAPES_MAX;
 
 use crate::api::Shared;
 use crate::door::Door;
@@ -96,19 +98,25 @@ async fn version<D: Door>(State(shared): State<Arc<Shared<D>>>, method: Method) 
     only_get(&method).unwrap_or_else(|| version_page(&shared.door))
 }
 
-async fn metrics<D: Door>(State(shared): State<Arc<Shared<D>>>, method: Method) -> Response {
+async fn metrics<D: Door>(
+    State(shared): State<Arc<Shared<D>>>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
     if let Some(refused) = only_get(&method) {
         return refused;
     }
-    let view = shared.door.view();
-    let figures = StateFigures {
-        keys: view.keys_total() as u64,
-        revision: view.revision(),
-        compact_revision: view.compact_revision(),
-        quota_bytes: shared.settings.quota_bytes,
-        alarms: view.alarms().iter().map(|alarm| (alarm.member_id, alarm.alarm())).collect(),
-    };
-    page(StatusCode::OK, METRICS, shared.metrics.scrape(&shared.door.status(), &figures))
+    scrape::answer(&shared.metrics.scrapes, &headers, || {
+        let view = shared.door.view();
+        let figures = StateFigures {
+            keys: view.keys_total() as u64,
+            revision: view.revision(),
+            compact_revision: view.compact_revision(),
+            quota_bytes: shared.settings.quota_bytes,
+            alarms: view.alarms().iter().map(|alarm| (alarm.member_id, alarm.alarm())).collect(),
+        };
+        shared.metrics.scrape(&shared.door.status(), &figures)
+    })
 }
 
 #[cfg(test)]

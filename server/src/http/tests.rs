@@ -39,7 +39,7 @@ impl Pages {
         Self { node, router: router(&Arc::new(shared)), _stop: stop }
     }
 
-    async fn ask(&self, method: &str, path: &str) -> (StatusCode, String, http::HeaderMap) {
+    async fn ask(&self, method: &str, path: &str) -> (StatusCode, String, HeaderMap) {
         let request = Request::builder().method(method).uri(path).body(Body::empty());
         let response =
             self.router.clone().oneshot(request.expect("a request")).await.expect("an answer");
