@@ -1,9 +1,10 @@
 //! When a member takes a snapshot, and how far it may then release its log.
 //!
-//! A snapshot costs time in proportion to what changed since the last one, a long log costs time at
-//! the next boot. So a snapshot is due when the log since the last one is larger than the last
-//! snapshot (replaying it would take longer than reading the snapshot) and at least
-//! [`SnapshotPolicy::log_bytes_min`]; an explicit count of entries is honoured as given.
+//! A snapshot writes what changed since the last one but reads and hashes the whole state; a long log
+//! costs room, and time at the next boot. So a snapshot is due when the log since the last one is larger
+//! than a part of the last snapshot, one in [`SnapshotPolicy::state_divisor`], and at least
+//! [`SnapshotPolicy::log_bytes_min`]; an explicit count of entries is honoured as given. The log is kept
+//! from the older of two snapshots, so its length is at most about twice that.
 
 use proto::log::SnapshotMeta;
 
@@ -14,13 +15,15 @@ use crate::SnapshotsHeld;
 pub struct SnapshotPolicy {
     /// Log bytes applied since the last snapshot below which none is due.
     pub log_bytes_min: u64,
+    /// Into how many parts a large state is divided: log of one part's size makes a snapshot due.
+    pub state_divisor: u64,
     /// Entries since the last snapshot, if the user fixed a number (`--snapshot-count`).
     pub entries: Option<u64>,
 }
 
 impl Default for SnapshotPolicy {
     fn default() -> Self {
-        SnapshotPolicy { log_bytes_min: 64 << 20, entries: None }
+        SnapshotPolicy { log_bytes_min: 64 << 20, state_divisor: 4, entries: None }
     }
 }
 
@@ -72,7 +75,10 @@ impl SnapshotDecision {
         }
         let due = match self.policy.entries {
             Some(entries) => applied_index - newest > entries,
-            None => self.log_bytes > self.policy.log_bytes_min.max(self.snapshot_bytes),
+            None => {
+                let part_bytes = self.snapshot_bytes / self.policy.state_divisor.max(1);
+                self.log_bytes > self.policy.log_bytes_min.max(part_bytes)
+            }
         };
         due || self.wanted
     }
@@ -108,5 +114,37 @@ impl SnapshotDecision {
         self.log_bytes = 0;
         self.snapshot_bytes = meta.state_bytes;
         self.held = SnapshotsHeld { newest: Some(meta), previous_index: None };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_snapshot(state_bytes: u64) -> SnapshotDecision {
+        let newest = SnapshotMeta { index: 1, state_bytes, ..SnapshotMeta::default() };
+        let held = SnapshotsHeld { newest: Some(newest), previous_index: None };
+        let policy = SnapshotPolicy { log_bytes_min: 100, state_divisor: 4, entries: None };
+        SnapshotDecision::new(policy, held)
+    }
+
+    #[test]
+    fn a_snapshot_is_due_after_log_of_a_part_of_the_states_size() {
+        for (state_bytes, log_bytes) in [(0, 100), (400, 100), (404, 101), (4_000, 1_000)] {
+            let mut decision = with_snapshot(state_bytes);
+            decision.applied(2, log_bytes, None);
+            assert!(!decision.due(2), "{log_bytes} bytes of log, {state_bytes} of state");
+            decision.applied(3, 1, None);
+            assert!(decision.due(3), "{log_bytes} + 1 bytes of log, {state_bytes} of state");
+        }
+    }
+
+    #[test]
+    fn the_log_goes_behind_the_older_of_two_snapshots() {
+        let mut decision = with_snapshot(0);
+        let saved = |index| SnapshotMeta { index, ..SnapshotMeta::default() };
+        assert_eq!(decision.saved(&saved(5)), Some(1));
+        assert_eq!(decision.saved(&saved(9)), Some(5));
+        assert_eq!(decision.saved(&saved(7)), Some(5), "an older one changes nothing");
     }
 }

@@ -21,8 +21,9 @@ use crate::segment::{
     opening_bytes, start_segment,
 };
 
-/// How large a segment is unless the options say otherwise.
-pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+/// How large a segment is unless the options say otherwise. The log is released by whole segments and the
+/// next one is ready before it is needed: so much may be kept at either end for nothing.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 16 << 20;
 /// Smaller segments would be all header.
 const SEGMENT_BYTES_MIN: u64 = 2 * DATA_START;
 /// One step of zero-filling; bounds how long it can delay the next append.
