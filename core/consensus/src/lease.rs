@@ -51,11 +51,6 @@ impl Lease {
         self.is_over = true;
     }
 
-    /// What goes along with a heartbeat that leaves now; 0: nothing.
-    pub(crate) fn stamp(&self, now_us: u64) -> u64 {
-        if self.length_us > 0 { now_us } else { 0 }
-    }
-
     /// A heartbeat of this term was heard.
     pub(crate) fn heard(&mut self, from: u64, term: u64, sent_us: u64) {
         self.heard = Some((from, term, sent_us));
@@ -128,7 +123,6 @@ mod tests {
         let mut off = Lease::default();
         off.answered(20, 2, 10);
         assert!(!off.holds(20, 1, &three));
-        assert_eq!(off.stamp(20), 0);
         let mut handed_over = lease();
         handed_over.answered(20, 2, 10);
         handed_over.end();

@@ -25,6 +25,11 @@
 //!   leader commits. Who sees how long an answer took does not wait for further losses: its timeout
 //!   becomes [`ROUND_TRIPS_MIN`] times that at least. Silence does not count: alone in a partition
 //!   nothing is learnt about the round trip, and long timeouts would only delay the recovery.
+//! * Once a leader commits, the timeout is again as it was set, which may still be shorter than the
+//!   round trip. Then answers come as evenly as heartbeats leave, until the network or a busy machine
+//!   holds some of them back, and a leader that looks for a quorum within one such timeout finds none.
+//!   So a leader waits for as long as its heartbeats' answers take of late, times [`ROUND_TRIPS_MIN`].
+//!   For how long followers refuse their votes, and with it every lease, stays as it was set.
 
 use autotune::Timing;
 
@@ -62,6 +67,8 @@ pub(crate) struct ScaledClock {
     next_heartbeat_us: u64,
     /// Elections lost in a row with answers and without a commit.
     losses: u32,
+    /// How long heartbeats wait for a quorum's answers; 0: this member does not lead.
+    answers_us: u64,
     /// What stalls have added to the own waits, in hundredths.
     patience: u64,
     patience_wears_us: u64,
@@ -78,6 +85,7 @@ impl ScaledClock {
             changed: true,
             next_heartbeat_us: now_us,
             losses: 0,
+            answers_us: 0,
             patience: 0,
             patience_wears_us: now_us,
         }
@@ -94,14 +102,29 @@ impl ScaledClock {
     }
 
     pub(crate) fn election_timeout_us(&self) -> u64 {
+        let losses = self.widened_us(self.losses / LOSSES_MAX);
+        losses.max(self.bearing_us(self.answers_us))
+    }
+
+    /// The timeout after so many lengthenings.
+    fn widened_us(&self, rounds: u32) -> u64 {
         let set_us = self.timing.election_timeout_us;
-        let rounds = self.losses / LOSSES_MAX;
         if rounds == 0 {
             return set_us;
         }
         let base_us = set_us.max(WIDENED_US_MIN);
         let widened_us = base_us.saturating_mul(1_u64 << (rounds - 1).min(16));
         widened_us.min(WIDENED_US_MAX.max(set_us))
+    }
+
+    /// The shortest timeout in which answers that take so long can be waited for.
+    fn bearing_us(&self, answer_us: u64) -> u64 {
+        let wanted_us = answer_us.saturating_mul(ROUND_TRIPS_MIN).min(WIDENED_US_MAX);
+        let mut rounds = 0;
+        while self.widened_us(rounds) < wanted_us {
+            rounds += 1;
+        }
+        self.widened_us(rounds)
     }
 
     pub(crate) fn set_timing(&mut self, timing: Timing, now_us: u64) {
@@ -123,6 +146,15 @@ impl ScaledClock {
         while self.election_timeout_us() < wanted_us {
             let rounds = self.losses / LOSSES_MAX + 1;
             self.rescale(|clock| clock.losses = rounds * LOSSES_MAX);
+        }
+    }
+
+    /// The leader's heartbeats wait so long for a quorum's answers; 0: this member does not lead.
+    pub(crate) fn led_with_answers_after(&mut self, answers_us: u64) {
+        if self.bearing_us(answers_us) == self.bearing_us(self.answers_us) {
+            self.answers_us = answers_us;
+        } else {
+            self.rescale(|clock| clock.answers_us = answers_us);
         }
     }
 
@@ -373,6 +405,21 @@ mod tests {
         let seen = seen.map(after);
         let ms = [315, 315, 1_000, 1_000, 2_000, 4_000, 10_000, 10_000];
         assert_eq!(seen.map(|us| us / 1_000), ms);
+    }
+
+    #[test]
+    fn a_leader_waits_for_two_of_its_heartbeats_round_trips_and_nobody_else_does() {
+        let short = Timing { heartbeat_interval_us: 25_000, election_timeout_us: 315_000 };
+        let mut clock = ScaledClock::new(short, 0);
+        let seen = [150_000, 400_000, 600_000, 9_000_000, 100_000].map(|answers_us| {
+            clock.led_with_answers_after(answers_us);
+            clock.committed();
+            clock.election_timeout_us() / 1_000
+        });
+        assert_eq!(seen, [315, 1_000, 2_000, 10_000, 315]);
+        clock.led_with_answers_after(400_000);
+        clock.led_with_answers_after(0);
+        assert_eq!(clock.effective(), short);
     }
 
     #[test]

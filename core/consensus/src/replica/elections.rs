@@ -4,6 +4,8 @@
 //! the draw is overwritten (`settle`), always, so that a run can be repeated. What the answers to
 //! candidacies say of the round trip goes to the clock ([`crate::timing`]).
 
+use std::collections::BTreeMap;
+
 use proto::peer::raft_message::Type;
 use raft::StateRole;
 
@@ -31,7 +33,13 @@ pub(super) struct Elections {
     pub(super) unheard_term: u64,
     /// The newest term for which it asked for votes or led, and since when it waits for an answer.
     pub(super) asked: (u64, u64),
+    /// In the term it leads: how long each peer's answers to heartbeats took at most. It wears off.
+    pub(super) answers_us: BTreeMap<u64, u64>,
 }
+
+/// With each further answer so small a part of the longest one is forgotten: at 25 ms half of it in
+/// eighteen seconds.
+const ANSWER_WEARS: u64 = 1_024;
 
 impl Replica {
     /// Stands for election now. A sole voter is called upon to at boot: a restart must not wait for
@@ -66,20 +74,43 @@ impl Replica {
             self.elections.asked = (raft.term, self.now_us);
         }
         let commits = raft.leader_id != raft::INVALID_ID && raft.commit_to_current_term();
-        let won = raft.state == StateRole::Leader && before != StateRole::Leader;
+        let leads = raft.state == StateRole::Leader;
+        let won = leads && before != StateRole::Leader;
         if won {
             self.elections.won += 1;
             self.elections.answered = false;
             self.elections.asked = (raft.term, self.now_us);
+            self.elections.answers_us.clear();
             self.clock.became_leader(self.now_us);
             self.pace = Pace::default();
             self.roads = Roads::default();
             self.lease.begin_term();
             self.open_windows();
         }
+        if !leads {
+            self.clock.led_with_answers_after(0);
+        }
         if commits {
             self.clock.committed();
         }
+    }
+
+    /// A heartbeat of this term that was sent at this time is answered.
+    pub(super) fn note_heartbeat_answer(&mut self, from: u64, sent_us: u64) {
+        // 0: by one that does not say what it answers.
+        if sent_us == 0 || sent_us > self.now_us {
+            return;
+        }
+        let longest_us = self.elections.answers_us.entry(from).or_default();
+        let worn_us = *longest_us - *longest_us / ANSWER_WEARS;
+        *longest_us = worn_us.max(self.now_us - sent_us);
+        // This member answers itself at once; whoever has not answered yet is not waited for.
+        let voters = self.voters();
+        let others = self.elections.answers_us.iter().filter(|(id, _)| voters.contains(id));
+        let mut answers_us: Vec<u64> = others.map(|(_, us)| *us).chain([0]).collect();
+        answers_us.sort_unstable();
+        let quorum_us = answers_us.get(voters.len() / 2).copied().unwrap_or(0);
+        self.clock.led_with_answers_after(quorum_us);
     }
 
     pub(super) fn tick_once(&mut self) {

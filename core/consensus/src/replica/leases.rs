@@ -25,6 +25,7 @@ impl Replica {
             Type::MsgHeartbeat if raft.leader_id == from => self.lease.heard(from, term, sent_us),
             Type::MsgHeartbeatResponse if self.is_leader() => {
                 self.lease.answered(self.now_us, from, sent_us);
+                self.note_heartbeat_answer(from, sent_us);
             }
             _ => {}
         }

@@ -136,7 +136,7 @@ impl Replica {
     /// lease is over.
     fn with_lease(&mut self, mut message: RaftMessage) -> RaftMessage {
         match message.r#type() {
-            Type::MsgHeartbeat => message.sent_us = self.lease.stamp(self.now_us),
+            Type::MsgHeartbeat => message.sent_us = self.now_us,
             Type::MsgHeartbeatResponse => {
                 message.sent_us = self.lease.echo(message.to, message.term);
             }
