@@ -178,6 +178,8 @@ pub struct Tuning {
     pub in_force: Params,
     /// Why the plan does not go on; empty if it does.
     pub held_by: String,
+    /// The newest form of plans that every member reads; only the leader knows.
+    pub known_by_all: u32,
 }
 
 /// An alarm, as etcd has them.

@@ -62,6 +62,7 @@ pub(crate) fn tuning_of(said: TuningResponse) -> Option<Tuning> {
         flags: params_of(flags),
         in_force: params_of(in_force),
         held_by: said.held_by,
+        known_by_all: said.known_by_all,
     })
 }
 

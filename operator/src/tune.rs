@@ -19,7 +19,7 @@ use autotune::planner::{
     Bounds, Context, Controller, Decision, Freeze, Guards, Hold, Mode, Observation, Policy,
     Settings, State, Step as Evaluation, Writes,
 };
-use autotune::{BatchBounds, LEASE_PERCENT_MAX, Params, Phase, Timing};
+use autotune::{BatchBounds, LEASE_PERCENT_MAX, PLAN_FORMAT_BASE, Params, Phase, Timing};
 
 use crate::crd::{
     AutotuneMode, AutotuneSpec, AutotuneStatus, BatchingMode, OperationKind, PolicySpec,
@@ -118,7 +118,7 @@ pub(crate) fn tune(facts: &Facts<'_>, operation: &Operation) -> Tuned {
         && let Some(pending) = &mut state.pending
         && let Some(to) = &mut pending.to
     {
-        to.bounds = tuning.flags.bounds;
+        to.bounds = as_flags(&tuning.flags, spec);
     }
     let reason = match state.pending {
         Some(pending) if pending_before == Some(pending) => {
@@ -165,9 +165,29 @@ fn by_hand(facts: &Facts<'_>, flags: &Params) -> Option<Params> {
     let us = |ms: i64| u64::try_from(ms).unwrap_or(0) * 1_000;
     let timing =
         Timing { heartbeat_interval_us: us(heartbeat_ms), election_timeout_us: us(election_ms) };
-    let leased = facts.observed.object.spec.autotune.lease_reads;
+    let spec = &facts.observed.object.spec.autotune;
+    let leased = spec.lease_reads;
     let lease_us = if leased { timing.election_timeout_us / 100 * LEASE_PERCENT } else { 0 };
-    Some(Params { timing, lease_us, bounds: flags.bounds })
+    Some(Params { timing, lease_us, bounds: as_flags(flags, spec) })
+}
+
+/// Batching as the members' flags have it.
+fn as_flags(flags: &Params, spec: &AutotuneSpec) -> BatchBounds {
+    BatchBounds { compression: spec.batching.compression, ..flags.bounds }
+}
+
+/// A plan that is wanted and that not every member is known to read: which form, and which all read.
+/// The leader refuses it, so it is not even submitted.
+fn unread(seen: &Seen<'_>) -> Option<(u32, u32)> {
+    let wanted = match (seen.by_hand, seen.spec.mode, seen.state.pending) {
+        (Some(by_hand), ..) => Some(by_hand).filter(|it| seen.tuning.plan.to != Some(*it)),
+        (None, AutotuneMode::Auto, Some(pending)) => pending.to,
+        _ => None,
+    };
+    let format = wanted?.format();
+    let all = seen.facts.leader.and_then(|id| seen.facts.answer_of(id))?.tuning.as_ref();
+    let all = all.map_or(0, |tuning| tuning.known_by_all).max(PLAN_FORMAT_BASE);
+    (format > all).then_some((format, all))
 }
 
 /// What the planner is not told of by what it observes.
@@ -204,13 +224,14 @@ fn settings(spec: &AutotuneSpec, flags: &Params, held: Option<Held>) -> Result<S
     let bytes = |text: &str| quantity::bytes(text).map_or(0, number);
     let usual = Settings::of(policy);
     let batching = match spec.batching.mode {
-        BatchingMode::Off => flags.bounds,
+        BatchingMode::Off => as_flags(flags, spec),
         BatchingMode::Auto => BatchBounds {
             batch_commands_max: flags.bounds.batch_commands_max,
             linger_us_max: number(spec.batching.max_linger_micros),
             message_bytes_max: bytes(&spec.batching.max_message_bytes),
             inflight_messages_max: usual.bounds.batching.inflight_messages_max,
             inflight_bytes_max: bytes(&spec.batching.max_inflight_bytes),
+            compression: spec.batching.compression,
         },
     };
     let bounds = Bounds {
@@ -279,6 +300,9 @@ fn observation(facts: &Facts<'_>, operation: &Operation) -> Observation {
 
 /// What to submit, if anything.
 fn step(seen: &Seen<'_>) -> Option<Step> {
+    if unread(seen).is_some() {
+        return None;
+    }
     let plan = &seen.tuning.plan;
     let submit = |to: Option<Params>, reason: &str| Step::SubmitTuning {
         expected_epoch: plan.epoch,

@@ -3,7 +3,7 @@
 //! Whoever keeps plans, submits them or reads them off a member goes this way, so that a field is
 //! forgotten either nowhere or everywhere.
 
-use autotune::{BatchBounds, Origin, Params, Phase, Plan, Timing};
+use autotune::{BatchBounds, Origin, PLAN_FORMAT_BASE, Params, Phase, Plan, Timing};
 
 use crate::log::{Tuning, TuningOrigin, TuningParams};
 
@@ -47,6 +47,8 @@ pub fn params_of(said: &TuningParams) -> Params {
         message_bytes_max,
         inflight_messages_max,
         inflight_bytes_max,
+        no_compression,
+        format: _,
     } = *said;
     Params {
         timing: Timing { heartbeat_interval_us, election_timeout_us },
@@ -57,8 +59,15 @@ pub fn params_of(said: &TuningParams) -> Params {
             message_bytes_max,
             inflight_messages_max,
             inflight_bytes_max,
+            compression: !no_compression,
         },
     }
+}
+
+/// The form a message is written in.
+#[must_use]
+pub fn format_of(said: &TuningParams) -> u32 {
+    said.format.max(params_of(said).format())
 }
 
 /// The values as a message.
@@ -71,6 +80,7 @@ pub fn params_said(params: &Params) -> TuningParams {
         message_bytes_max,
         inflight_messages_max,
         inflight_bytes_max,
+        compression,
     } = bounds;
     TuningParams {
         heartbeat_interval_us: timing.heartbeat_interval_us,
@@ -81,6 +91,9 @@ pub fn params_said(params: &Params) -> TuningParams {
         message_bytes_max,
         inflight_messages_max,
         inflight_bytes_max,
+        no_compression: !compression,
+        // The first form had no number.
+        format: Some(params.format()).filter(|format| *format > PLAN_FORMAT_BASE).unwrap_or(0),
     }
 }
 
@@ -92,6 +105,13 @@ mod tests {
     fn values_survive_the_way_there_and_back() {
         let params = Params { lease_us: 7, ..Params::default() };
         assert_eq!(params_of(&params_said(&params)), params);
+        assert_eq!((params_said(&params).format, format_of(&params_said(&params))), (0, 1));
+        let bounds = BatchBounds { compression: false, ..BatchBounds::default() };
+        let plain = Params { bounds, ..params };
+        assert_eq!(params_of(&params_said(&plain)), plain);
+        assert_eq!(params_said(&plain).format, 2);
+        // Of a form this version does not know, the number stands.
+        assert_eq!(format_of(&TuningParams { format: 9, ..params_said(&plain) }), 9);
         let origin = Origin { params: Some(params), election_us_min: 5, flags: true };
         let said = Tuning { epoch: 3, from: Some(origin_said(&origin)), ..Tuning::default() };
         assert_eq!(plan_of(&said).from, origin);

@@ -134,6 +134,7 @@ fn tuning_params() -> TuningParams {
         message_bytes_max: 1 << 20,
         inflight_messages_max: 256,
         inflight_bytes_max: 64 << 20,
+        ..TuningParams::default()
     }
 }
 

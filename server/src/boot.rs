@@ -217,6 +217,7 @@ fn recovery(config: &Config) -> Recovery {
             // etcd's minTTL: one and a half elections, in whole seconds.
             lease_ttl_min: i64::try_from((3 * config.election_timeout_ms).div_ceil(2_000))
                 .unwrap_or(i64::MAX),
+            plan_format: config.test_plan_format,
         },
     }
 }
@@ -491,6 +492,7 @@ fn start(
         consensus,
         snapshots: SnapshotPolicy { entries: config.snapshot_count, ..SnapshotPolicy::default() },
         strict_reconfig_check: config.strict_reconfig_check,
+        plan_format: config.test_plan_format,
     };
     let member = Member::new(member_config, boot, &view, held, shared.now_us())
         .map_err(|error| BootError::Start(error.to_string()))?;

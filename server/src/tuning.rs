@@ -91,6 +91,8 @@ fn check_reach(submit: &TuningSubmit) -> Result<(), TuningError> {
 fn say(status: &TuningStatus, response: &mut TuningResponse) {
     response.flags = Some(params_said(&status.flags));
     response.in_force = Some(params_said(&status.in_force));
+    response.knows = status.knows;
+    response.known_by_all = status.known_by_all;
     response.held_by = status.held_by.as_ref().map(ToString::to_string).unwrap_or_default();
     response.confirmations = status
         .confirmed

@@ -249,6 +249,7 @@ impl World {
                 ..SnapshotPolicy::default()
             },
             strict_reconfig_check: self.plan.strict_reconfig_check,
+            plan_format: member::autotune::PLAN_FORMAT,
         };
         let commit = boot.hard_state.map_or(0, |hard| hard.commit);
         let member = match Member::new(config, boot, &view, held, 0) {

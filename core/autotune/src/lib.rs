@@ -20,7 +20,8 @@ pub use batching::{
 pub use distribution::{Distribution, LongestOfDay, Percentiles, SUB_BUCKETS, WINDOW_US};
 pub use plan::{
     BatchBounds, INFLIGHT_BYTES_CEILING, INFLIGHT_MESSAGES_CEILING, LEASE_PERCENT_MAX,
-    MESSAGE_BYTES_CEILING, MESSAGE_BYTES_FLOOR, Origin, Params, ParamsError, Phase, Plan,
+    MESSAGE_BYTES_CEILING, MESSAGE_BYTES_FLOOR, Origin, PLAN_FORMAT, PLAN_FORMAT_BASE, Params,
+    ParamsError, Phase, Plan,
 };
 pub use timing::{
     ELECTION_TIMEOUT_US_MAX, HEARTBEAT_INTERVAL_US_MIN, HEARTBEATS_PER_ELECTION_MIN, Timing,

@@ -36,6 +36,12 @@ pub const INFLIGHT_MESSAGES_CEILING: u64 = 4_096;
 /// Most of [`BatchBounds::inflight_bytes_max`].
 pub const INFLIGHT_BYTES_CEILING: u64 = 1 << 30;
 
+/// The newest form of a plan this version reads. Whoever gives [`Params`] a field that a plan can set
+/// raises it and says in [`Params::format`] which plans need the new form.
+pub const PLAN_FORMAT: u32 = 2;
+/// The form every version reads, also those that say nothing of forms.
+pub const PLAN_FORMAT_BASE: u32 = 1;
+
 /// Everything a plan sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -62,6 +68,14 @@ pub struct BatchBounds {
     pub inflight_messages_max: u64,
     /// Their bytes.
     pub inflight_bytes_max: u64,
+    /// Whether messages may be compressed on their way to a follower.
+    #[cfg_attr(feature = "serde", serde(default = "yes"))]
+    pub compression: bool,
+}
+
+#[cfg(feature = "serde")]
+fn yes() -> bool {
+    true
 }
 
 impl Default for BatchBounds {
@@ -72,11 +86,19 @@ impl Default for BatchBounds {
             message_bytes_max: 1 << 20,
             inflight_messages_max: 256,
             inflight_bytes_max: 64 << 20,
+            compression: true,
         }
     }
 }
 
 impl Params {
+    /// The oldest form that says all of this. A plan is written in it, so that a member of an older
+    /// version keeps nobody from a plan it would understand.
+    #[must_use]
+    pub fn format(&self) -> u32 {
+        if self.bounds.compression { PLAN_FORMAT_BASE } else { 2 }
+    }
+
     /// Accepts the values, or says in one line which rule they break.
     pub fn validate(&self) -> Result<(), ParamsError> {
         let Params { timing, lease_us, bounds } = *self;
@@ -91,6 +113,7 @@ impl Params {
             message_bytes_max,
             inflight_messages_max,
             inflight_bytes_max,
+            compression: _,
         } = bounds;
         let within = |name, value, min, max| {
             if (min..=max).contains(&value) {
@@ -407,6 +430,13 @@ mod tests {
         let wide = BatchBounds { inflight_messages_max: 4_097, ..BatchBounds::default() };
         let line = Params { bounds: wide, ..Params::default() }.validate().unwrap_err().to_string();
         assert_eq!(line, "messages in flight: 4097 is not within 1 to 4096");
+    }
+
+    #[test]
+    fn a_plan_takes_the_oldest_form_that_says_it() {
+        assert_eq!(Params::default().format(), PLAN_FORMAT_BASE);
+        let plain = BatchBounds { compression: false, ..BatchBounds::default() };
+        assert_eq!(Params { bounds: plain, ..Params::default() }.format(), PLAN_FORMAT);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use proto::log::{
     Batch, Command, Entry, Member as MemberRow, MembershipChange, RequestId, SnapshotMeta, Tuning,
     entry,
 };
+use state::tuning::UnknownFormat;
 use state::{Changes, LeaseChange, Outcome, State, StateError, StateParts, View};
 
 use crate::boot::conf_state_of;
@@ -115,6 +116,22 @@ pub struct Applied {
     pub replaced: bool,
 }
 
+/// Why a task could not be carried out: this member must stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A received snapshot.
+    #[error("received snapshot: {0}")]
+    Snapshot(#[from] SnapshotError),
+    /// A command in a form that a newer version knows.
+    #[error("entry {index} of the log: {error}")]
+    Format {
+        /// Index of the entry.
+        index: u64,
+        /// Which form, and what is read here.
+        error: UnknownFormat,
+    },
+}
+
 /// Owns the state.
 #[derive(Debug)]
 pub struct ApplyWorker {
@@ -152,7 +169,7 @@ impl ApplyWorker {
         &mut self,
         task: ApplyTask,
         load: &mut dyn FnMut(&SnapshotMeta) -> Result<StateParts, SnapshotError>,
-    ) -> Result<Applied, SnapshotError> {
+    ) -> Result<Applied, ApplyError> {
         let mut report = ApplyReport::default();
         let mut completed = Vec::new();
         let mut snapshot = None;
@@ -161,12 +178,13 @@ impl ApplyWorker {
             ApplyTask::Entries { entries, bytes } => {
                 report.bytes = bytes;
                 for entry in entries {
-                    self.apply_entry(entry, &mut report, &mut completed);
+                    self.apply_entry(entry, &mut report, &mut completed)?;
                 }
             }
             ApplyTask::Restore(meta) => {
                 let parts = load(&meta)?;
-                self.state = State::from_parts(parts, *self.state.limits())?;
+                let state = State::from_parts(parts, *self.state.limits());
+                self.state = state.map_err(SnapshotError::from)?;
                 replaced = true;
                 let view = self.state.publish();
                 report.members = Some(view.members());
@@ -200,7 +218,7 @@ impl ApplyWorker {
         entry: Entry,
         report: &mut ApplyReport,
         completed: &mut Vec<Completed>,
-    ) {
+    ) -> Result<(), ApplyError> {
         let (index, term) = (entry.index, entry.term);
         match entry::Type::try_from(entry.r#type) {
             Ok(entry::Type::Normal) if entry.data.is_empty() => self.state.skip(index, term),
@@ -209,13 +227,14 @@ impl ApplyWorker {
                 let batch = Batch::decode(entry.data).unwrap_or_default();
                 self.state.skip(index, term);
                 for command in batch.commands {
-                    self.apply_command(index, term, &command, report, completed);
+                    self.apply_command(index, term, &command, report, completed)?;
                 }
             }
             Ok(entry::Type::ConfChange | entry::Type::ConfChangeV2) | Err(_) => {
                 self.apply_membership(entry, report, completed);
             }
         }
+        Ok(())
     }
 
     fn apply_command(
@@ -225,8 +244,9 @@ impl ApplyWorker {
         command: &Bytes,
         report: &mut ApplyReport,
         completed: &mut Vec<Completed>,
-    ) {
-        let Ok(command) = Command::decode(command.clone()) else { return };
+    ) -> Result<(), ApplyError> {
+        let Ok(command) = Command::decode(command.clone()) else { return Ok(()) };
+        self.state.check_format(&command).map_err(|error| ApplyError::Format { index, error })?;
         let members_change = matches!(
             command.op,
             Some(
@@ -245,6 +265,7 @@ impl ApplyWorker {
         if let Some(id) = command.id {
             completed.push(Completed { id, index, term, completion: Completion::Command(outcome) });
         }
+        Ok(())
     }
 
     fn apply_membership(

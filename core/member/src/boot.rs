@@ -13,7 +13,7 @@ use wal::{
     SnapshotMark, SnapshotStore, TermStart,
 };
 
-use crate::apply::{ApplyTask, ApplyWorker, SnapshotJob};
+use crate::apply::{ApplyError, ApplyTask, ApplyWorker, SnapshotJob};
 use crate::snapshot_worker::{SnapshotError, SnapshotWorker, SnapshotsHeld, meta_of};
 
 /// Where the log of a new cluster begins. Not 0: a newcomer with an empty log must be given the
@@ -31,6 +31,9 @@ pub enum BootError {
     /// A snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// An entry that is to be applied at once.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// Neither state nor snapshot reaches to where the log begins.
     #[error(
         "the log begins at index {first_index}, but no snapshot up to index {needed_index} is \

@@ -24,6 +24,8 @@ pub struct MemberConfig {
     pub snapshots: SnapshotPolicy,
     /// Refuse membership changes which the cluster, as it is now, could not survive.
     pub strict_reconfig_check: bool,
+    /// Newest form of plans of timing this member reads, and says so. That of [`state::Limits`].
+    pub plan_format: u32,
 }
 
 /// One command of a caller on this member, encoded once.

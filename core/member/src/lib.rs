@@ -41,7 +41,8 @@ mod step;
 mod tuning;
 
 pub use apply::{
-    Applied, ApplyReport, ApplyTask, ApplyWorker, Completed, Completion, Restored, SnapshotJob,
+    Applied, ApplyError, ApplyReport, ApplyTask, ApplyWorker, Completed, Completion, Restored,
+    SnapshotJob,
 };
 pub use boot::{
     BASE_INDEX, BASE_TERM, BootError, Booted, LogRead, Recovery, bootstrap, conf_state_of,

@@ -107,7 +107,8 @@ impl Member {
         let mut leases = LeaseClock::new(now_us);
         leases.replace(state.leases().map(|lease| (lease.id, lease.remaining_ttl)), now_us);
         let own = plan::own_params(&config.consensus);
-        let tuning = Tuning::new(own, state.tuning(), &boot, config.origin);
+        let format = config.plan_format;
+        let tuning = Tuning::new(own, state.tuning(), &boot, config.origin, format);
         let mut replica = Replica::new(config.consensus.clone(), boot, now_us)?;
         plan::put_in_force(&mut replica, &config.consensus, &tuning.in_force());
         if tuning.may_have_promised() {
@@ -249,8 +250,12 @@ impl Member {
                     message.sent_us = 0;
                 }
                 self.hints.heard(now_us, &message);
+                let answers = message.r#type() == Type::MsgHeartbeatResponse;
                 if self.replica.receive(now_us, message).is_ok() {
                     self.heard_us.insert(from, now_us);
+                    if answers {
+                        self.tuning.note_reads(from, ack);
+                    }
                     if let Some(ack) = ack {
                         self.tuning.confirm(from, ack);
                     }

@@ -15,14 +15,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use autotune::{Params, Phase, Plan, Timing};
+use autotune::{PLAN_FORMAT_BASE, Params, Phase, Plan, Timing};
 use bytes::Bytes;
 use consensus::Boot;
 use prost::Message as _;
-use proto::log::{self, Batch, Command, TuningAdvance, TuningSubmit, command};
+use proto::log::{
+    self, Batch, Command, Member as MemberRow, TuningAdvance, TuningParams, TuningSubmit, command,
+};
 use proto::peer::TuningAck;
 use state::TuningError;
-use state::tuning::{check_submit, params_of, plan_of};
+use state::tuning::{UnknownFormat, check_format, check_submit, format_of, params_of, plan_of};
 
 /// A voter that was silent for so long no longer keeps a plan from raising timeouts.
 pub(crate) const ABSENT_US_MIN: u64 = 120_000_000;
@@ -48,6 +50,22 @@ pub enum TuningRefusal {
     /// A learner is catching up.
     #[error("no plan is taken while learner {0:x} is catching up")]
     LearnerBehind(u64),
+    /// The plan has a newer form than a member is known to read: it would stop, or take the plan for another.
+    #[error(
+        "no plan of format {format} is taken while member {member:x} is not known to read more than \
+         format {knows}: its version may be older, or it has not answered this leader yet"
+    )]
+    Format {
+        /// Of the plan.
+        format: u32,
+        /// The first one in the way.
+        member: u64,
+        /// The newest form it reads, as far as is known.
+        knows: u32,
+    },
+    /// The plan has a newer form than this leader reads itself.
+    #[error(transparent)]
+    Unknown(UnknownFormat),
     /// Too much waits already.
     #[error("too many requests")]
     Busy,
@@ -68,6 +86,10 @@ pub struct TuningStatus {
     pub confirmed: BTreeMap<u64, (u64, Phase)>,
     /// Why the plan does not go on, on the leader.
     pub held_by: Option<Held>,
+    /// The newest form of plans this member reads.
+    pub knows: u32,
+    /// The newest form that all members are known to read, on the leader; 0 elsewhere.
+    pub known_by_all: u32,
 }
 
 /// Why a plan does not go on.
@@ -201,11 +223,15 @@ pub(crate) struct Tuning {
     record: log::Tuning,
     plan: Plan,
     boot_id: u64,
+    /// The newest form of plans that is read here.
+    format: u32,
     floor: Option<Floor>,
     /// The phase has not been confirmed in an answer to an append yet.
     to_announce: bool,
     /// On the leader: what the others have confirmed.
     confirmed: BTreeMap<u64, Confirmed>,
+    /// On the leader: the newest form of plans each of the others reads, as it last said in this term.
+    reads: BTreeMap<u64, u32>,
     offered: Option<Offered>,
     /// On the leader: since when every voter has confirmed the phase.
     complete_since_us: Option<u64>,
@@ -220,16 +246,24 @@ pub(crate) struct Peers<'a> {
 }
 
 impl Tuning {
-    pub(crate) fn new(own: Params, record: &log::Tuning, boot: &Boot, boot_id: u64) -> Tuning {
+    pub(crate) fn new(
+        own: Params,
+        record: &log::Tuning,
+        boot: &Boot,
+        boot_id: u64,
+        format: u32,
+    ) -> Tuning {
         let plan = plan_of(record);
         Tuning {
             own,
             record: record.clone(),
             plan,
             boot_id,
+            format,
             floor: Floor::of(&own, &plan, boot),
             to_announce: plan.epoch > 0,
             confirmed: BTreeMap::new(),
+            reads: BTreeMap::new(),
             offered: None,
             complete_since_us: None,
             leads_since_us: 0,
@@ -297,20 +331,64 @@ impl Tuning {
         self.floor.take_if(passed).is_some()
     }
 
-    /// What goes along with an answer to the leader.
+    /// What goes along with an answer to the leader. Without a plan there is nothing to confirm, but what is
+    /// read here must be known before there can be one.
     pub(crate) fn ack(&mut self, to_append: bool) -> Option<TuningAck> {
-        if self.plan.epoch == 0 || to_append && !std::mem::take(&mut self.to_announce) {
+        if to_append && !std::mem::take(&mut self.to_announce) {
             return None;
         }
-        let (epoch, phase) = (self.plan.epoch, self.plan.phase as u32);
-        Some(TuningAck { epoch, phase, boot_id: self.boot_id })
+        let (epoch, boot_id, knows) = (self.plan.epoch, self.boot_id, self.format);
+        let phase = if epoch == 0 { 0 } else { self.plan.phase as u32 };
+        Some(TuningAck { epoch, phase, boot_id, knows })
     }
 
     pub(crate) fn begin_term(&mut self, now_us: u64) {
         self.confirmed.clear();
+        self.reads.clear();
         self.offered = None;
         self.complete_since_us = None;
         self.leads_since_us = now_us;
+    }
+
+    /// A member has answered a heartbeat: what it reads is what it says now, for it may have been restarted
+    /// as an older version since. Who says nothing reads the first form.
+    pub(crate) fn note_reads(&mut self, from: u64, ack: Option<TuningAck>) {
+        let knows = ack.map_or(0, |ack| ack.knows).max(PLAN_FORMAT_BASE);
+        self.reads.insert(from, knows);
+    }
+
+    /// Whether all members, the learners among them, read the form of a plan. The first form is read by all that
+    /// ever were, so a member that is away keeps nobody from it.
+    pub(crate) fn check_format(
+        &self,
+        to: Option<&TuningParams>,
+        members: &[MemberRow],
+        own: u64,
+    ) -> Result<(), TuningRefusal> {
+        check_format(to, self.format).map_err(TuningRefusal::Unknown)?;
+        let format = to.map_or(PLAN_FORMAT_BASE, format_of);
+        let reads = |id: u64| {
+            let said = if id == own { Some(self.format) } else { self.reads.get(&id).copied() };
+            said.unwrap_or(PLAN_FORMAT_BASE)
+        };
+        match members.iter().find(|member| reads(member.id) < format) {
+            Some(MemberRow { id, .. }) => {
+                Err(TuningRefusal::Format { format, member: *id, knows: reads(*id) })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The newest form that is read here.
+    pub(crate) fn format(&self) -> u32 {
+        self.format
+    }
+
+    /// The newest form all of these read, as far as is known; on the leader.
+    pub(crate) fn read_by_all(&self, members: &[MemberRow], own: u64) -> u32 {
+        let others = members.iter().filter(|member| member.id != own);
+        let said = |id: u64| self.reads.get(&id).copied().unwrap_or(PLAN_FORMAT_BASE);
+        others.map(|member| said(member.id)).fold(self.format, u32::min)
     }
 
     /// A member has confirmed something.
@@ -427,6 +505,7 @@ impl Tuning {
 
 #[cfg(test)]
 mod tests {
+    use autotune::{BatchBounds, PLAN_FORMAT};
     use proto::log::{Entry, TuningOrigin};
     use state::tuning::params_said;
 
@@ -460,7 +539,7 @@ mod tests {
     }
 
     fn ack(epoch: u64, phase: Phase, boot_id: u64) -> TuningAck {
-        TuningAck { epoch, phase: phase as u32, boot_id }
+        TuningAck { epoch, phase: phase as u32, boot_id, knows: PLAN_FORMAT }
     }
 
     /// Member 1 of three, which leads, with a plan in its first phase.
@@ -476,7 +555,8 @@ mod tests {
             let own = params(100, 1_000, 0);
             let settled = Plan { epoch: 6, phase: Phase::Settled, to: from, ..Plan::default() };
             let plan = settled.succeeded_by(Some(to));
-            let mut tuning = Tuning::new(own, &log::Tuning::default(), &Boot::default(), 9);
+            let mut tuning =
+                Tuning::new(own, &log::Tuning::default(), &Boot::default(), 9, PLAN_FORMAT);
             tuning.begin_term(0);
             tuning.take(record(&plan));
             Stage { tuning, voters: [1, 2, 3].into(), heard_us: BTreeMap::new(), now_us: 0 }
@@ -597,8 +677,45 @@ mod tests {
         assert_eq!(stage.tuning.ack(true), confirmed);
         assert_eq!(stage.tuning.ack(true), None);
         assert_eq!(stage.tuning.ack(false), confirmed);
-        let none = Tuning::new(params(100, 1_000, 0), &log::Tuning::default(), &Boot::default(), 9);
-        assert_eq!({ none }.ack(false), None);
+        // Before there is a plan, that its form would be read.
+        let record = log::Tuning::default();
+        let mut none = Tuning::new(params(100, 1_000, 0), &record, &Boot::default(), 9, 2);
+        let knows = Some(TuningAck { boot_id: 9, knows: 2, ..TuningAck::default() });
+        assert_eq!((none.ack(true), none.ack(false)), (None, knows));
+    }
+
+    #[test]
+    fn a_newer_form_is_taken_when_every_member_has_said_in_this_term_that_it_reads_it() {
+        let mut stage = Stage::new(None, params(25, 315, 0));
+        let members: Vec<MemberRow> =
+            (1..=3).map(|id| MemberRow { id, ..MemberRow::default() }).collect();
+        let bounds = BatchBounds { compression: false, ..BatchBounds::default() };
+        let plain = params_said(&Params { bounds, ..params(25, 315, 0) });
+        let check = |tuning: &Tuning, to: &TuningParams| {
+            tuning.check_format(Some(to), &members, 1).map_err(|refusal| refusal.to_string())
+        };
+        let said = |knows| Some(TuningAck { knows, ..TuningAck::default() });
+        let tuning = &mut stage.tuning;
+        assert!(check(tuning, &plain).is_err());
+        tuning.note_reads(2, said(2));
+        assert_eq!(
+            check(tuning, &plain).unwrap_err(),
+            "no plan of format 2 is taken while member 3 is not known to read more than format 1: its \
+             version may be older, or it has not answered this leader yet"
+        );
+        assert_eq!(check(tuning, &params_said(&params(25, 315, 0))), Ok(()), "all read this one");
+        tuning.note_reads(3, said(7));
+        assert_eq!((check(tuning, &plain), tuning.read_by_all(&members, 1)), (Ok(()), 2));
+        // Restarted as a version that says nothing of forms.
+        tuning.note_reads(3, None);
+        assert!(check(tuning, &plain).is_err());
+        assert_eq!(tuning.read_by_all(&members, 1), 1);
+        tuning.note_reads(3, said(2));
+        assert_eq!(check(tuning, &plain), Ok(()));
+        let newer = TuningParams { format: 3, ..plain };
+        assert!(check(tuning, &newer).unwrap_err().contains("reads formats up to 2"));
+        tuning.begin_term(9);
+        assert!(check(tuning, &plain).is_err(), "nobody has said anything to this leader");
     }
 
     fn entry(index: u64, op: command::Op) -> Entry {
@@ -632,7 +749,7 @@ mod tests {
             ],
             ..Boot::default()
         };
-        let mut tuning = Tuning::new(own, &record(&before), &boot, 9);
+        let mut tuning = Tuning::new(own, &record(&before), &boot, 9, PLAN_FORMAT);
         let floor = params(50, 2_500, 0);
         assert_eq!(tuning.in_force(), floor);
         // In the leader's old term every plan must have been applied first.
@@ -641,7 +758,7 @@ mod tests {
         assert!(tuning.release_floor(12, 4));
         assert_eq!(tuning.in_force(), params(50, 600, 400));
         // What stands before an entry of a later term is all there ever was.
-        let mut tuning = Tuning::new(own, &record(&before), &boot, 9);
+        let mut tuning = Tuning::new(own, &record(&before), &boot, 9, PLAN_FORMAT);
         assert!(tuning.release_floor(11, 5));
     }
 
@@ -653,7 +770,7 @@ mod tests {
             ..Default::default()
         });
         let boot = Boot { entries: vec![entry(1, put)], ..Boot::default() };
-        let tuning = Tuning::new(own, &log::Tuning::default(), &boot, 9);
+        let tuning = Tuning::new(own, &log::Tuning::default(), &boot, 9, PLAN_FORMAT);
         assert_eq!((tuning.in_force(), tuning.floor), (own, None));
     }
 }

@@ -28,7 +28,7 @@ use crate::mvcc::{RestoreError, Store, Transaction};
 use crate::outcome::{Event, LeaseChange, Outcome, Response, header};
 use crate::parts::{Applied, Changes, RowChange, StateParts, Table};
 use crate::record::Record;
-use crate::tuning::{Tuning, TuningError};
+use crate::tuning::{self, Tuning, TuningError, UnknownFormat};
 use crate::view::View;
 use crate::{hash, txn};
 
@@ -50,11 +50,19 @@ pub struct Limits {
     pub quota_bytes: i64,
     /// Seconds no lease may be shorter than.
     pub lease_ttl_min: i64,
+    /// Newest form of plans of timing this member reads. Less than [`autotune::PLAN_FORMAT`] only in tests, which
+    /// have a member of an older version so.
+    pub plan_format: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { txn_ops_max: check::TXN_OPS_MAX_DEFAULT, quota_bytes: 0, lease_ttl_min: 2 }
+        Self {
+            txn_ops_max: check::TXN_OPS_MAX_DEFAULT,
+            quota_bytes: 0,
+            lease_ttl_min: 2,
+            plan_format: autotune::PLAN_FORMAT,
+        }
     }
 }
 
@@ -155,6 +163,9 @@ pub enum PartsError {
         /// The lease's id.
         lease: i64,
     },
+    /// A newer version wrote it.
+    #[error(transparent)]
+    Format(#[from] UnknownFormat),
 }
 
 impl State {
@@ -180,6 +191,9 @@ impl State {
             ..Contents::default()
         };
         for row in rows {
+            if row.table == Table::Tuning {
+                tuning::check_row_format(&row.value, limits.plan_format)?;
+            }
             let restored = match row.table {
                 Table::Lease => contents.leases.restore(&row.key, &row.value),
                 Table::Alarm => contents.alarms.restore(&row.key, &row.value),
@@ -267,6 +281,20 @@ impl State {
         let rows = self.contents.membership.change(change)?;
         self.changes.rows.extend(rows);
         Ok(self.members())
+    }
+
+    /// Whether this member reads the form of a command. One that does not must stop before it: others
+    /// take from it what this member would not, and the two would differ from then on.
+    ///
+    /// # Errors
+    /// [`UnknownFormat`]: the form, and what this member reads.
+    pub fn check_format(&self, command: &Command) -> Result<(), UnknownFormat> {
+        match &command.op {
+            Some(Op::TuningSubmit(submit)) => {
+                tuning::check_format(submit.to.as_ref(), self.contents.limits.plan_format)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Carries out one command.

@@ -15,7 +15,7 @@ use prost::Message;
 use proto::log::membership_change::Kind;
 use proto::log::{self, MembershipChange, TuningAdvance, TuningParams, TuningPast, TuningSubmit};
 use proto::tuning::origin_said;
-pub use proto::tuning::{params_of, params_said, plan_of};
+pub use proto::tuning::{format_of, params_of, params_said, plan_of};
 use thiserror::Error;
 
 use crate::parts::{Row, RowChange, Table};
@@ -74,6 +74,41 @@ pub enum TuningError {
         /// What it may be.
         bytes_max: usize,
     },
+}
+
+/// A plan of timing in a form that this member does not read. A newer version wrote it.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error(
+    "a plan of timing has format {format}, and this version reads formats up to {knows}: run a version that \
+     reads it"
+)]
+pub struct UnknownFormat {
+    /// Of the plan.
+    pub format: u32,
+    /// The newest this member reads.
+    pub knows: u32,
+}
+
+/// Whether the values of a plan are in a form that is read here.
+///
+/// # Errors
+/// [`UnknownFormat`], if they are not.
+pub fn check_format(said: Option<&TuningParams>, knows: u32) -> Result<(), UnknownFormat> {
+    match said.map_or(0, format_of) {
+        format if format > knows => Err(UnknownFormat { format, knows }),
+        _ => Ok(()),
+    }
+}
+
+/// The same of a row: of the plan in it, and, while that is on its way, of where it began. What was long
+/// ago may be in any form: nobody uses it.
+pub(crate) fn check_row_format(value: &[u8], knows: u32) -> Result<(), UnknownFormat> {
+    let Ok(tuning) = log::Tuning::decode(value) else { return Ok(()) };
+    check_format(tuning.to.as_ref(), knows)?;
+    match tuning.from.filter(|_| settled(&tuning).is_err()) {
+        Some(from) => check_format(from.params.as_ref(), knows),
+        None => Ok(()),
+    }
 }
 
 /// The plan, if there ever was one. `Clone` is cheap.
@@ -348,6 +383,40 @@ mod tests {
             parts.rows = rows;
             assert!(State::from_parts(parts, Limits::default()).is_err());
         }
+    }
+
+    #[test]
+    fn a_plan_of_a_form_that_is_not_read_here_is_met_with_a_stop_and_one_of_the_past_with_nothing()
+    {
+        let mut older = State::new(Limits { plan_format: 1, ..Limits::default() });
+        let bounds = autotune::BatchBounds { compression: false, ..Default::default() };
+        let plain = params_said(&Params { bounds, ..params_of(&target(25, 315)) });
+        let command = |to| Command { id: None, op: Some(Op::TuningSubmit(submit(0, Some(to)))) };
+        assert_eq!(older.check_format(&command(target(25, 315))), Ok(()));
+        assert_eq!(
+            older.check_format(&command(plain)).unwrap_err().to_string(),
+            "a plan of timing has format 2, and this version reads formats up to 1: run a version that \
+             reads it"
+        );
+        // A form that nobody here has heard of, and what it says besides means nothing.
+        let strange = TuningParams { format: 9, ..target(25, 315) };
+        assert!(State::new(Limits::default()).check_format(&command(strange)).is_err());
+        let restored = |state: &mut State, knows| {
+            let parts = state.publish().parts();
+            let limits = Limits { plan_format: knows, ..Limits::default() };
+            State::from_parts(parts, limits).map(drop).map_err(|error| error.to_string())
+        };
+        let mut state = State::new(Limits::default());
+        assert!(state.check_format(&command(plain)).is_ok());
+        try_submit(&mut state, submit(0, Some(plain))).expect("a plan");
+        settle(&mut state, 1);
+        assert!(restored(&mut state, 1).unwrap_err().contains("format 2"));
+        assert_eq!(restored(&mut state, 2), Ok(()));
+        try_submit(&mut state, submit(1, Some(target(25, 315)))).expect("a plan");
+        assert!(restored(&mut state, 1).is_err(), "leaders still use the one before");
+        settle(&mut state, 2);
+        assert_eq!(restored(&mut state, 1), Ok(()));
+        assert_eq!(try_submit(&mut older, submit(0, None)), Ok(Response::Tuning { epoch: 1 }));
     }
 
     #[test]

@@ -140,6 +140,7 @@ fn params() -> impl Strategy<Value = TuningParams> {
             message_bytes_max: 1 << 20,
             inflight_messages_max: 16,
             inflight_bytes_max: 1 << 20,
+            ..TuningParams::default()
         },
     )
 }
@@ -206,7 +207,12 @@ proptest! {
     ) {
         let mut one = State::new(Limits::default());
         // Configured otherwise, and given the log in another rhythm.
-        let limits = Limits { txn_ops_max: 1, quota_bytes: 1, lease_ttl_min: 99 };
+        let limits = Limits {
+            txn_ops_max: 1,
+            quota_bytes: 1,
+            lease_ttl_min: 99,
+            ..Limits::default()
+        };
         let mut other = State::new(limits);
         for (index, entry) in (1..).zip(&entries) {
             let before = one.publish();

@@ -150,6 +150,14 @@ pub struct BatchingSpec {
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isInteger() && quantity(self).compareTo(quantity('32Mi')) >= 0 && quantity(self).compareTo(quantity('1Gi')) <= 0")
         .message("autotune.batching.maxInflightBytes is a quantity of bytes from 32Mi to 1Gi, such as 64Mi"))]
     pub max_inflight_bytes: String,
+    /// Whether messages may be compressed on their way to a follower, as the member's flag says. False
+    /// needs members that all know such plans; until then the plan waits.
+    #[serde(default = "default_compression")]
+    pub compression: bool,
+}
+
+fn default_compression() -> bool {
+    true
 }
 
 fn default_linger() -> i64 {
@@ -171,6 +179,7 @@ impl Default for BatchingSpec {
             max_linger_micros: default_linger(),
             max_message_bytes: default_message_bytes(),
             max_inflight_bytes: default_inflight_bytes(),
+            compression: default_compression(),
         }
     }
 }
@@ -289,6 +298,9 @@ pub struct TimingStatus {
     pub inflight_messages: i64,
     /// Their bytes.
     pub inflight_bytes: i64,
+    /// Nothing is compressed between members.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_compression: bool,
 }
 
 /// What members measure, rounded: a figure is replaced by one that differs by half.

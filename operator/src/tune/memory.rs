@@ -31,6 +31,7 @@ pub(crate) fn timing_status(params: &Params) -> TimingStatus {
         message_bytes: signed(bounds.message_bytes_max),
         inflight_messages: signed(bounds.inflight_messages_max),
         inflight_bytes: signed(bounds.inflight_bytes_max),
+        no_compression: !bounds.compression,
     }
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn params_of(timing: &TimingStatus) -> Params {
             message_bytes_max: unsigned(timing.message_bytes),
             inflight_messages_max: unsigned(timing.inflight_messages),
             inflight_bytes_max: unsigned(timing.inflight_bytes),
+            compression: !timing.no_compression,
         },
     }
 }

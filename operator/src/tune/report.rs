@@ -5,7 +5,7 @@ use autotune::{Params, Phase};
 use k8s_openapi::jiff::Timestamp;
 
 use super::memory::{memory_of, params_of, signed, timing_status};
-use super::{Held, Seen};
+use super::{Held, Seen, as_flags, unread};
 use crate::crd::{
     AutotuneMode, AutotuneStatus, BatchingMode, ChangeKind, ChangeResult, ChangeStatus,
     ObservedStatus, TimingStatus,
@@ -128,7 +128,7 @@ fn recommended(seen: &Seen<'_>) -> Option<Params> {
         _ => return None,
     };
     if seen.spec.batching.mode == BatchingMode::Off {
-        params.bounds = seen.tuning.flags.bounds;
+        params.bounds = as_flags(&seen.tuning.flags, seen.spec);
     }
     let told = seen.old.and_then(|old| old.recommended.as_ref()).map(params_of);
     // What was told stays, as long as it is about right; what is done is told as it is done.
@@ -283,6 +283,13 @@ pub(super) fn claim(seen: &Seen<'_>, status: &AutotuneStatus) -> Option<Claim> {
         };
         let message = format!("plan {epoch} rests in phase {}: {held_by}", plan.phase.as_str());
         return Some(claim_of(false, "PartialApply", message));
+    }
+    if let Some((format, all)) = unread(seen) {
+        let message = format!(
+            "the plan has format {format}, and not every member is known to read more than format {all}: it is \
+             submitted when all do"
+        );
+        return Some(claim_of(false, "MixedVersions", message));
     }
     if seen.by_hand.is_some() {
         return Some(match &status.phase[..] {

@@ -281,6 +281,7 @@ pub(super) static FLAGS: &[Flag] = &[
 
     flag(TESTS, "test-flags", Bool, "false", ForTests, "Allow the flags that only tests use."),
     flag(TESTS, "test-wall-clock-offset", SignedDuration, "0", ForTests, "Added to the wall clock that is told to peers."),
+    flag(TESTS, "test-plan-format", U32, "2", ForTests, "Read plans of timing up to this form, as an older version would."),
 
     flag(UNSAFE, "force-new-cluster", Bool, "false", Served, "Make a cluster of this member alone out of its data."),
     flag(UNSAFE, "unsafe-no-fsync", Bool, "false", Refused, "Do not sync the disk."),

@@ -231,6 +231,8 @@ pub struct Config {
     pub client_connections_max: usize,
     /// For tests of alerts: added to the wall clock that is told to peers.
     pub test_wall_clock_offset_us: i64,
+    /// Newest form of plans of timing that is read; less than the newest there is only in tests.
+    pub test_plan_format: u32,
     /// Traces, if there are any.
     pub tracing: Option<otlp::Settings>,
     /// TLS towards clients.
@@ -431,6 +433,7 @@ impl Config {
             batch_gather_max: duration(given, "batch-gather-max"),
             test_wall_clock_offset_us: value::parse_signed_us(given.text("test-wall-clock-offset"))
                 .unwrap_or_default(),
+            test_plan_format: u32::try_from(uint(given, "test-plan-format")).unwrap_or(u32::MAX),
             tracing: None,
             client_threads: Some(size(given, "client-threads")).filter(|n| *n > 0),
             client_connections_max: size(given, "client-connections-max"),

@@ -92,7 +92,7 @@ impl ApplyThread {
                         self.note_slow(applied_us.saturating_sub(began_us));
                     }
                     Err(error) => {
-                        return self.fatal.raise(format!("received snapshot: {error}"));
+                        return self.fatal.raise(error.to_string());
                     }
                 }
             }

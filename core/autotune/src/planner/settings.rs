@@ -141,6 +141,7 @@ impl Bounds {
                 message_bytes_max: MESSAGE_BYTES_CEILING,
                 inflight_messages_max: INFLIGHT_MESSAGES_CEILING,
                 inflight_bytes_max: INFLIGHT_BYTES_CEILING,
+                compression: true,
             },
         }
     }
@@ -182,6 +183,7 @@ impl Bounds {
             && batching.message_bytes_max <= most.message_bytes_max
             && batching.inflight_messages_max <= most.inflight_messages_max
             && batching.inflight_bytes_max <= most.inflight_bytes_max
+            && (most.compression || !batching.compression)
     }
 }
 

@@ -177,6 +177,7 @@ fn batching(evidence: &Evidence, settings: &Settings) -> BatchBounds {
             .max(INFLIGHT_BYTES_MIN)
             .min(most.inflight_bytes_max)
             .max(message_bytes),
+        compression: most.compression,
     }
 }
 

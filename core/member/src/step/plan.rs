@@ -7,6 +7,7 @@ use prost::Message as _;
 use proto::log::membership_change::Kind;
 use proto::log::{self, Command, MembershipChange, RequestId, TuningSubmit, command};
 use proto::peer::{RaftMessage, raft_message::Type};
+use state::tuning::{params_of, params_said};
 
 use super::Member;
 use crate::door::{Effects, Reply};
@@ -33,7 +34,18 @@ impl Member {
                 self.with_peers(|peers| self.tuning.held(now_us, &peers))
             };
         }
-        TuningStatus { flags: *self.tuning.flags(), in_force, epoch, phase, confirmed, held_by }
+        let known_by_all =
+            if self.is_leader { self.tuning.read_by_all(&self.members, self.id()) } else { 0 };
+        TuningStatus {
+            flags: *self.tuning.flags(),
+            in_force,
+            epoch,
+            phase,
+            confirmed,
+            held_by,
+            knows: self.tuning.format(),
+            known_by_all,
+        }
     }
 
     fn with_peers<T>(&self, ask: impl FnOnce(Peers<'_>) -> T) -> T {
@@ -43,8 +55,15 @@ impl Member {
 
     // New plans ------------------------------------------------------------------------------
 
-    pub(super) fn take_plan(&mut self, sequence: u64, submit: TuningSubmit, effects: &mut Effects) {
+    pub(super) fn take_plan(
+        &mut self,
+        sequence: u64,
+        mut submit: TuningSubmit,
+        effects: &mut Effects,
+    ) {
         let proposed = self.check_plan(&submit).and_then(|()| {
+            // In the form that its values need, whatever whoever made it has said.
+            submit.to = submit.to.map(|to| params_said(&params_of(&to)));
             let command = Command {
                 id: Some(RequestId { member: self.config.origin, sequence }),
                 op: Some(command::Op::TuningSubmit(submit)),
@@ -66,6 +85,7 @@ impl Member {
         if !self.is_leader {
             return Err(TuningRefusal::NotLeader { leader: self.leader });
         }
+        self.tuning.check_format(submit.to.as_ref(), &self.members, self.id())?;
         self.tuning.check(submit)?;
         if self.replica.membership_pending() || !self.waiting_changes.is_empty() {
             return Err(TuningRefusal::MembershipChanging);
@@ -159,6 +179,7 @@ pub(super) fn own_params(config: &Config) -> Params {
             message_bytes_max: config.message_bytes_max,
             inflight_messages_max: config.inflight_max as u64,
             inflight_bytes_max: config.inflight_bytes_max,
+            compression: true,
         },
     }
 }

@@ -54,6 +54,7 @@ fn plan(lease_us: u64) -> Input {
         message_bytes_max: 1 << 20,
         inflight_messages_max: 256,
         inflight_bytes_max: 64 << 20,
+        ..TuningParams::default()
     };
     let submit = TuningSubmit { to: Some(to), ..TuningSubmit::default() };
     let command = Command { id: None, op: Some(Op::TuningSubmit(submit)) };

@@ -56,6 +56,7 @@ impl Lone {
             consensus,
             snapshots: SnapshotPolicy::default(),
             strict_reconfig_check: true,
+            plan_format: autotune::PLAN_FORMAT,
         };
         let member = Member::new(config, booted.boot, &view, booted.held, 0).expect("a founder");
         Lone {
