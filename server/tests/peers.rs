@@ -24,11 +24,16 @@ use server::peers::{
     PeersConfig, PeersError, Refusal, Versions, fetch_members,
 };
 
+#[path = "shared/ports.rs"]
+mod ports;
+
+use ports::free_port;
+
 const CLUSTER: u64 = 0xc1;
 /// Was a member once.
 const REMOVED: u64 = 5;
 /// Nothing here takes longer unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(5);
 
 #[track_caller]
@@ -114,7 +119,7 @@ impl Inbound for Node {
             Some(leader_request::Call::LeaseKeepAlive(call)) => call.id,
             _ => std::future::pending().await,
         };
-        let ttl = LeaseTtl { ttl, granted_ttl: i64::try_from(from).unwrap() };
+        let ttl = LeaseTtl { ttl, granted_ttl: i64::try_from(from).unwrap(), more: Vec::new() };
         LeaderReply { reply: Some(leader_reply::Reply::LeaseTtl(ttl)) }
     }
 
@@ -235,7 +240,7 @@ impl Start {
             id,
             cluster_id: CLUSTER,
             boot_id: 1,
-            url: "http://127.0.0.1:0".to_owned(),
+            url: format!("http://127.0.0.1:{}", free_port()),
             limits: PeerLimits {
                 probe_interval: Duration::from_millis(5),
                 ..PeerLimits::default()
@@ -372,8 +377,7 @@ fn a_member_that_restarts_is_found_again() {
 #[test]
 fn a_peer_that_cannot_be_reached_is_reported_and_nothing_piles_up() {
     let left = Start::member(1).start();
-    let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    left.knows(&[(2, format!("http://{nowhere}"))]);
+    left.knows(&[(2, format!("http://127.0.0.1:{}", free_port()))]);
     wait_until("it is given up for now", || {
         left.peers.links()[&2].state == LinkState::Disconnected
             && left.peers.links()[&2].failures > 3
@@ -999,8 +1003,7 @@ fn a_damaged_chunk_and_a_foreign_snapshot_are_refused() {
 #[test]
 fn a_snapshot_to_nobody_fails() {
     let left = Start::member(1).start();
-    let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    left.knows(&[(2, format!("http://{nowhere}"))]);
+    left.knows(&[(2, format!("http://127.0.0.1:{}", free_port()))]);
     left.peers.send(vec![snapshot_message(&left, SnapshotMeta::default())]);
     wait_until("it has failed", || left.node.seen().snapshots == [(2, false)]);
 }
@@ -1013,9 +1016,12 @@ fn a_question_to_the_leader_is_answered() {
         let request = LeaderRequest { hello: None, call: Some(call) };
         runtime.block_on(left.peers.leader_call(to, request, timeout))
     };
-    let keep_alive = leader_request::Call::LeaseKeepAlive(proto::peer::LeaseKeepAlive { id: 42 });
+    let keep_alive = leader_request::Call::LeaseKeepAlive(proto::peer::LeaseKeepAlive {
+        id: 42,
+        more: Vec::new(),
+    });
     let answer = ask(2, keep_alive.clone(), PATIENCE);
-    let ttl = LeaseTtl { ttl: 42, granted_ttl: 1 };
+    let ttl = LeaseTtl { ttl: 42, granted_ttl: 1, more: Vec::new() };
     assert_eq!(answer, Ok(LeaderReply { reply: Some(leader_reply::Reply::LeaseTtl(ttl)) }));
     assert_eq!(ask(3, keep_alive, PATIENCE), Err(PeerError::NotConnected(3)));
     let never = leader_request::Call::ReadIndex(proto::peer::ReadIndex {});
@@ -1147,8 +1153,7 @@ fn a_peer_that_may_be_alive_behind_another_address_is_not_gone() {
 #[test]
 fn a_peer_that_was_never_reached_is_not_gone() {
     let left = Start::member(1).start();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    left.knows(&[(2, format!("http://{nobody}"))]);
+    left.knows(&[(2, format!("http://127.0.0.1:{}", free_port()))]);
     wait_until("it is refused", || left.peers.links()[&2].failures >= 4);
     assert_eq!(left.node.seen().gone, []);
 }

@@ -51,7 +51,7 @@ fn a_watch_on_an_address_where_nobody_is_ends_with_an_error() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().to_string()
     };
-    let output = metactl(&["--endpoints", &nobody, "--timeout", "0.5", "watch", "a"]);
+    let output = metactl(&["--endpoints", &nobody, "--timeout", "5", "watch", "a"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(&nobody), "{}", text(&output.stderr));
 }
@@ -64,7 +64,7 @@ fn an_endpoint_that_fails_does_not_hide_the_others() {
         listener.local_addr().unwrap().to_string()
     };
     let endpoints = format!("{nobody},{}", store.address);
-    let output = metactl(&["--endpoints", &endpoints, "--timeout", "0.5", "status"]);
+    let output = metactl(&["--endpoints", &endpoints, "--timeout", "5", "status"]);
     assert_eq!(output.status.code(), Some(1));
     let table = text(&output.stdout);
     assert!(table.contains(&format!("{nobody}  failed: ")), "{table}");

@@ -1,12 +1,13 @@
 //! Starts, kills and stops members on free loopback ports; every wait has an end.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use client::{Client, Config, Get, Put};
+
+pub(crate) use crate::ports::free_port;
 
 /// Longest wait for anything; machines that build at the same time are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +40,16 @@ pub(crate) struct Setup {
     pub(crate) env: Vec<(&'static str, String)>,
 }
 
+impl Setup {
+    /// A leader stays one on a machine that is busy: a member has to stand still for longer than usual
+    /// until the others elect anew.
+    pub(crate) fn calm(mut self) -> Self {
+        self.flags
+            .extend(["--heartbeat-interval=300", "--election-timeout=3000"].map(str::to_owned));
+        self
+    }
+}
+
 fn scheme(is_tls: bool) -> &'static str {
     if is_tls { "https" } else { "http" }
 }
@@ -47,11 +58,6 @@ fn scheme(is_tls: bool) -> &'static str {
 pub(crate) struct Cluster {
     pub(crate) members: Vec<Process>,
     _dir: tempfile::TempDir,
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
 }
 
 /// Asks again and again until there is an answer.

@@ -1,14 +1,12 @@
 //! What a user does first, against one member and against every member of three.
 
-use std::time::Duration;
-
 use client::{Client, Delete, Get, KeyRange, Put, Txn, WatchOf, When};
 use proto::etcdserverpb::compare::CompareResult;
 use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::{PutRequest, RangeRequest};
 use tonic::transport::Endpoint;
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{Cluster, PATIENCE, Setup};
 
 async fn use_everything(client: &Client, prefix: &str) {
     let key = |name: &str| format!("{prefix}/{name}");
@@ -65,7 +63,8 @@ async fn one_member_serves_kv_txn_watch_and_leases() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_three_members_serves_kv_txn_watch_and_leases() {
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_with(3, &Setup::default().calm()).await;
+    cluster.accepts_writes().await;
     let client = cluster.client();
     for (n, member) in client.each().enumerate() {
         use_everything(&member, &format!("member-{n}")).await;
@@ -83,7 +82,7 @@ async fn bare_stubs_are_answered_like_by_etcd() {
     let uri = format!("http://{}", cluster.members[0].endpoint());
     let channel = Endpoint::from_shared(uri)
         .expect("an address")
-        .timeout(Duration::from_secs(30))
+        .timeout(PATIENCE)
         .connect()
         .await
         .expect("connected");

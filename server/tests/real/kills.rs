@@ -9,7 +9,7 @@ use std::time::Duration;
 use client::{Client, Get, Put};
 use tokio::task::JoinHandle;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, until};
 
 /// How often members are killed in one test.
 const KILLS: usize = 20;
@@ -65,7 +65,8 @@ async fn nothing_is_lost(cluster: &Cluster, acknowledged: &Acknowledged) {
     assert!(!acknowledged.is_empty(), "nothing was acknowledged: the test says nothing");
     let client = cluster.client();
     for (key, count) in acknowledged {
-        let got = client.get(Get::new(key.clone())).await.expect("get");
+        let got =
+            until("an answer", || async { client.get(Get::new(key.clone())).await.ok() }).await;
         let found: u64 = got
             .kvs
             .first()

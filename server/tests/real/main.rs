@@ -8,6 +8,8 @@ mod kills;
 mod manners;
 mod metrics;
 mod plans;
+#[path = "../shared/ports.rs"]
+mod ports;
 mod refusals;
 mod tls;
 mod traces;

@@ -6,7 +6,6 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use client::Client;
 use proto::admin::LogLevelRequest;
@@ -14,15 +13,12 @@ use proto::admin::admin_client::AdminClient;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use crate::cluster::{Cluster, Setup, free_port, until};
-
-/// For a page to come.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::cluster::{Cluster, PATIENCE, Setup, free_port, until};
 
 /// Status and body of a page; `None`: nobody answers.
 pub(crate) fn page(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(PAGE_TIMEOUT)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
@@ -33,7 +29,7 @@ pub(crate) fn page(address: &str, path: &str) -> Option<(u16, String)> {
 /// Exit code and what was said.
 fn pre_stop(data_dir: &Path) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_metastore"))
-        .args(["pre-stop", "--timeout", "20s"])
+        .args(["pre-stop", "--timeout", "60s"])
         .env_clear()
         .env("ETCD_DATA_DIR", data_dir)
         .output()
@@ -57,7 +53,7 @@ pub(crate) async fn leader(client: &Client) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pre_stop_moves_the_leadership_and_removes_nobody() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, &Setup::default().calm()).await;
     let client = cluster.client();
     let old = leader(&client).await;
     let dir = cluster.members[old].data_dir();
@@ -139,8 +135,11 @@ async fn every_address_of_either_family_means_every_address() {
     let cluster = Cluster::start_with(1, &Setup { flags, ..Setup::default() }).await;
     for host in ["127.0.0.1", "[::1]"] {
         for (port, path) in [(client, "/health"), (peer, "/members"), (metrics, "/readyz")] {
-            let answer = page(&format!("{host}:{port}"), path);
-            assert_eq!(answer.map(|(status, _)| status), Some(200), "{host}:{port}{path}");
+            let address = format!("{host}:{port}");
+            until(&format!("{address}{path}"), || async {
+                page(&address, path).filter(|(status, _)| *status == 200).map(drop)
+            })
+            .await;
         }
     }
     drop(cluster);

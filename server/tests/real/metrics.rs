@@ -5,6 +5,7 @@
 //! (`.ci/run` puts it into `.cache/bin`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -25,14 +26,14 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::cluster::{Cluster, PATIENCE, Setup, free_port, until};
 use crate::manners::{leader, page};
-use crate::plans::{params, upon, uses};
+use crate::plans::{params, submit, upon, uses};
 use crate::tls::{HOSTS, Volume, ca, identity, leaf, server_flags};
 
 const TABLE: &str = include_str!("etcd-metrics.txt");
 /// Between two looks at all members.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// For one member to say everything.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What does not move in the life below, and why. Each but the constants is moved by the test named.
 const UNMOVED: &[(&str, &str)] = &[
@@ -141,7 +142,8 @@ fn number(text: &str) -> String {
 /// Looks at all members until it is told to stop.
 struct Watcher {
     stop: Arc<AtomicBool>,
-    rounds: Arc<AtomicUsize>,
+    /// How often each member has answered.
+    looks: Arc<Vec<AtomicUsize>>,
     thread: std::thread::JoinHandle<Seen>,
 }
 
@@ -149,31 +151,32 @@ impl Watcher {
     fn start(endpoints: Vec<String>) -> Watcher {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
-        let rounds = Arc::<AtomicUsize>::default();
-        let counted = Arc::clone(&rounds);
+        let looks: Arc<Vec<_>> = Arc::new(endpoints.iter().map(|_| AtomicUsize::new(0)).collect());
+        let counted = Arc::clone(&looks);
         let thread = std::thread::spawn(move || {
             let mut seen = Seen::default();
-            let mut looks = vec![0_u32; endpoints.len()];
             while !stopping.load(Ordering::Relaxed) {
                 for (member, endpoint) in endpoints.iter().enumerate() {
                     if let Some((200, text)) = soon(endpoint) {
-                        seen.take(member, &text, looks[member] == 0);
-                        looks[member] += 1;
+                        let before = counted[member].load(Ordering::Relaxed);
+                        seen.take(member, &text, before == 0);
+                        counted[member].store(before + 1, Ordering::Relaxed);
                     }
                 }
-                counted.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(LOOK_INTERVAL);
             }
             seen
         });
-        Watcher { stop, rounds, thread }
+        Watcher { stop, looks, thread }
     }
 
-    /// Waits until it has looked at everything as it is now.
-    async fn has_looked(&self) {
-        let rounds = || self.rounds.load(Ordering::Relaxed);
-        let now = rounds();
-        until("a look", || async { (rounds() > now + 1).then_some(()) }).await;
+    /// Waits until it has seen these members as they are now.
+    async fn has_looked(&self, members: Range<usize>) {
+        let looks = |member: usize| self.looks[member].load(Ordering::Relaxed);
+        let before: Vec<_> = members.clone().map(looks).collect();
+        // The next may have been asked for already.
+        let is_past = |(member, before): (usize, &usize)| looks(member) > before + 1;
+        until("a look", || async { members.clone().zip(&before).all(is_past).then_some(()) }).await;
     }
 
     fn stop(self) -> Seen {
@@ -379,7 +382,7 @@ async fn in_the_life_of_a_cluster_every_metric_moves_and_reads_like_etcds() {
         metric(0, "metastore_alarm{alarm=\"nospace\"} 1").then_some(())
     })
     .await;
-    watcher.has_looked().await;
+    watcher.has_looked(0..3).await;
     maintenance.alarm(alarm(AlarmAction::Deactivate)).await.expect("lowered");
     let mut auth = AuthClient::new(channel(&endpoints[0]).await);
     auth.authenticate(AuthenticateRequest::default()).await.expect_err("there are no users");
@@ -413,13 +416,13 @@ async fn in_the_life_of_a_cluster_every_metric_moves_and_reads_like_etcds() {
         text.lines().any(|it| it.starts_with("metastore_tls_reloads_total{")).then_some(())
     })
     .await;
-    watcher.has_looked().await;
+    watcher.has_looked(0..3).await;
 
     let every = Client::new(Config::new(endpoints.clone())).expect("a client");
     let first_id = client.at(0).status().await.expect("up").header.expect("one").member_id;
 
     // A plan of timing; a learner, too early and in time; a removal.
-    client.submit_tuning(upon(0, Some(params(60, 660)))).await.expect("a good plan");
+    submit(&client, upon(0, Some(params(60, 660)))).await;
     uses(&client.at(0), 1, 60, 660).await;
     let url = format!("https://{}", cluster.members[3].peer_endpoint());
     let added = client.member_add_learner(vec![url]).await.expect("a learner");
@@ -429,12 +432,12 @@ async fn in_the_life_of_a_cluster_every_metric_moves_and_reads_like_etcds() {
     cluster.members[3].launch();
     cluster.members[3].ready().await;
     until("a learner", || async { metric(3, "etcd_server_is_learner 1").then_some(()) }).await;
-    watcher.has_looked().await;
+    watcher.has_looked(0..4).await;
     until("the promotion", || async { client.member_promote(id).await.ok() }).await;
 
     // Gone members take their series along, and invented methods make none.
     let gone = format!("{id:x}");
-    watcher.has_looked().await;
+    watcher.has_looked(0..4).await;
     if leader(&every).await == 3 {
         every.at(3).move_leader(first_id).await.expect("handed over");
     }
@@ -458,7 +461,7 @@ async fn in_the_life_of_a_cluster_every_metric_moves_and_reads_like_etcds() {
     cluster.members[first].signal(Signal::CONT);
     cluster.accepts_writes().await;
     let second = leader(&client).await;
-    watcher.has_looked().await;
+    watcher.has_looked(0..3).await;
     cluster.members[second].kill();
     let third = client.at((second + 1) % 3);
     cluster.accepts_writes_of(&third).await;
@@ -475,7 +478,7 @@ async fn in_the_life_of_a_cluster_every_metric_moves_and_reads_like_etcds() {
     cluster.members[second].ready().await;
     cluster.accepts_writes().await;
 
-    watcher.has_looked().await;
+    watcher.has_looked(0..3).await;
     drop((unread, watch));
 
     let seen = watcher.stop();

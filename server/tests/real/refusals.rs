@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use client::{Get, Put};
 
-use crate::bytes::{noise, write};
-use crate::cluster::Cluster;
+use crate::bytes::{metric, noise, write};
+use crate::cluster::{Cluster, until};
 
 /// Every file below `dir` with its content, but sockets, the lock and what sled tidies up when it is looked at:
 /// it may be thrown away at any time.
@@ -39,6 +39,11 @@ fn segments(data_dir: &Path) -> Vec<PathBuf> {
         .collect();
     names.sort();
     names
+}
+
+/// How often the only member says that it built its store anew.
+fn rebuilds(cluster: &Cluster) -> u64 {
+    metric(&cluster.members, "metastore_statestore_rebuild_total")
 }
 
 /// How many of the keys are there.
@@ -213,6 +218,19 @@ async fn a_damaged_backend_costs_a_rebuild_and_nothing_else() {
     cluster.members[0].launch();
     cluster.members[0].ready().await;
     assert_eq!(keys(&cluster).await, 300);
+    until("the rebuild to be counted", || async { (rebuilds(&cluster) == 1).then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_store_of_a_member_is_no_rebuild_and_neither_is_one_that_is_read_again() {
+    let mut cluster = stopped_with_data(1).await;
+    cluster.members[0].launch();
+    cluster.members[0].ready().await;
+    assert_eq!((keys(&cluster).await, rebuilds(&cluster)), (300, 0));
+    let mut fresh = Cluster::start(1).await;
+    fresh.accepts_writes().await;
+    assert_eq!(rebuilds(&fresh), 0);
+    fresh.members[0].terminate();
 }
 
 /// What sled still owes a file that is gone it would wait for without end.

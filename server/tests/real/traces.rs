@@ -228,7 +228,7 @@ async fn a_put_across_three_members_is_one_trace_wherever_it_is_asked_for() {
     let collector = Collector::default();
     let address = collector.listen_grpc().await;
     // No trace begins here: what comes is what callers take.
-    let cluster = Cluster::start_with(3, &tracing_to(&address, 0, &[])).await;
+    let cluster = Cluster::start_with(3, &tracing_to(&address, 0, &[]).calm()).await;
     cluster.accepts_writes().await;
     let members = by_role(&cluster).await;
 
@@ -316,13 +316,14 @@ async fn traces_begin_here_and_travel_over_http_and_lines_name_them() {
     assert!(trace.iter().any(|it| it.span.parent_span_id == range.span.span_id));
 
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let said = cluster.members[0].said();
     let is_about_it = |line: &&str| {
         line.contains("request took too long")
             && line.contains(&format!("\"trace-id\":\"{}\"", hex(&range.span.trace_id)))
             && line.contains(&format!("\"span-id\":\"{}\"", hex(&range.span.span_id)))
     };
-    assert_eq!(said.lines().filter(is_about_it).count(), 1, "{said}");
+    let lines = || cluster.members[0].said().lines().filter(is_about_it).count();
+    until("its line", || async { (lines() > 0).then_some(()) }).await;
+    assert_eq!(lines(), 1);
     // What is left is handed over at the end.
     let before = collector.all().len();
     kv.put(PutRequest { key: "k".into(), ..PutRequest::default() }).await.expect("put");
@@ -333,6 +334,7 @@ async fn traces_begin_here_and_travel_over_http_and_lines_name_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_away_costs_spans_and_nothing_else() {
+    let begun = std::time::Instant::now();
     let away = format!("127.0.0.1:{}", free_port());
     let cluster = Cluster::start_with(1, &tracing_to(&away, 1_000_000, &[])).await;
     cluster.accepts_writes().await;
@@ -345,8 +347,9 @@ async fn a_collector_that_is_away_costs_spans_and_nothing_else() {
         (count.parse::<f64>().ok()? > 0.0).then_some(())
     })
     .await;
-    let warnings = || member.said().matches("spans are dropped").count();
-    assert_eq!(warnings(), 1);
+    let warnings = || member.said().matches("spans are dropped").count() as u64;
+    until("a warning", || async { (warnings() > 0).then_some(()) }).await;
     cluster.accepts_writes().await;
-    assert_eq!(warnings(), 1, "not for each of them");
+    let minutes = begun.elapsed().as_secs() / 60;
+    assert!(warnings() <= 1 + minutes, "once a minute, and not for each of them");
 }
