@@ -45,6 +45,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// File that names the generation in use.
 const CURRENT: &str = "CURRENT";
 const PREFIX: &str = "sled-";
+/// Where a cluster begins, before the first write.
+const REVISION_OF_NOTHING: i64 = 1;
 
 /// The directory with the generations.
 #[derive(Clone, Debug)]
@@ -410,6 +412,8 @@ impl Worker {
     }
 
     fn rebuild(&mut self, view: &View) {
+        // The first store of a member that had nothing yet is built, and nothing is built anew.
+        let is_first = self.latest.revision() <= REVISION_OF_NOTHING;
         self.latest = view.clone();
         let generations = self.generations.clone();
         let built = catch_unwind(AssertUnwindSafe(|| {
@@ -430,7 +434,9 @@ impl Worker {
                 let old = self.open.replace(open);
                 drop(catch_unwind(AssertUnwindSafe(|| drop(old))));
                 self.rebuild_at = None;
-                self.metrics.statestore_rebuilds.inc();
+                if !is_first {
+                    self.metrics.statestore_rebuilds.inc();
+                }
                 self.note_size();
                 return;
             }

@@ -496,8 +496,12 @@ impl Metrics {
                 s.peer_window.with_label_values(&[&remote]).set(road.window as i64);
                 let bytes = road.inflight_bytes.cast_signed();
                 s.peer_inflight_bytes.with_label_values(&[&remote]).set(bytes);
-                let lag = status.last_index.saturating_sub(peer.match_index);
-                s.peer_lag_entries.with_label_values(&[&remote]).set(lag.cast_signed());
+                // A new leader knows of nobody what he has until he has answered; who is away may have
+                // it all.
+                if peer.match_index > 0 || peer.reachable {
+                    let lag = status.last_index.saturating_sub(peer.match_index);
+                    s.peer_lag_entries.with_label_values(&[&remote]).set(lag.cast_signed());
+                }
             }
         }
         for (timing, us) in
@@ -587,6 +591,11 @@ mod tests {
         for name in ["process_resident_memory_bytes ", "os_fd_used ", "os_fd_limit "] {
             assert!(text.lines().any(|have| have.starts_with(name)), "{name}");
         }
+        status.peers[0].match_index = 0;
+        let lag = "metastore_peer_lag_entries{To=\"def\"}";
+        assert!(!metrics.scrape(&status, &figures).contains(lag), "silent since the election");
+        status.peers[0].reachable = true;
+        assert!(metrics.scrape(&status, &figures).contains(&format!("{lag} 11\n")));
         status.leader = None;
         status.peers.clear();
         let text = metrics.scrape(&status, &figures);
