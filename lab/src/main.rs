@@ -156,7 +156,7 @@ fn up(arguments: &[String]) -> Result<()> {
     let names = network.names();
     let mut lab = match program {
         Some(program) => {
-            let setup = Setup { program, flags, own_disks };
+            let setup = Setup { program, flags, own_disks, ready_timeout: servers::READY_TIMEOUT };
             // Members found each other before distances grow.
             let servers = Servers::start(network, setup, &adaptive::folder())?;
             tell(&format!("lab {}: endpoints {}", names.lab, servers.endpoints()))?;

@@ -23,6 +23,10 @@ pub struct Preset {
     pub steps: &'static [(Duration, &'static str)],
     /// What else troubles the members.
     pub trouble: Trouble,
+    /// Keys the members hold before anything else, and bytes of each value.
+    pub store: (u64, usize),
+    /// Whether the experiments have it only where it is asked for by name, since it takes too long.
+    pub is_large: bool,
 }
 
 /// Directions with a rule of their own.
@@ -48,12 +52,26 @@ pub enum Trouble {
 }
 
 const STEP: Duration = Duration::from_secs(20);
-const PLAIN: Preset =
-    Preset { name: "", about: "", rule: "", except: &[], steps: &[], trouble: Trouble::Nothing };
+const PLAIN: Preset = Preset {
+    name: "",
+    about: "",
+    rule: "",
+    except: &[],
+    steps: &[],
+    trouble: Trouble::Nothing,
+    store: (10_000, 256),
+    is_large: false,
+};
 
 /// All of them.
-pub const PRESETS: [Preset; 15] = [
-    Preset { name: "same-zone", about: "0.5 ms", rule: "delay=0.25ms", ..PLAIN },
+pub const PRESETS: [Preset; 16] = [
+    Preset {
+        name: "same-zone",
+        about: "0.5 ms",
+        rule: "delay=0.25ms",
+        store: (100_000, 256),
+        ..PLAIN
+    },
     Preset { name: "cross-zone", about: "2 ms", rule: "delay=1ms", ..PLAIN },
     Preset { name: "cross-zone-loss", about: "2 ms, 1 % loss", rule: "delay=1ms loss=1%", ..PLAIN },
     Preset { name: "metro", about: "10 ms", rule: "delay=5ms", ..PLAIN },
@@ -124,6 +142,14 @@ pub const PRESETS: [Preset; 15] = [
         trouble: Trouble::DiskOfAll,
         ..PLAIN
     },
+    Preset {
+        name: "same-zone-3gib",
+        about: "0.5 ms, 3 GiB in the store",
+        rule: "delay=0.25ms",
+        store: (98_304, 32 << 10),
+        is_large: true,
+        ..PLAIN
+    },
 ];
 
 impl Preset {
@@ -155,6 +181,11 @@ impl Preset {
             })?;
         }
         Ok(())
+    }
+
+    /// How long the network takes to come through all its steps.
+    pub fn steps_last(&self) -> Duration {
+        self.steps.iter().map(|(after, _)| *after).sum()
     }
 
     /// Brings the rule of a step into force, number by number.

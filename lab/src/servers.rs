@@ -20,8 +20,10 @@ use crate::network::Network;
 pub const CLIENT_PORT: u16 = 2379;
 /// Where members reach each other.
 pub const PEER_PORT: u16 = 2380;
-/// Longest wait for all members to say that they are healthy.
-const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest wait for a member to say that it is healthy, if nothing else is said.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest wait for a member that was asked to end.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for one answer about health.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest such answer.
@@ -44,6 +46,8 @@ pub struct Setup {
     pub flags: Vec<String>,
     /// Whether each data directory is a file system of its own, which [`Servers::freeze`] needs.
     pub own_disks: bool,
+    /// Longest wait for a member to say that it is healthy.
+    pub ready_timeout: Duration,
 }
 
 /// Members of one cluster, in the lab's places; gone when dropped, with all they wrote.
@@ -108,6 +112,27 @@ impl Servers {
         kill_process(self.pid(member)?, Signal::KILL).context("killing a server")
     }
 
+    /// Asks a member's process to end (SIGTERM) and does not wait.
+    pub fn signal_end(&self, member: usize) -> Result<()> {
+        kill_process(self.pid(member)?, Signal::TERM).context("asking a server to end")
+    }
+
+    /// Waits until a member that was asked to has ended; who does not is killed, and that is an error.
+    pub fn wait_end(&mut self, member: usize) -> Result<()> {
+        let deadline = Instant::now() + END_TIMEOUT;
+        while let Some(process) = &mut self.processes[member] {
+            if process.try_wait()?.is_some() {
+                self.processes[member] = None;
+            } else if Instant::now() >= deadline {
+                self.kill(member)?;
+                bail!("m{} has not ended {END_TIMEOUT:?} after SIGTERM", member + 1);
+            } else {
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        Ok(())
+    }
+
     /// Starts a member that was killed; its files are as they were.
     pub fn restart(&mut self, member: usize) -> Result<()> {
         if self.processes[member].is_some() {
@@ -118,7 +143,8 @@ impl Servers {
 
     /// Waits until a member says that it is healthy.
     pub fn wait_healthy(&mut self, member: usize) -> Result<()> {
-        let deadline = Instant::now() + READY_TIMEOUT;
+        let timeout = self.setup.ready_timeout;
+        let deadline = Instant::now() + timeout;
         let address = self.client(member);
         let log = self.log(member);
         let last = || {
@@ -132,7 +158,7 @@ impl Servers {
                 bail!("m{} ended ({status}): {}", member + 1, last());
             }
             if Instant::now() >= deadline {
-                bail!("m{} is not healthy after {READY_TIMEOUT:?}: {}", member + 1, last());
+                bail!("m{} is not healthy after {timeout:?}: {}", member + 1, last());
             }
             std::thread::sleep(LOOK_EVERY);
         }

@@ -101,7 +101,12 @@ fn an_unmodified_etcd_runs_over_it_and_is_written_to_from_outside() {
     }
     let network = Network::create(3, 1).unwrap();
     Preset::named("cross-zone").unwrap().apply(&network).unwrap();
-    let setup = Setup { program: etcd, flags: Vec::new(), own_disks: false };
+    let setup = Setup {
+        program: etcd,
+        flags: Vec::new(),
+        own_disks: false,
+        ready_timeout: lab::servers::READY_TIMEOUT,
+    };
     let folder = tempfile::tempdir().unwrap();
     let mut servers = Servers::start(network, setup, folder.path()).unwrap();
     assert_eq!(etcdctl_put(&etcdctl, &servers.endpoints()), "OK");

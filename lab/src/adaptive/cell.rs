@@ -5,66 +5,74 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use autotune::Timing;
-use autotune::planner::Policy;
+use autotune::{Params, Timing};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::column::{Column, System, Way};
-use super::plan;
+use super::plan::{self, Seen};
 use super::probe::{self, Answer, Prober};
-use super::record::{Kind, Load, Loss, Record, Watch, quantile};
+use super::record::{Kind, Load, Loss, Machine, Record, Wanted, Watch, quantile};
 use crate::measure::{RoundTrips, round_trips};
 use crate::network::{Network, Place};
 use crate::preset::{Preset, Trouble};
-use crate::servers::{Servers, Setup};
+use crate::servers::{READY_TIMEOUT, Servers, Setup};
 
 /// Members of every cell.
 pub(super) const MEMBERS: usize = 3;
 /// Longest wait for a cluster to agree on a leader, and for writes after a loss.
 pub(super) const RECOVER_MAX: Duration = Duration::from_secs(60);
+/// The same where the timing may be one that keeps no leader: that is a result, and known soon.
+const UNSTEADY_MAX: Duration = Duration::from_secs(30);
 /// A cluster agrees when it has for so long.
-const SETTLED: Duration = Duration::from_millis(400);
+const SETTLED: Duration = Duration::from_millis(200);
 /// How often what is waited for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Packets of members that have nothing to do are counted for so long.
-const IDLE: Duration = Duration::from_secs(3);
+pub(super) const IDLE: Duration = Duration::from_secs(3);
+/// After the last write members are idle.
+const REST: Duration = Duration::from_secs(1);
 /// Answers from the new leader that make writes acknowledged again.
 const ANSWERS_AGAIN: usize = 20;
-/// Before a loss, answers are looked at from here on: the gap begins with the last one.
+/// Answers are looked at from so long before a loss: the gap begins with the last one.
 const BEFORE: Duration = Duration::from_secs(1);
 /// Between the moment a loss could happen and the moment it does, at most: it must not keep step with
 /// heartbeats.
-const APART_MS_MAX: u64 = 400;
+pub(super) const APART_MS_MAX: u64 = 400;
 /// Until members are asked often.
 const MARKED: Duration = Duration::from_millis(120);
-/// Puts on their way under load, and for how long.
+/// Puts on their way under load, for how long, and before that until windows have their size.
 const LOAD_ON_WAY: usize = 4_000;
-const LOAD: Duration = Duration::from_secs(5);
+pub(super) const LOAD: Duration = Duration::from_secs(6);
+pub(super) const LOAD_WARM: Duration = Duration::from_secs(4);
 /// Round trips measured before there are servers.
-const TRIPS: usize = 60;
+const TRIPS: usize = 40;
 /// Troubles come so often.
 const TROUBLE_EVERY: Duration = Duration::from_secs(2);
 /// How long leaders and disks stall.
 const STALL_MS: (u64, u64) = (50, 400);
 const FREEZE_MS: (u64, u64) = (100, 800);
 /// A leader is lost so long after a step.
-const AFTER_STEP: Duration = Duration::from_secs(10);
+pub(super) const AFTER_STEP: Duration = Duration::from_secs(10);
 /// After the last step the network is watched for so long.
-const AFTER_STEPS: Duration = Duration::from_secs(20);
+pub(super) const AFTER_STEPS: Duration = Duration::from_secs(20);
+/// What members have seen is asked for so often.
+const SEEN_EVERY: Duration = Duration::from_secs(10);
 
 /// What cells are measured with.
+#[derive(Clone)]
 pub(super) struct Bench<'a> {
     pub(super) etcd: PathBuf,
     pub(super) metastore: PathBuf,
-    pub(super) keys: u64,
-    pub(super) watch: Duration,
-    /// How long members measure before there is a plan.
-    pub(super) plan_after: Duration,
-    pub(super) has_load: bool,
-    /// Losses of each kind; none: the columns' own numbers.
-    pub(super) losses: Option<usize>,
-    pub(super) kinds: Vec<Kind>,
+    /// Keys in the store; none: the preset's.
+    pub(super) keys: Option<u64>,
+    pub(super) wanted: Wanted,
+    /// Members measure until the planner has all it asks for, at most so long.
+    pub(super) see_max: Duration,
+    /// Steps of the network, and what follows them, last no longer.
+    pub(super) step_max: Duration,
+    /// What is said begins with this.
+    pub(super) name: String,
     /// What asks to stop.
     pub(super) asked: &'a AtomicBool,
 }
@@ -75,6 +83,15 @@ impl Bench<'_> {
             System::Etcd => &self.etcd,
             System::MetaStore => &self.metastore,
         }
+    }
+
+    /// How many keys, and bytes of a value.
+    pub(super) fn store(&self, preset: &Preset) -> (u64, usize) {
+        (self.keys.unwrap_or(preset.store.0), preset.store.1)
+    }
+
+    fn say(&self, line: &str) {
+        super::say(&format!("{}: {line}", self.name));
     }
 
     /// Fails once a signal has asked to stop.
@@ -113,34 +130,100 @@ impl Bench<'_> {
         Ok(farthest)
     }
 
+    /// Lets members measure each other, a few writes going through them, until the planner has all it
+    /// asks for.
+    pub(super) fn see(&self, preset: &Preset, machine: Machine, beside: usize) -> Result<Seen> {
+        let column = Column::named("static")?;
+        let timing = autotune::planner::columns::ETCD;
+        let small = Bench { keys: Some(0), ..self.clone() };
+        let mut cell = Cell::start(&small, preset, column, timing, None, 1)?;
+        cell.prober.pace(probe::PUT_EVERY_LIGHT);
+        let began = Instant::now();
+        let mut due = SEEN_EVERY.min(self.see_max);
+        loop {
+            cell.trouble()?;
+            let left = due.saturating_sub(began.elapsed());
+            self.pause(left.min(TROUBLE_EVERY))?;
+            if began.elapsed() < due {
+                continue;
+            }
+            let is_last = began.elapsed() >= self.see_max;
+            due += SEEN_EVERY;
+            match plan::ask(&cell.servers.endpoints()) {
+                Ok(asked) if asked.evidence.gaps_measured || is_last => {
+                    return Ok(Seen {
+                        preset: preset.name.to_owned(),
+                        machine,
+                        seconds: began.elapsed().as_secs_f64(),
+                        beside,
+                        gaps: asked.gaps,
+                        evidence: asked.evidence,
+                    });
+                }
+                // A member that stands still does not answer just now.
+                Ok(_) => {}
+                Err(error) if is_last => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Measures what a record lacks, and saves it after everything new.
     pub(super) fn measure(
         &self,
         preset: &Preset,
         column: &Column,
-        timing: Timing,
+        (timing, plan): (Timing, Option<&(Params, String)>),
         record: &mut Record,
         save: &dyn Fn(&Record) -> Result<()>,
     ) -> Result<()> {
-        let mut cell = Cell::start(self, preset, column, timing, record)?;
-        if record.watch.is_none() {
-            record.watch = Some(cell.watch()?);
+        let measured = self.measure_with(preset, column, (timing, plan), record, save);
+        let Err(error) = measured else { return Ok(()) };
+        self.check()?;
+        // With a timing nobody vouches for it is a result.
+        if column.is_unsteady() {
+            record.keeps_no_leader = true;
+            record.missing = Some(format!("{error:#}"));
+            save(record)?;
+            self.say(&format!("keeps no leader: {error:#}"));
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    fn measure_with(
+        &self,
+        preset: &Preset,
+        column: &Column,
+        (timing, plan): (Timing, Option<&(Params, String)>),
+        record: &mut Record,
+        save: &dyn Fn(&Record) -> Result<()>,
+    ) -> Result<()> {
+        let ms = |us: u64| us / 1_000;
+        let in_force = plan.map_or(timing, |(params, _)| params.timing);
+        (record.heartbeat_ms, record.election_ms) =
+            (ms(in_force.heartbeat_interval_us), ms(in_force.election_timeout_us));
+        record.binding = plan.map(|(_, binding)| binding.clone());
+        let seed = record.losses.len() as u64 + 1;
+        let mut cell = Cell::start(self, preset, column, timing, plan, seed)?;
+        if record.idle_packets_per_s.is_none() && !self.wanted.is_light {
+            record.idle_packets_per_s = Some(cell.idle()?);
+        }
+        let watched = record.watch.as_ref().map_or(0.0, |watch| watch.seconds.ceil());
+        if watched < self.wanted.watch.as_secs_f64() {
+            record.watch = Some(cell.watch(column.system)?);
             save(record)?;
         }
-        if self.has_load && record.load.is_none() && preset.trouble == Trouble::Nothing {
+        if self.wanted.load && record.load.is_none() {
             record.load = Some(cell.load()?);
             save(record)?;
         }
-        if preset.trouble != Trouble::Nothing {
-            return Ok(());
-        }
-        let wanted = self.losses.unwrap_or(column.losses);
-        for kind in self.kinds.iter().copied() {
+        for (kind, wanted) in self.wanted.losses.iter().copied() {
             while record.count(kind) < wanted {
                 let number = record.count(kind) + 1;
                 let loss = cell.lose(kind)?;
-                super::say(&format!(
-                    "  {} {number} of {wanted}: noticed after {}, {:.0} ms without writes{}",
+                self.say(&format!(
+                    "{} {number} of {wanted}: noticed after {}, {:.0} ms without writes{}",
                     kind.name(),
                     loss.detection_ms.map_or("–".to_owned(), |ms| format!("{ms:.0} ms")),
                     loss.gap_ms,
@@ -160,6 +243,8 @@ struct Cell<'a> {
     servers: Servers,
     prober: Prober,
     random: SmallRng,
+    /// Longest wait for an agreement.
+    settle_max: Duration,
 }
 
 /// A cluster of one mind: who leads, its id, the term.
@@ -176,11 +261,13 @@ impl<'a> Cell<'a> {
         preset: &'a Preset,
         column: &Column,
         timing: Timing,
-        record: &mut Record,
+        plan: Option<&(Params, String)>,
+        seed: u64,
     ) -> Result<Self> {
         let (heartbeat_ms, election_ms) =
             (timing.heartbeat_interval_us / 1_000, timing.election_timeout_us / 1_000);
         let own_disks = matches!(preset.trouble, Trouble::DiskOfOne | Trouble::DiskOfAll);
+        let unsteady = |or: Duration| if column.is_unsteady() { UNSTEADY_MAX } else { or };
         let setup = Setup {
             program: bench.program(column.system).to_path_buf(),
             flags: vec![
@@ -189,52 +276,28 @@ impl<'a> Cell<'a> {
                 "--quota-backend-bytes=8589934592".to_owned(),
             ],
             own_disks,
+            ready_timeout: unsteady(READY_TIMEOUT),
         };
-        let seed = record.losses.len() as u64 + 1;
         let servers = Servers::start(Network::create(MEMBERS, seed)?, setup, &super::folder())?;
         let clients: Vec<_> = (0..MEMBERS).map(|member| servers.client(member)).collect();
-        probe::fill(&clients, bench.keys).context("filling the store")?;
+        probe::fill(&clients, bench.store(preset)).context("filling the store")?;
         preset.apply(servers.network())?;
         let prober = Prober::start(clients)?;
         let random = SmallRng::seed_from_u64(seed);
-        let mut cell = Cell { bench, preset, servers, prober, random };
+        let settle_max = unsteady(RECOVER_MAX);
+        let mut cell = Cell { bench, preset, servers, prober, random, settle_max };
         let _leader = cell.settle()?;
-        if let Way::Plan(policy) = column.way {
-            cell.plan(policy, record)?;
-        } else {
-            (record.heartbeat_ms, record.election_ms) = (heartbeat_ms, election_ms);
+        if let (Way::Plan(_), Some((params, binding))) = (column.way, plan) {
+            plan::apply(&cell.servers.endpoints(), *params, binding)?;
         }
-        if record.idle_packets_per_s.is_none() {
-            record.idle_packets_per_s = Some(cell.idle()?);
-        }
-        bench.pause(BEFORE)?;
+        let _leader = cell.ready()?;
         Ok(cell)
-    }
-
-    /// Lets the members measure, and submits what the planner makes of it; or, where there was a plan
-    /// before, that one again: the figures of a cell belong together.
-    fn plan(&mut self, policy: Policy, record: &mut Record) -> Result<()> {
-        let known = (record.election_ms != 0).then_some((record.heartbeat_ms, record.election_ms));
-        let began = Instant::now();
-        while known.is_none() && began.elapsed() < self.bench.plan_after {
-            self.trouble()?;
-            let left = self.bench.plan_after.saturating_sub(began.elapsed());
-            self.bench.pause(left.min(TROUBLE_EVERY))?;
-        }
-        let planned = plan::apply(&self.servers.endpoints(), policy, known)?;
-        (record.heartbeat_ms, record.election_ms) = (planned.heartbeat_ms, planned.election_ms);
-        if let Some(binding) = planned.binding {
-            record.binding = Some(binding);
-        }
-        let said = record.binding.as_deref().unwrap_or_default();
-        super::say(&format!("  plan {}/{}: {said}", planned.heartbeat_ms, planned.election_ms));
-        Ok(())
     }
 
     /// Packets a second between members that nobody writes to.
     fn idle(&mut self) -> Result<f64> {
         self.prober.rest(true);
-        self.bench.pause(SETTLED * 3)?;
+        self.bench.pause(REST)?;
         let before = packets(self.servers.network())?;
         self.bench.pause(IDLE)?;
         let packets = packets(self.servers.network())? - before;
@@ -242,9 +305,33 @@ impl<'a> Cell<'a> {
         Ok(packets as f64 / IDLE.as_secs_f64())
     }
 
+    /// Waits until all members agree on a leader and each has acknowledged a write that was asked of it
+    /// since: then it has what the others have, and none is still catching up.
+    fn ready(&mut self) -> Result<Agreed> {
+        let deadline = Instant::now() + self.settle_max;
+        let mut agreed = self.settle()?;
+        let mut since_us = self.prober.now_us();
+        while Instant::now() < deadline {
+            self.bench.check()?;
+            self.prober.check()?;
+            if self.agreed(None).is_none_or(|now| now != agreed) {
+                agreed = self.settle()?;
+                since_us = self.prober.now_us();
+            }
+            let answers = self.answers(since_us);
+            let asked_since = answers.iter().filter(|it| it.at_us - it.took_us >= since_us);
+            let have: std::collections::BTreeSet<usize> = asked_since.map(|it| it.member).collect();
+            if have.len() == MEMBERS {
+                return Ok(agreed);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        bail!("not every member acknowledges writes within {} s", self.settle_max.as_secs())
+    }
+
     /// Waits until all members agree on a leader.
     fn settle(&mut self) -> Result<Agreed> {
-        let deadline = Instant::now() + RECOVER_MAX;
+        let deadline = Instant::now() + self.settle_max;
         let mut since: Option<(Agreed, Instant)> = None;
         while Instant::now() < deadline {
             self.bench.check()?;
@@ -260,7 +347,7 @@ impl<'a> Cell<'a> {
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        bail!("no leader that all members agree on within {} s", RECOVER_MAX.as_secs())
+        bail!("no leader that all members agree on within {} s", self.settle_max.as_secs())
     }
 
     /// Whom all members follow, or all but one; none: they do not agree, or have not said so lately.
@@ -289,29 +376,37 @@ impl<'a> Cell<'a> {
     }
 
     /// Nobody is killed; but leaders may stall, disks freeze and distances change.
-    fn watch(&mut self) -> Result<Watch> {
+    fn watch(&mut self, system: System) -> Result<Watch> {
+        let put_every =
+            if self.bench.wanted.is_light { probe::PUT_EVERY_LIGHT } else { probe::PUT_EVERY };
+        self.prober.pace(put_every);
         let before = self.settle()?;
+        let asked_before = self.pre_campaigns(system);
         let (began, from_us) = (Instant::now(), self.prober.now_us());
         let cpu = self.servers.cpu()?;
-        let mut due = Duration::ZERO;
-        for (number, (after, _)) in self.preset.steps.iter().enumerate() {
-            due += *after;
-            self.bench.pause(due.saturating_sub(began.elapsed()))?;
-            self.preset.step(self.servers.network(), number)?;
-        }
-        let lasts = match self.preset.steps {
-            [] => self.bench.watch,
-            _ => self.bench.watch.max(due + AFTER_STEPS),
-        };
-        while began.elapsed() < lasts {
-            self.trouble()?;
-            let left = lasts.saturating_sub(began.elapsed());
-            self.bench.pause(left.min(TROUBLE_EVERY))?;
+        let lasts = self.bench.wanted.watch;
+        if self.preset.steps.is_empty() {
+            while began.elapsed() < lasts {
+                self.trouble()?;
+                let left = lasts.saturating_sub(began.elapsed());
+                self.bench.pause(left.min(TROUBLE_EVERY))?;
+            }
+        } else {
+            // As often as they fit, once at least.
+            loop {
+                let round = Instant::now();
+                for (number, (after, _)) in self.preset.steps.iter().enumerate() {
+                    self.bench.pause((*after).min(self.bench.step_max))?;
+                    self.preset.step(self.servers.network(), number)?;
+                }
+                self.bench.pause(AFTER_STEPS.min(self.bench.step_max))?;
+                self.preset.apply(self.servers.network())?;
+                if began.elapsed() + round.elapsed() > lasts {
+                    break;
+                }
+            }
         }
         let seconds = began.elapsed().as_secs_f64();
-        if !self.preset.steps.is_empty() {
-            self.preset.apply(self.servers.network())?;
-        }
         let cpu = (self.servers.cpu()? - cpu).as_secs_f64() / seconds;
         let until_us = self.prober.now_us();
         let answers = self.prober.answers(from_us, until_us);
@@ -327,7 +422,17 @@ impl<'a> Cell<'a> {
             p99_ms: quantile(&took, 0.99).unwrap_or_default(),
             ops_per_s: answers.len() as f64 / seconds,
             cpu,
+            put_every_ms: u64::try_from(put_every.as_millis()).unwrap_or_default(),
+            pre_campaigns: asked_before
+                .zip(self.pre_campaigns(system))
+                .map(|(before, after)| after.saturating_sub(before)),
         })
+    }
+
+    /// How often members have asked whether they would win; etcd does not tell.
+    fn pre_campaigns(&self, system: System) -> Option<u64> {
+        let asked = (system == System::MetaStore).then(|| plan::ask(&self.servers.endpoints()));
+        asked.and_then(Result::ok).map(|asked| asked.pre_campaigns)
     }
 
     fn trouble(&mut self) -> Result<()> {
@@ -356,10 +461,10 @@ impl<'a> Cell<'a> {
     fn load(&mut self) -> Result<Load> {
         let _leader = self.settle()?;
         let clients: Vec<_> = (0..MEMBERS).map(|member| self.servers.client(member)).collect();
-        let mut took: Vec<f64> = probe::load(&clients, LOAD_ON_WAY, LOAD)?
-            .into_iter()
-            .map(|us| us as f64 / 1e3)
-            .collect();
+        self.prober.rest(true);
+        let loaded = probe::load(&clients, LOAD_ON_WAY, LOAD_WARM, LOAD);
+        self.prober.rest(false);
+        let mut took: Vec<f64> = loaded?.into_iter().map(|us| us as f64 / 1e3).collect();
         took.sort_by(f64::total_cmp);
         Ok(Load {
             on_way: LOAD_ON_WAY,
@@ -371,37 +476,53 @@ impl<'a> Cell<'a> {
 
     /// Takes the leader away, waits for writes, and brings the member back.
     fn lose(&mut self, kind: Kind) -> Result<Loss> {
-        let mut leader = self.settle()?;
+        self.prober.pace(probe::PUT_EVERY);
+        let mut leader = self.ready()?;
         if !self.preset.steps.is_empty() {
             // Near at first, then far, and only then lost; if it led no longer, whoever leads by now.
             self.preset.step(self.servers.network(), 0)?;
-            self.bench.pause(AFTER_STEP)?;
+            self.bench.pause(AFTER_STEP.min(self.bench.step_max))?;
             leader = self.agreed(None).unwrap_or(leader);
         }
-        let apart = Duration::from_millis(self.random.random_range(0..APART_MS_MAX));
-        self.bench.pause(BEFORE + apart)?;
+        self.bench.pause(Duration::from_millis(self.random.random_range(0..APART_MS_MAX)))?;
         self.prober.mark(leader.id);
         self.bench.pause(MARKED)?;
         let at_us = self.prober.now_us();
-        if kind == Kind::Host {
-            self.servers.network().isolate(leader.member, true)?;
+        match kind {
+            Kind::Crash => self.servers.signal_kill(leader.member)?,
+            Kind::Host => {
+                self.servers.network().isolate(leader.member, true)?;
+                self.servers.signal_kill(leader.member)?;
+            }
+            Kind::Restart => self.servers.signal_end(leader.member)?,
+            Kind::Move => {
+                let said = self.prober.said();
+                let to = said.iter().find(|(member, _)| **member != leader.member);
+                let (_, to) = to.context("nobody to hand over to")?;
+                probe::move_leader(self.servers.client(leader.member), to.id)?;
+            }
         }
-        self.servers.signal_kill(leader.member)?;
         let recovered = self.wait_writes(leader)?;
         let until_us = self.prober.now_us();
-        let answers = self.prober.answers(at_us - microseconds(BEFORE), until_us);
+        let answers = self.prober.answers(at_us.saturating_sub(microseconds(BEFORE)), until_us);
         let gap_ms = longest_gap_ms(&answers, at_us, until_us);
         let left_us = self.prober.unmark();
         // Gone, and back as it was.
-        self.servers.kill(leader.member)?;
+        match kind {
+            Kind::Crash | Kind::Host => self.servers.kill(leader.member)?,
+            Kind::Restart => self.servers.wait_end(leader.member)?,
+            Kind::Move => {}
+        }
         if kind == Kind::Host {
             self.servers.network().isolate(leader.member, false)?;
         }
         if !self.preset.steps.is_empty() {
             self.preset.apply(self.servers.network())?;
         }
-        self.servers.restart(leader.member)?;
-        self.servers.wait_healthy(leader.member)?;
+        if kind != Kind::Move {
+            self.servers.restart(leader.member)?;
+            self.servers.wait_healthy(leader.member)?;
+        }
         // Only now: etcd says its term as of what it has applied.
         let after = self.settle()?;
         Ok(Loss {
@@ -464,7 +585,7 @@ mod tests {
     #[test]
     fn the_longest_gap_may_be_at_either_end() {
         let answers = |at: &[u64]| -> Vec<Answer> {
-            at.iter().map(|at_us| Answer { at_us: *at_us * 1_000, took_us: 1 }).collect()
+            at.iter().map(|at_us| Answer { at_us: *at_us * 1_000, took_us: 1, member: 0 }).collect()
         };
         let gap = |at: &[u64], from: u64, until: u64| {
             longest_gap_ms(&answers(at), from * 1_000, until * 1_000)

@@ -68,6 +68,11 @@ pub(super) const COLUMNS: [Column; 8] = [
 ];
 
 impl Column {
+    /// Whether nobody vouches that this timing keeps a leader: that it does not is a result then.
+    pub(super) fn is_unsteady(&self) -> bool {
+        matches!(self.way, Way::Dynatune | Way::Oracle)
+    }
+
     pub(super) fn named(name: &str) -> Result<&'static Column> {
         match COLUMNS.iter().find(|column| column.name == name) {
             Some(column) => Ok(column),

@@ -9,67 +9,34 @@
 
 mod cell;
 mod column;
+mod estimate;
+mod flags;
+mod oracle;
 mod plan;
 mod plot;
 mod probe;
 mod record;
 mod render;
+mod smoke;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use autotune::Timing;
-use autotune::planner::columns::oracle_grid;
+use autotune::{Params, Timing};
 
 use crate::measure::RoundTrips;
-use crate::preset::{PRESETS, Preset, Trouble};
+use crate::preset::Preset;
 use cell::Bench;
 use column::{COLUMNS, Column, Way};
-use record::{Kind, Machine, Record, Tried, quantile};
-
-const HELP: &str = "\
-cargo xtask adaptive [flags]     needs root, /dev/net/tun, iproute2; etcd from .ci/tools.sh
-  --only CELL,...      PRESET, COLUMN or PRESET/COLUMN (default: all, which takes many hours)
-  --resume             keep what earlier runs of this commit measured of a cell, measure what it lacks
-  --kills N            leaders lost of each kind in each cell (default: 30 for etcd and plans, else 10)
-  --loss crash|host    one kind of loss (default: both)
-  --watch SECONDS      how long nobody is killed (default 20; where leaders or disks stall 60)
-  --keys N             keys in the store before anything else (default 10000)
-  --no-load            no 4,000 writes on their way
-  --render             measure nothing: write the document from the figures that are there
-  --smoke              two losses each in two cells, judged as facts; no figures are kept
-  --etcd PATH          etcd (default .cache/bin/etcd)
-  --metastore PATH     the server (default target/release/metastore)
-  --out PATH           the document; charts go beside it (default docs/adaptive.md)
-Figures of each cell: target/adaptive/PRESET.COLUMN.json. Presets: cargo xtask lab help. Columns:
-";
-
-/// Most losses of a kind in a cell.
-const KILLS_MAX: usize = 1_000;
-/// Losses of each constant that the oracle tries, and constants it tries at most.
-const TRIED_LOSSES: usize = 5;
-const TRIED_MAX: usize = 8;
-const WATCH: Duration = Duration::from_secs(20);
-const WATCH_TROUBLE: Duration = Duration::from_secs(60);
-const WATCH_SMOKE: Duration = Duration::from_secs(2);
-/// Members measure for so long before there is a plan: enough for the 99.9th percentile of heartbeats.
-const PLAN_AFTER: Duration = Duration::from_secs(45);
-const PLAN_AFTER_SMOKE: Duration = Duration::from_secs(8);
-const KEYS: u64 = 10_000;
-const KEYS_MAX: u64 = 100_000_000;
-/// Losses of the smoke's cells.
-const SMOKE: [(&str, &str, Kind); 4] = [
-    ("same-zone", "etcd", Kind::Crash),
-    ("same-zone", "balanced", Kind::Crash),
-    ("cross-region", "etcd", Kind::Host),
-    ("cross-region", "balanced", Kind::Host),
-];
-const SMOKE_LOSSES: usize = 2;
-const SMOKE_KEYS: u64 = 1_000;
+use flags::{Flags, HELP, Named, cells};
+use plan::Seen;
+use record::{Machine, Record};
 
 /// The repository.
 pub fn root() -> PathBuf {
@@ -82,107 +49,9 @@ pub fn folder() -> PathBuf {
     root().join("target/lab")
 }
 
-struct Plan {
-    cells: Vec<(&'static Preset, &'static Column)>,
-    is_resumed: bool,
-    kills: Option<usize>,
-    kinds: Vec<Kind>,
-    watch: Option<Duration>,
-    keys: u64,
-    has_load: bool,
-    render_only: bool,
-    is_smoke: bool,
-    etcd: PathBuf,
-    metastore: PathBuf,
-    out: PathBuf,
-}
-
-impl Plan {
-    /// `None`: help was asked for.
-    fn parse(arguments: &[String]) -> Result<Option<Self>> {
-        let root = root();
-        let mut plan = Plan {
-            cells: cells(&|_, _| true),
-            is_resumed: false,
-            kills: None,
-            kinds: Kind::ALL.to_vec(),
-            watch: None,
-            keys: KEYS,
-            has_load: true,
-            render_only: false,
-            is_smoke: false,
-            etcd: root.join(".cache/bin/etcd"),
-            metastore: root.join("target/release/metastore"),
-            out: root.join("docs/adaptive.md"),
-        };
-        let mut arguments = arguments.iter();
-        while let Some(flag) = arguments.next() {
-            let mut value =
-                || arguments.next().with_context(|| format!("{flag}: a value is missing"));
-            match flag.as_str() {
-                "--help" | "-h" => return Ok(None),
-                "--resume" => plan.is_resumed = true,
-                "--no-load" => plan.has_load = false,
-                "--render" => plan.render_only = true,
-                "--smoke" => plan.is_smoke = true,
-                "--only" => plan.cells = named(value()?)?,
-                "--kills" => {
-                    plan.kills = Some(number(flag, value()?, 1, KILLS_MAX as u64)? as usize);
-                }
-                "--watch" => {
-                    let seconds = number(flag, value()?, 1, 86_400)?;
-                    plan.watch = Some(Duration::from_secs(seconds));
-                }
-                "--keys" => plan.keys = number(flag, value()?, 0, KEYS_MAX)?,
-                "--loss" => {
-                    let name = value()?;
-                    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name);
-                    plan.kinds =
-                        vec![kind.with_context(|| format!("--loss {name:?}: crash or host"))?];
-                }
-                "--etcd" => plan.etcd = value()?.into(),
-                "--metastore" => plan.metastore = value()?.into(),
-                "--out" => plan.out = value()?.into(),
-                _ => bail!("adaptive: unknown flag {flag} (see --help)"),
-            }
-        }
-        Ok(Some(plan))
-    }
-}
-
-fn number(flag: &str, text: &str, least: u64, most: u64) -> Result<u64> {
-    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
-    number.with_context(|| format!("{flag} {text:?}: from {least} to {most}"))
-}
-
-fn cells(is_meant: &dyn Fn(&Preset, &Column) -> bool) -> Vec<(&'static Preset, &'static Column)> {
-    let all = PRESETS.iter().flat_map(|preset| COLUMNS.iter().map(move |column| (preset, column)));
-    all.filter(|(preset, column)| is_meant(preset, column)).collect()
-}
-
-/// The cells of a list, in their own order.
-fn named(list: &str) -> Result<Vec<(&'static Preset, &'static Column)>> {
-    let mut meant = Vec::new();
-    for name in list.split(',') {
-        match name.split_once('/') {
-            Some((preset, column)) => {
-                meant.push((Some(Preset::named(preset)?.name), Some(Column::named(column)?.name)));
-            }
-            None if Preset::named(name).is_ok() => meant.push((Some(name), None)),
-            None if Column::named(name).is_ok() => meant.push((None, Some(name))),
-            None => bail!("--only {name:?}: neither a preset nor a column"),
-        }
-    }
-    Ok(cells(&|preset, column| {
-        meant.iter().any(|(p, c)| {
-            p.is_none_or(|name| name == preset.name) && c.is_none_or(|name| name == column.name)
-        })
-    }))
-}
-
 /// `cargo xtask adaptive`.
 pub fn run(arguments: &[String], asked: &AtomicBool) -> Result<()> {
-    let Some(plan) = Plan::parse(arguments)? else {
+    let Some(flags) = Flags::parse(arguments)? else {
         let mut out = std::io::stdout();
         out.write_all(HELP.as_bytes())?;
         for Column { name, title, .. } in &COLUMNS {
@@ -190,11 +59,14 @@ pub fn run(arguments: &[String], asked: &AtomicBool) -> Result<()> {
         }
         return Ok(());
     };
-    if plan.render_only {
-        return write_document(&plan);
+    if flags.render_only {
+        return write_document(&flags);
+    }
+    if flags.plans_only {
+        return Ok(std::io::stdout().write_all(lacking(&flags)?.as_bytes())?);
     }
     crate::network::check()?;
-    for program in [&plan.etcd, &plan.metastore] {
+    for program in [&flags.etcd, &flags.metastore] {
         if !program.is_file() {
             bail!("{}: not there", program.display());
         }
@@ -202,114 +74,208 @@ pub fn run(arguments: &[String], asked: &AtomicBool) -> Result<()> {
     for lab in crate::network::clean()? {
         crate::servers::clean(&folder().join(lab.to_string()))?;
     }
-    if plan.is_smoke {
-        return smoke(&plan, asked);
+    if flags.is_smoke {
+        return smoke::run(&flags, asked);
     }
-    let (mut failed, count) = (Vec::new(), plan.cells.len());
-    for (number, (preset, column)) in plan.cells.iter().enumerate() {
+    say(lacking(&flags)?.trim_end());
+    let mut failed = see(&flags, asked)?;
+    let trips = Trips::default();
+    failed.extend(beside_each_other(flags.side_by_side, &flags.cells, asked, |cell, number| {
+        let (preset, column) = *cell;
         let name = format!("{}/{}", preset.name, column.name);
-        say(&format!("{name}: cell {} of {count}", number + 1));
-        let watch = if preset.trouble == Trouble::Nothing { WATCH } else { WATCH_TROUBLE };
-        let bench = bench(&plan, plan.watch.unwrap_or(watch), asked);
-        if let Err(error) = measure(&plan, &bench, preset, column) {
-            bench.check()?;
+        let wanted = flags.wanted(preset, column);
+        let bench = Bench { wanted, name: name.clone(), ..bench(&flags, asked) };
+        if let Err(error) = measure(&flags, &bench, cell, &trips, number) {
             say(&format!("{name}: {error:#}"));
-            failed.push(name);
+            return Some(name);
         }
+        None
+    }));
+    write_document(&flags)?;
+    if asked.load(std::sync::atomic::Ordering::Relaxed) {
+        bail!("stopped by a signal");
     }
-    write_document(&plan)?;
     match &failed[..] {
         [] => Ok(()),
         failed => bail!("not measured to the end: {}", failed.join(", ")),
     }
 }
 
-fn bench<'a>(plan: &Plan, watch: Duration, asked: &'a AtomicBool) -> Bench<'a> {
+/// What the cells lack, and how long that takes.
+fn lacking(flags: &Flags) -> Result<String> {
+    let mut all = Vec::new();
+    for (preset, column) in flags.cells.iter().copied() {
+        let record = if flags.is_resumed { Record::load(preset.name, column.name)? } else { None };
+        let wanted = flags.wanted(preset, column);
+        if let Some((what, lasts)) = estimate::cell((preset, column), &wanted, record.as_ref()) {
+            all.push(((preset, column), what, lasts));
+        }
+    }
+    let mut unseen = 0;
+    for preset in flags.seeing() {
+        let is_lacking = all
+            .iter()
+            .any(|((of, column), ..)| of.name == preset.name && matches!(column.way, Way::Plan(_)));
+        unseen += usize::from(is_lacking && lacks_seen(flags, preset)?);
+    }
+    Ok(estimate::table(flags, &all, unseen))
+}
+
+/// Whether the planner has not what it asks for of a network.
+fn lacks_seen(flags: &Flags, preset: &Preset) -> Result<bool> {
+    Ok(!flags.is_resumed || Seen::load(preset.name)?.is_none())
+}
+
+fn bench<'a>(flags: &Flags, asked: &'a AtomicBool) -> Bench<'a> {
     Bench {
-        etcd: plan.etcd.clone(),
-        metastore: plan.metastore.clone(),
-        keys: plan.keys,
-        watch,
-        plan_after: PLAN_AFTER,
-        has_load: plan.has_load,
-        losses: plan.kills,
-        kinds: plan.kinds.clone(),
+        etcd: flags.etcd.clone(),
+        metastore: flags.metastore.clone(),
+        keys: flags.keys,
+        wanted: record::Wanted::default(),
+        see_max: flags.see_max,
+        step_max: Duration::MAX,
+        name: String::new(),
         asked,
     }
 }
 
-fn measure(plan: &Plan, bench: &Bench<'_>, preset: &Preset, column: &Column) -> Result<()> {
-    let trips = bench.trips(preset)?;
-    let fresh = fresh(plan, bench, preset, column, &trips);
-    let before = if plan.is_resumed { Record::load(preset.name, column.name)? } else { None };
+/// Does something with all of them, so many at a time, in their order; what that gave. The number is that
+/// of the thread. No more are begun once a signal has asked to stop.
+fn beside_each_other<T: Sync, R: Send>(
+    side_by_side: usize,
+    all: &[T],
+    asked: &AtomicBool,
+    work: impl Fn(&T, usize) -> Option<R> + Sync,
+) -> Vec<R> {
+    let left: Mutex<VecDeque<&T>> = Mutex::new(all.iter().collect());
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for number in 0..side_by_side.min(all.len()) {
+            let (left, done, work) = (&left, &done, &work);
+            scope.spawn(move || {
+                loop {
+                    let next = left.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(next) = next else { return };
+                    if asked.load(std::sync::atomic::Ordering::Relaxed) {
+                        return;
+                    }
+                    let result = work(next, number);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).extend(result);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets members measure each other in every network whose plans need it; those where that failed.
+fn see(flags: &Flags, asked: &AtomicBool) -> Result<Vec<String>> {
+    let mut unseen = Vec::new();
+    for preset in flags.seeing() {
+        if lacks_seen(flags, preset)? {
+            unseen.push(preset);
+        }
+    }
+    let beside = flags.side_by_side.min(unseen.len());
+    Ok(beside_each_other(flags.side_by_side, &unseen, asked, |preset, _| {
+        let name = format!("{}, seen", preset.name);
+        say(&format!("{name}: at most {:.0} s", flags.see_max.as_secs_f64()));
+        let bench = Bench { name: name.clone(), ..bench(flags, asked) };
+        let seen = bench.see(preset, machine(), beside).and_then(|seen| {
+            seen.save()?;
+            Ok(seen)
+        });
+        match seen {
+            Ok(seen) => {
+                say(&format!("{name}: {} gaps in {:.0} s", seen.gaps, seen.seconds));
+                None
+            }
+            Err(error) => {
+                say(&format!("{name}: {error:#}"));
+                Some(name)
+            }
+        }
+    }))
+}
+
+/// Round trips of networks, measured once.
+#[derive(Default)]
+struct Trips(Mutex<BTreeMap<&'static str, RoundTrips>>);
+
+impl Trips {
+    fn of(&self, bench: &Bench<'_>, preset: &'static Preset) -> Result<RoundTrips> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(preset.name).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let trips = bench.trips(preset)?;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(all.entry(preset.name).or_insert(trips).clone())
+    }
+}
+
+fn measure(
+    flags: &Flags,
+    bench: &Bench<'_>,
+    &(preset, column): &Named,
+    trips: &Trips,
+    number: usize,
+) -> Result<()> {
+    let before = if flags.is_resumed { Record::load(preset.name, column.name)? } else { None };
+    if before.as_ref().is_some_and(|before| before.is_whole(&bench.wanted)) {
+        return Ok(());
+    }
+    // Those that begin together do not do so at once: their servers' starts are the busiest time.
+    std::thread::sleep(Duration::from_secs(number as u64));
+    let trips = trips.of(bench, preset)?;
+    let fresh = fresh(flags, bench, preset, column, &trips);
     let mut record = before.filter(|before| before.goes_with(&fresh)).unwrap_or(fresh);
     record.missing = None;
+    record.side_by_side = record.side_by_side.max(flags.side_by_side);
+    let seen = Seen::load(preset.name)?;
+    let plan = plan_of(column, seen.as_ref(), &record)?;
+    let (began, spent_s) = (Instant::now(), record.spent_s);
     let timing = match column.way {
         // What a resumed cell began with: round trips are measured anew. A plan is submitted.
         Way::Fixed(_) | Way::Dynatune | Way::Oracle if record.election_ms != 0 => {
             milliseconds(record.heartbeat_ms, record.election_ms)
         }
-        Way::Oracle => oracle(bench, preset, column, &trips, &mut record)?,
+        Way::Oracle => oracle::find(bench, preset, column, &trips, &mut record)?,
         way => way.timing(preset, &trips).context("a timing that is known")?,
     };
-    let measured = bench.measure(preset, column, timing, &mut record, &Record::save);
+    let save = |record: &Record| {
+        let spent_s = spent_s + began.elapsed().as_secs_f64();
+        Record { spent_s, ..record.clone() }.save()
+    };
+    let measured = bench.measure(preset, column, (timing, plan.as_ref()), &mut record, &save);
     if let Err(error) = &measured
         && bench.check().is_ok()
     {
         record.missing = Some(format!("{error:#}"));
-        record.save()?;
+        save(&record)?;
     }
+    let spent = began.elapsed().as_secs_f64();
+    say(&format!("{}: {spent:.0} s", bench.name));
     measured
 }
 
-/// The constant with the shortest outage among those that keep their leader.
-fn oracle(
-    bench: &Bench<'_>,
-    preset: &Preset,
+/// What is submitted in a column with a plan: what the planner makes of what members saw, and why. A
+/// cell's figures belong together: what it began with is what it goes on with.
+fn plan_of(
     column: &Column,
-    trips: &RoundTrips,
-    record: &mut Record,
-) -> Result<Timing> {
-    let rtt_us = u64::try_from(trips.quantile(0.5).as_micros()).unwrap_or(u64::MAX);
-    let grid = oracle_grid(rtt_us);
-    let every = grid.len().div_ceil(TRIED_MAX);
-    let trying = Bench {
-        etcd: bench.etcd.clone(),
-        metastore: bench.metastore.clone(),
-        losses: Some(TRIED_LOSSES),
-        kinds: vec![Kind::Host],
-        has_load: false,
-        ..*bench
-    };
-    for timing in grid.into_iter().step_by(every) {
-        let ms = (timing.heartbeat_interval_us / 1_000, timing.election_timeout_us / 1_000);
-        if record.tried.iter().any(|tried| (tried.heartbeat_ms, tried.election_ms) == ms) {
-            continue;
-        }
-        say(&format!("  the oracle tries {}/{}", ms.0, ms.1));
-        let mut of_it = Record { preset: record.preset.clone(), ..Record::default() };
-        let measured =
-            trying.measure(preset, column, milliseconds(ms.0, ms.1), &mut of_it, &|_| Ok(()));
-        trying.check()?;
-        let gaps = of_it.gaps(Kind::Host);
-        let watch = of_it.watch.unwrap_or_default();
-        // Where nobody is killed, what a stall costs is the outage.
-        let gap_ms = quantile(&gaps, 0.5).or(Some(watch.gap_ms));
-        record.tried.push(Tried {
-            heartbeat_ms: ms.0,
-            election_ms: ms.1,
-            gap_ms: gap_ms.filter(|_| measured.is_ok()),
-            false_elections: watch.false_elections,
-        });
-        record.save()?;
+    seen: Option<&Seen>,
+    record: &Record,
+) -> Result<Option<(Params, String)>> {
+    let Way::Plan(policy) = column.way else { return Ok(None) };
+    let seen = seen.context("members have not measured this network for the planner")?;
+    let target = seen.target(policy);
+    let mut params = target.params;
+    let mut binding = target.binding.as_str().to_owned();
+    if record.election_ms != 0 {
+        params.timing = milliseconds(record.heartbeat_ms, record.election_ms);
+        binding = record.binding.clone().unwrap_or(binding);
     }
-    let kept = record.tried.iter().filter(|it| it.false_elections == 0 && it.gap_ms.is_some());
-    let best = kept.min_by(|one, other| {
-        one.gap_ms.unwrap_or_default().total_cmp(&other.gap_ms.unwrap_or_default())
-    });
-    let best = best.or_else(|| record.tried.iter().min_by_key(|it| it.false_elections));
-    let best = best.context("the oracle tried nothing")?;
-    Ok(milliseconds(best.heartbeat_ms, best.election_ms))
+    Ok(Some((params, binding)))
 }
 
 fn milliseconds(heartbeat_ms: u64, election_ms: u64) -> Timing {
@@ -317,7 +283,7 @@ fn milliseconds(heartbeat_ms: u64, election_ms: u64) -> Timing {
 }
 
 fn fresh(
-    plan: &Plan,
+    flags: &Flags,
     bench: &Bench<'_>,
     preset: &Preset,
     column: &Column,
@@ -329,7 +295,8 @@ fn fresh(
         column: column.name.to_owned(),
         machine: machine(),
         version: version(bench.program(column.system)),
-        keys: plan.keys,
+        keys: bench.store(preset).0,
+        side_by_side: flags.side_by_side,
         rtt_ms_p50: ms(0.5),
         rtt_ms_p99: ms(0.99),
         ..Record::default()
@@ -358,66 +325,28 @@ fn version(program: &Path) -> String {
     text.lines().find(|line| line.contains("ersion")).unwrap_or_default().trim().to_owned()
 }
 
-/// Two losses in each of a few cells: what must hold whatever the machine.
-fn smoke(plan: &Plan, asked: &AtomicBool) -> Result<()> {
-    let mut out = std::io::stdout();
-    let mut failures = 0;
-    for (preset, column, kind) in SMOKE {
-        let (preset, column) = (Preset::named(preset)?, Column::named(column)?);
-        let bench = Bench {
-            keys: SMOKE_KEYS,
-            plan_after: PLAN_AFTER_SMOKE,
-            has_load: false,
-            losses: Some(SMOKE_LOSSES),
-            kinds: vec![kind],
-            ..bench(plan, WATCH_SMOKE, asked)
-        };
-        let trips = bench.trips(preset)?;
-        let timing = column.way.timing(preset, &trips).context("a timing that is known")?;
-        let mut record = Record::default();
-        let measured = bench.measure(preset, column, timing, &mut record, &|_| Ok(()));
-        bench.check()?;
-        let mut fact = |holds: bool, text: &str| -> Result<()> {
-            failures += usize::from(!holds);
-            let verdict = if holds { "ok" } else { "FAIL" };
-            let (preset, column, kind) = (preset.name, column.name, kind.name());
-            Ok(writeln!(out, "{verdict} {preset}/{column}, {kind}: {text}")?)
-        };
-        if let Err(error) = measured {
-            fact(false, &format!("{error:#}"))?;
-            continue;
-        }
-        let all = |holds: &dyn Fn(&record::Loss) -> bool| record.losses.iter().all(holds);
-        fact(record.losses.len() == SMOKE_LOSSES, "every leader that was taken was replaced")?;
-        fact(all(&|loss| loss.recovered), "writes are acknowledged again")?;
-        fact(all(&|loss| loss.terms >= 1), "by a leader of a later term")?;
-        fact(all(&|loss| loss.detection_ms.is_some()), "a survivor left the lost leader")?;
-        fact(record.watch.is_some_and(|it| it.ops_per_s > 0.0), "writes pass before that")?;
-    }
-    if failures > 0 {
-        bail!("{failures} facts do not hold");
-    }
-    Ok(())
-}
-
-fn write_document(plan: &Plan) -> Result<()> {
+fn write_document(flags: &Flags) -> Result<()> {
     let mut records = Vec::new();
     for (preset, column) in cells(&|_, _| true) {
         records.extend(Record::load(preset.name, column.name)?);
     }
-    let charts = plan.out.with_extension("");
+    let charts = flags.out.with_extension("");
     std::fs::create_dir_all(&charts).with_context(|| charts.display().to_string())?;
     let name = charts.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let document = render::document(&records, &name);
+    let mut seen = Vec::new();
+    for preset in &crate::preset::PRESETS {
+        seen.extend(Seen::load(preset.name)?);
+    }
+    let document = render::document(&records, &seen, &name);
     for (file, text) in document.charts {
         let path = charts.join(file);
         std::fs::write(&path, text).with_context(|| path.display().to_string())?;
     }
-    std::fs::write(&plan.out, document.text).with_context(|| plan.out.display().to_string())?;
-    let raw = plan.out.with_extension("json");
-    let json = serde_json::to_string(&records)? + "\n";
+    std::fs::write(&flags.out, document.text).with_context(|| flags.out.display().to_string())?;
+    let raw = flags.out.with_extension("json");
+    let json = serde_json::json!({ "cells": records, "seen": seen }).to_string() + "\n";
     std::fs::write(&raw, json).with_context(|| raw.display().to_string())?;
-    say(&format!("{} cells: {}", records.len(), plan.out.display()));
+    say(&format!("{} cells: {}", records.len(), flags.out.display()));
     Ok(())
 }
 
@@ -429,40 +358,16 @@ fn say(line: &str) {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Option<Plan>> {
-        let words: Vec<String> = line.split_ascii_whitespace().map(str::to_owned).collect();
-        Plan::parse(&words)
-    }
-
     #[test]
-    fn cells_are_chosen_by_preset_by_column_or_by_both() {
-        let cells = |line: &str| {
-            let plan = parse(line).unwrap().unwrap();
-            plan.cells.iter().map(|(p, c)| format!("{}/{}", p.name, c.name)).collect::<Vec<_>>()
-        };
-        assert_eq!(cells("").len(), PRESETS.len() * COLUMNS.len());
-        assert_eq!(cells("--only metro").len(), COLUMNS.len());
-        assert_eq!(cells("--only etcd").len(), PRESETS.len());
-        assert_eq!(
-            cells("--only metro/balanced,same-zone/etcd"),
-            ["same-zone/etcd", "metro/balanced"]
-        );
-    }
-
-    #[test]
-    fn nonsense_is_refused_in_one_line_that_names_it() {
-        for (line, named) in [
-            ("--only nope", "nope"),
-            ("--only metro/nope", "nope"),
-            ("--kills 0", "--kills \"0\""),
-            ("--kills", "a value is missing"),
-            ("--loss fire", "fire"),
-            ("--watch x", "--watch"),
-            ("--nope", "--nope"),
-        ] {
-            let error = format!("{:#}", parse(line).map(drop).unwrap_err());
-            assert!(error.contains(named) && !error.contains('\n'), "{line}: {error}");
+    fn everything_is_done_once_whatever_stands_side_by_side() {
+        for side_by_side in [1, 3, 50] {
+            let all: Vec<u32> = (0..20).collect();
+            let asked = AtomicBool::new(false);
+            let mut done = beside_each_other(side_by_side, &all, &asked, |it, _| Some(*it));
+            done.sort_unstable();
+            assert_eq!(done, all);
+            let asked = AtomicBool::new(true);
+            assert!(beside_each_other(side_by_side, &all, &asked, |it, _| Some(*it)).is_empty());
         }
-        assert!(parse("--help").unwrap().is_none());
     }
 }

@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use client::proto::etcdserverpb::{PutRequest, StatusRequest, StatusResponse};
+use client::proto::etcdserverpb::{MoveLeaderRequest, PutRequest, StatusRequest, StatusResponse};
 use client::raw::{Caller, Connection, Method, frame};
 use prost::Message;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 /// How often each member is written to.
 pub(super) const PUT_EVERY: Duration = Duration::from_millis(5);
+/// The same where several clusters share the processors and nobody is killed.
+pub(super) const PUT_EVERY_LIGHT: Duration = Duration::from_millis(40);
 /// Puts on their way to one member; beyond them none is sent until one is answered or given up.
 const PUTS_MAX: u64 = 2_000;
 /// A put that has no answer after so long is given up.
@@ -48,6 +50,7 @@ pub(super) struct Answer {
     /// Since the prober began.
     pub(super) at_us: u64,
     pub(super) took_us: u64,
+    pub(super) member: usize,
 }
 
 /// What a member said last of its cluster.
@@ -72,6 +75,8 @@ struct Shared {
     mark: AtomicU64,
     /// Nothing is written meanwhile.
     rests: AtomicBool,
+    /// Members are written to every so often; 0: [`PUT_EVERY`].
+    put_every_us: AtomicU64,
     is_over: AtomicBool,
 }
 
@@ -137,6 +142,12 @@ impl Prober {
         self.shared.rests.store(rests, Ordering::Relaxed);
     }
 
+    /// Writes so often from now on.
+    pub(super) fn pace(&self, put_every: Duration) {
+        let us = u64::try_from(put_every.as_micros()).unwrap_or(u64::MAX);
+        self.shared.put_every_us.store(us, Ordering::Relaxed);
+    }
+
     /// Whether it still probes.
     pub(super) fn check(&self) -> Result<()> {
         let is_over = self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished);
@@ -185,7 +196,12 @@ impl Member {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut number = self.member as u64;
         while !is_lost.get() {
-            let _at = ticks.tick().await;
+            let every = Duration::from_micros(self.shared.put_every_us.load(Ordering::Relaxed));
+            if every > PUT_EVERY {
+                sleep(every).await;
+            } else {
+                let _at = ticks.tick().await;
+            }
             if on_way.get() >= PUTS_MAX || self.shared.rests.load(Ordering::Relaxed) {
                 continue;
             }
@@ -213,7 +229,11 @@ impl Member {
     }
 
     fn note(&self, sent: Instant) {
-        let answer = Answer { at_us: microseconds(self.began), took_us: microseconds(sent) };
+        let answer = Answer {
+            at_us: microseconds(self.began),
+            took_us: microseconds(sent),
+            member: self.member,
+        };
         let mut answers = self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if answers.len() < ANSWERS_MAX {
             answers.push(answer);
@@ -254,27 +274,43 @@ impl Member {
     }
 }
 
-/// So many puts on their way all the time, over all members, for so long; answers in it.
-pub(super) fn load(members: &[SocketAddr], on_way: usize, lasts: Duration) -> Result<Vec<u64>> {
-    fill_or_load(members, on_way, Some(lasts), u64::MAX)
+/// So many puts on their way all the time, over all members, for so long; how long the answers took
+/// that came after the first part of it, in which windows and batches find their size.
+pub(super) fn load(
+    members: &[SocketAddr],
+    on_way: usize,
+    warm: Duration,
+    lasts: Duration,
+) -> Result<Vec<u64>> {
+    write(members, &Writing { on_way, keys: u64::MAX, value_bytes: VALUE_BYTES, warm, lasts })
 }
 
 /// Writes so many keys.
-pub(super) fn fill(members: &[SocketAddr], keys: u64) -> Result<()> {
-    const ON_WAY: usize = 512;
-    fill_or_load(members, ON_WAY, None, keys).map(drop)
+pub(super) fn fill(members: &[SocketAddr], (keys, value_bytes): (u64, usize)) -> Result<()> {
+    // As many bytes under way as 512 small values are, and no fewer than a batch of large ones.
+    let on_way = (512 * VALUE_BYTES / value_bytes.max(1)).clamp(32, 512);
+    let (warm, lasts) = (Duration::ZERO, FILL_TIMEOUT);
+    write(members, &Writing { on_way, keys, value_bytes, warm, lasts }).map(drop)
 }
 
-fn fill_or_load(
-    members: &[SocketAddr],
+/// Longest time to fill a store.
+const FILL_TIMEOUT: Duration = Duration::from_secs(900);
+
+struct Writing {
     on_way: usize,
-    lasts: Option<Duration>,
     keys: u64,
-) -> Result<Vec<u64>> {
-    const FILL_TIMEOUT: Duration = Duration::from_secs(300);
+    value_bytes: usize,
+    warm: Duration,
+    lasts: Duration,
+}
+
+fn write(members: &[SocketAddr], writing: &Writing) -> Result<Vec<u64>> {
+    let Writing { on_way, keys, value_bytes, warm, lasts } = *writing;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    let until = Instant::now() + lasts.unwrap_or(FILL_TIMEOUT);
+    let from = Instant::now() + warm;
+    let until = from + lasts;
+    let value = Bytes::from(vec![b'x'; value_bytes]);
     let next = Rc::new(std::cell::Cell::new(0_u64));
     local.block_on(&runtime, async move {
         let mut connections = Vec::new();
@@ -285,18 +321,22 @@ fn fill_or_load(
         for number in 0..on_way {
             let (mut put, next) =
                 (connections[number % connections.len()].clone(), Rc::clone(&next));
+            let value = value.clone();
             let _writer = writers.spawn_local(async move {
                 let mut took = Vec::new();
                 while next.get() < keys && Instant::now() < until {
                     let key = next.replace(next.get() + 1) % keys.min(100_000);
                     let request = frame(&PutRequest {
                         key: format!("fill/{key:09}").into(),
-                        value: Bytes::from_static(&[b'x'; VALUE_BYTES]),
+                        value: value.clone(),
                         ..PutRequest::default()
                     });
                     let sent = Instant::now();
                     match put.call(request).await {
-                        Ok(_) => took.push(microseconds(sent)),
+                        Ok(_) if (from..=until).contains(&Instant::now()) => {
+                            took.push(microseconds(sent));
+                        }
+                        Ok(_) => {}
                         // Too much at a time is said so and is no end.
                         Err(client::Error::Answered { .. }) => sleep(DIAL_EVERY).await,
                         Err(error) => return Err(error),
@@ -310,5 +350,19 @@ fn fill_or_load(
             all.extend(writer.context("a writer panicked")??);
         }
         Ok(all)
+    })
+}
+
+/// Tells a leader to hand over to another member.
+pub(super) fn move_leader(leader: SocketAddr, to: u64) -> Result<()> {
+    const MOVE: Method = Method::new("/etcdserverpb.Maintenance/MoveLeader");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let asked = async {
+            let mut moving = Connection::dial(&leader.to_string()).await?.caller(&MOVE);
+            moving.call(frame(&MoveLeaderRequest { target_id: to })).await.map(drop)
+        };
+        timeout(PUT_TIMEOUT, asked).await.context("the leader does not answer")?.context("moving")
     })
 }

@@ -1,7 +1,8 @@
 //! Figures as they are kept: a JSON file a cell, written after everything that was measured of it, so
 //! that a run that was stopped goes on where it ended.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -25,15 +26,23 @@ pub(super) enum Kind {
     Crash,
     /// It was cut off first: nothing answers any more.
     Host,
+    /// Its process was asked to end (SIGTERM), as in a rolling restart.
+    Restart,
+    /// It was told to hand the leadership over (`etcdctl move-leader`).
+    Move,
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 2] = [Kind::Crash, Kind::Host];
+    pub(super) const ALL: [Kind; 4] = [Kind::Crash, Kind::Host, Kind::Restart, Kind::Move];
+    /// Planned hand-overs.
+    pub(super) const PLANNED: [Kind; 2] = [Kind::Restart, Kind::Move];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Kind::Crash => "crash",
             Kind::Host => "host",
+            Kind::Restart => "restart",
+            Kind::Move => "move",
         }
     }
 }
@@ -64,6 +73,16 @@ pub(super) struct Watch {
     pub(super) ops_per_s: f64,
     /// Of one processor, all members together.
     pub(super) cpu: f64,
+    /// How often each member was written to.
+    #[serde(default = "five")]
+    pub(super) put_every_ms: u64,
+    /// How often members asked whether they would win an election; none: it is not told.
+    #[serde(default)]
+    pub(super) pre_campaigns: Option<u64>,
+}
+
+fn five() -> u64 {
+    5
 }
 
 /// Thousands of writes on their way.
@@ -93,6 +112,12 @@ pub(super) struct Record {
     pub(super) machine: Machine,
     pub(super) version: String,
     pub(super) keys: u64,
+    /// Most cells that were measured at the same time, this one among them.
+    #[serde(default = "one")]
+    pub(super) side_by_side: usize,
+    /// How long it took so far.
+    #[serde(default)]
+    pub(super) spent_s: f64,
     pub(super) heartbeat_ms: u64,
     pub(super) election_ms: u64,
     /// Of a plan: what decided its election timeout.
@@ -109,6 +134,24 @@ pub(super) struct Record {
     pub(super) tried: Vec<Tried>,
     /// What could not be measured, and why.
     pub(super) missing: Option<String>,
+    /// The reason is that members did not agree on a leader: a result, and no further try changes it.
+    #[serde(default)]
+    pub(super) keeps_no_leader: bool,
+}
+
+/// What is to be measured of a cell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Wanted {
+    pub(super) watch: Duration,
+    /// Writes are sent only every so often while nobody is killed: for cells that are watched for long,
+    /// side by side with others.
+    pub(super) is_light: bool,
+    pub(super) load: bool,
+    pub(super) losses: Vec<(Kind, usize)>,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Record {
@@ -118,35 +161,33 @@ impl Record {
 
     /// `None`: it was never measured.
     pub(super) fn load(preset: &str, column: &str) -> Result<Option<Self>> {
-        let path = Self::path(preset, column);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| path.display().to_string()),
-        };
-        let record = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        Ok(Some(record))
+        read_json(&Self::path(preset, column))
     }
 
     pub(super) fn save(&self) -> Result<()> {
-        let path = Self::path(&self.preset, &self.column);
-        let parent = path.parent().context("a file is in a folder")?;
-        std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        // Aside first: a run that is stopped leaves the last whole file.
-        let aside = path.with_extension("json.new");
-        std::fs::write(&aside, text).with_context(|| aside.display().to_string())?;
-        std::fs::rename(&aside, &path).with_context(|| path.display().to_string())
+        write_json(&Self::path(&self.preset, &self.column), self)
     }
 
-    /// Whether further figures may stand beside these: the same program, commit, machine and store.
+    /// Whether further figures may stand beside these: the same program, machine and store. Of etcd its
+    /// version says which program it is, of MetaStore the commit.
     pub(super) fn goes_with(&self, other: &Record) -> bool {
         let of = |it: &Record| {
             let machine = &it.machine;
-            let on = (machine.cores, machine.kernel.clone(), machine.commit.clone());
+            let commit = if it.column.starts_with("etcd") { "" } else { &*machine.commit };
+            let on = (machine.cores, machine.kernel.clone(), commit.to_owned());
             (on, it.version.clone(), it.keys)
         };
         of(self) == of(other)
+    }
+
+    /// Whether it has everything that is wanted of it.
+    pub(super) fn is_whole(&self, wanted: &Wanted) -> bool {
+        let watch = self.watch.as_ref().map_or(0.0, |watch| watch.seconds.ceil());
+        let losses = |(kind, count): &(Kind, usize)| self.count(*kind) >= *count;
+        self.keeps_no_leader
+            || (watch >= wanted.watch.as_secs_f64()
+                && (self.load.is_some() || !wanted.load)
+                && wanted.losses.iter().all(losses))
     }
 
     pub(super) fn count(&self, kind: Kind) -> usize {
@@ -164,6 +205,26 @@ impl Record {
         let of_kind = self.losses.iter().filter(|loss| loss.kind == kind);
         sorted(of_kind.filter_map(|loss| loss.detection_ms).collect())
     }
+}
+
+/// `None`: there is no such file.
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    serde_json::from_str(&text).map(Some).with_context(|| path.display().to_string())
+}
+
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let parent = path.parent().context("a file is in a folder")?;
+    std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    // Aside first: a run that is stopped leaves the last whole file.
+    let aside = path.with_extension("json.new");
+    std::fs::write(&aside, text).with_context(|| aside.display().to_string())?;
+    std::fs::rename(&aside, path).with_context(|| path.display().to_string())
 }
 
 fn sorted(mut values: Vec<f64>) -> Vec<f64> {
@@ -194,6 +255,31 @@ mod tests {
     }
 
     #[test]
+    fn a_cell_is_whole_once_it_has_what_is_wanted_or_cannot_have_it() {
+        let wanted = Wanted {
+            watch: Duration::from_secs(20),
+            losses: vec![(Kind::Host, 1)],
+            ..Wanted::default()
+        };
+        let mut record = Record::default();
+        assert!(!record.is_whole(&wanted));
+        record.watch = Some(Watch { seconds: 20.1, ..Watch::default() });
+        assert!(!record.is_whole(&wanted));
+        record.losses.push(Loss {
+            kind: Kind::Host,
+            detection_ms: None,
+            gap_ms: 1.0,
+            recovered: true,
+            terms: 1,
+        });
+        assert!(record.is_whole(&wanted));
+        assert!(!record.is_whole(&Wanted { load: true, ..wanted.clone() }));
+        assert!(!record.is_whole(&Wanted { watch: Duration::from_secs(60), ..wanted.clone() }));
+        let none = Record { keeps_no_leader: true, ..Record::default() };
+        assert!(none.is_whole(&wanted));
+    }
+
+    #[test]
     fn figures_of_another_commit_do_not_go_together_and_those_of_another_day_do() {
         let machine = |commit: &str, date: &str| Machine {
             commit: commit.into(),
@@ -204,6 +290,8 @@ mod tests {
         let first = record(machine("a", "1"));
         assert!(first.goes_with(&record(machine("a", "2"))));
         assert!(!first.goes_with(&record(machine("b", "1"))));
+        let etcd = |commit| Record { column: "etcd".into(), ..record(machine(commit, "1")) };
+        assert!(etcd("a").goes_with(&etcd("b")), "it is not built from this tree");
         assert!(!first.goes_with(&Record { keys: 5, ..first.clone() }));
     }
 

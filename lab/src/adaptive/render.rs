@@ -3,9 +3,12 @@
 
 use std::fmt::{self, Write};
 
+use autotune::planner::Policy;
+
 use super::column::{COLUMNS, Column};
+use super::plan::Seen;
 use super::plot::{Bar, Group, bars};
-use super::record::{Kind, Record, quantile};
+use super::record::{Kind, Machine, Record, quantile};
 use crate::preset::{PRESETS, Preset};
 
 /// The document and its pictures, by the names of their files.
@@ -20,25 +23,28 @@ const ABOUT: &str = "\
 Written by `cargo xtask adaptive`. Three members on one machine, each in a network namespace of its own; a
 router in user space moves their packets and adds delay, jitter and loss to each
 ([ADR 14](adr/0014-packets-not-a-proxy.md)). etcd is unmodified. A prober writes to every member each 5 ms,
-whether the last write was answered or not.
+whether the last write was answered or not. How a run is made to fit: [ADR 27](adr/0027-experiments-that-fit.md).
 
 * *crash*: the leader's process is killed; its host refuses connections. *host*: the leader is cut off, then
-  killed; nothing answers.
+  killed; nothing answers. *restart*: its process is asked to end (SIGTERM). *move*: it is told to hand over.
 * *noticed*: until the first survivor says that it does not follow the lost leader any more (asked every 5 ms).
 * *without writes*: the longest time in which no write was acknowledged anywhere; median / p90, of so many.
-  A whole run has 30 of each kind for etcd's defaults and the plans, 10 for the rest; a verdict on fewer is a
-  first sight.
+  A whole run has 30 crashes and hosts for etcd's defaults and the plans, 10 of everything else; a verdict on
+  fewer is a first sight.
 * *false elections*: terms begun while nobody was killed, in so many seconds. Where leaders or disks stall, that
   and the longest time without writes is all that is measured.
-* *plan*: the members measure for a while at 100/1000, then what the planner makes of it is submitted to the
-  running cluster, once, without the caution that keeps a real loop waiting; *Dynatune*: its formula, held still;
-  *oracle*: the best of up to eight constants that were tried in this network.
+* *plan*: the members measure at 100/1000 until the planner has all it asks for (20,000 gaps between signs of
+  life), then what it makes of it is submitted to each cell's cluster, once, without the caution that keeps a real
+  loop waiting; *Dynatune*: its formula, held still; *oracle*: the best of up to eight constants that were tried
+  in this network.
+* *side by side*: cells that shared the machine with others, each in a lab of its own. Their short times are
+  longer than they need be.
 * Not counted out: other work on the machine. Its load before each cell is in the figures' file; above the number
   of cores, times are longer than they need be, most of all the shortest.
 
 ";
 
-pub(super) fn document(records: &[Record], folder: &str) -> Document {
+pub(super) fn document(records: &[Record], seen: &[Seen], folder: &str) -> Document {
     let mut text = String::from(ABOUT);
     let mut charts = Vec::new();
     for kind in Kind::ALL {
@@ -55,7 +61,7 @@ pub(super) fn document(records: &[Record], folder: &str) -> Document {
             charts.push((format!("{}.svg", kind.name()), picture));
         }
     }
-    write(&mut text, records, folder, &charts).expect("writing to a string does not fail");
+    write(&mut text, records, seen, folder, &charts).expect("writing to a string does not fail");
     text.truncate(text.trim_end().len());
     text.push('\n');
     Document { text, charts }
@@ -65,6 +71,8 @@ fn words(kind: Kind) -> &'static str {
     match kind {
         Kind::Crash => "leader's process killed",
         Kind::Host => "leader's host lost",
+        Kind::Restart => "leader restarted",
+        Kind::Move => "leadership moved",
     }
 }
 
@@ -100,36 +108,14 @@ fn title(column: &Column, record: &Record) -> String {
 fn write(
     to: &mut String,
     records: &[Record],
+    seen: &[Seen],
     folder: &str,
     charts: &[(String, String)],
 ) -> fmt::Result {
     if records.is_empty() {
         return writeln!(to, "Not measured.");
     }
-    let mut when: Vec<String> = records
-        .iter()
-        .map(|it| {
-            format!(
-                "{}, {} cores, Linux {}, {} keys in the store",
-                it.machine.date, it.machine.cores, it.machine.kernel, it.keys
-            )
-        })
-        .collect();
-    when.sort();
-    when.dedup();
-    let mut commits: Vec<&str> = records.iter().map(|it| &*it.machine.commit).collect();
-    commits.sort_unstable();
-    commits.dedup();
-    let loads = || records.iter().map(|record| record.machine.load);
-    let (least, most) = loads()
-        .fold((f64::MAX, 0.0), |(least, most): (f64, f64), load| (least.min(load), most.max(load)));
-    writeln!(
-        to,
-        "Measured: {}; load before the cells {least:.1} to {most:.1}; the tree stood at {}. Every loss: \
-         [adaptive.json](adaptive.json).\n",
-        when.join("; "),
-        commits.join(", ")
-    )?;
+    provenance(to, records)?;
     goals(to, records)?;
     for (file, _) in charts {
         writeln!(to, "![{file}]({folder}/{file})\n")?;
@@ -140,7 +126,7 @@ fn write(
             .filter_map(|column| Some((column, record_of(records, preset.name, column.name)?)))
             .collect();
         if !of_it.is_empty() {
-            table(to, preset, &of_it)?;
+            table(to, preset, &of_it, seen.iter().find(|seen| seen.preset == preset.name))?;
         }
     }
     let missing: Vec<&str> = PRESETS
@@ -154,14 +140,67 @@ fn write(
     Ok(())
 }
 
-fn table(to: &mut String, preset: &Preset, records: &[(&Column, &Record)]) -> fmt::Result {
+/// Where and when, and which cells are of which commit where there are several.
+fn provenance(to: &mut String, records: &[Record]) -> fmt::Result {
+    let mut when: Vec<String> = records
+        .iter()
+        .map(|it| {
+            let Machine { date, cores, kernel, .. } = &it.machine;
+            format!("{date}, {cores} cores, Linux {kernel}")
+        })
+        .collect();
+    when.sort();
+    when.dedup();
+    let loads = || records.iter().map(|record| record.machine.load);
+    let (least, most) = loads()
+        .fold((f64::MAX, 0.0), |(least, most): (f64, f64), load| (least.min(load), most.max(load)));
+    writeln!(
+        to,
+        "Measured: {}; load before the cells {least:.1} to {most:.1}. Every loss: \
+         [adaptive.json](adaptive.json).\n",
+        when.join("; "),
+    )?;
+    let name = |it: &&Record| format!("{}/{}", it.preset, it.column);
+    let mut commits: Vec<&str> = records.iter().map(|it| &*it.machine.commit).collect();
+    commits.sort_unstable();
+    commits.dedup();
+    match &commits[..] {
+        [one] => writeln!(to, "The tree stood at {one}.\n")?,
+        all => {
+            writeln!(to, "Cells were measured when the tree stood at several commits:\n")?;
+            for commit in all {
+                let of_it = records.iter().filter(|it| it.machine.commit == **commit);
+                let of_it: Vec<String> = of_it.map(|it| name(&it)).collect();
+                writeln!(to, "* {commit}: {}", of_it.join(", "))?;
+            }
+            writeln!(to)?;
+        }
+    }
+    let mut sides: Vec<usize> = records.iter().map(|it| it.side_by_side).collect();
+    sides.sort_unstable();
+    sides.dedup();
+    for side in sides.into_iter().filter(|side| *side > 1) {
+        let of_it: Vec<String> =
+            records.iter().filter(|it| it.side_by_side == side).map(|it| name(&it)).collect();
+        writeln!(to, "{side} side by side: {}.\n", of_it.join(", "))?;
+    }
+    Ok(())
+}
+
+fn table(
+    to: &mut String,
+    preset: &Preset,
+    records: &[(&Column, &Record)],
+    seen: Option<&Seen>,
+) -> fmt::Result {
     writeln!(to, "## {}: {}\n", preset.name, preset.about)?;
     writeln!(
         to,
-        "| | crash: noticed | without writes | host: noticed | without writes | by etcd's | false elections \
+        "| | keys | crash: noticed | without writes | host: noticed | without writes | by etcd's \
+         | restart: without writes | move: without writes | false elections (asked) \
          | without writes, nobody killed | p50 / p99 ms | CPU % | packets/s idle | 4,000 on their way: ops/s, p99 |"
     )?;
-    writeln!(to, "|---|---|---|---|---|---|---|---|---|---|---|---|")?;
+    writeln!(to, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")?;
     let base = records.iter().find(|(column, _)| column.name == "etcd");
     let base = base.and_then(|(_, record)| quantile(&record.gaps(Kind::Host), 0.5));
     for (column, record) in records {
@@ -183,7 +222,8 @@ fn table(to: &mut String, preset: &Preset, records: &[(&Column, &Record)]) -> fm
         let ratio = base.zip(quantile(&record.gaps(Kind::Host), 0.5)).map(|(base, own)| own / base);
         let watch = record.watch.as_ref();
         let false_elections = watch.map_or("–".to_owned(), |it| {
-            format!("{} in {:.0} s", it.false_elections, it.seconds)
+            let asked = it.pre_campaigns.map_or(String::new(), |asked| format!(" ({asked})"));
+            format!("{}{asked} in {:.0} s", it.false_elections, it.seconds)
         });
         let load = record
             .load
@@ -191,13 +231,16 @@ fn table(to: &mut String, preset: &Preset, records: &[(&Column, &Record)]) -> fm
             .map_or("–".to_owned(), |it| format!("{:.0}, {:.0} ms", it.ops_per_s, it.p99_ms));
         writeln!(
             to,
-            "| {} | {} | {} | {} | {} | {} | {false_elections} | {} | {} | {} | {} | {load} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {false_elections} | {} | {} | {} | {} | {load} |",
             title(column, record),
+            record.keys,
             noticed(Kind::Crash),
             gaps(Kind::Crash),
             noticed(Kind::Host),
             gaps(Kind::Host),
             of(ratio, 2),
+            gaps(Kind::Restart),
+            gaps(Kind::Move),
             of(watch.map(|it| it.gap_ms), 0),
             watch.map_or("–".to_owned(), |it| format!("{:.1} / {:.1}", it.p50_ms, it.p99_ms)),
             of(watch.map(|it| it.cpu * 100.0), 0),
@@ -205,9 +248,42 @@ fn table(to: &mut String, preset: &Preset, records: &[(&Column, &Record)]) -> fm
         )?;
     }
     writeln!(to)?;
+    if let Some(seen) = seen {
+        let evidence = &seen.evidence;
+        let ms = |us: u64| us as f64 / 1e3;
+        let plans = Policy::ALL.map(|policy| {
+            let target = seen.target(policy);
+            let timing = target.params.timing;
+            format!(
+                "{} {}/{} ({})",
+                policy.as_str(),
+                timing.heartbeat_interval_us / 1_000,
+                timing.election_timeout_us / 1_000,
+                target.binding.as_str()
+            )
+        });
+        writeln!(
+            to,
+            "Members saw, in {:.0} s with {} beside: round trip {:.1} ms, p99 {:.1}; gaps p99.9 {:.1}, rarest \
+             {:.1} of {}; loop {:.1}, leader's silence {:.1}, syncs {:.1} ms. Plans: {}.\n",
+            seen.seconds,
+            seen.beside.saturating_sub(1),
+            ms(evidence.rtt_us),
+            ms(evidence.rtt_us_p99),
+            ms(evidence.gap_us_p999),
+            ms(evidence.gap_us),
+            seen.gaps,
+            ms(evidence.stall_us),
+            ms(evidence.shared_stall_us),
+            ms(evidence.sync_us.max(evidence.shared_sync_us)),
+            plans.join(", ")
+        )?;
+    }
     for (column, record) in records {
         if let Some(reason) = &record.missing {
-            writeln!(to, "{}: not measured to the end: {reason}\n", column.title)?;
+            let what =
+                if record.keeps_no_leader { "keeps no leader" } else { "not measured to the end" };
+            writeln!(to, "{}: {what}: {reason}\n", column.title)?;
         }
         if let Some(binding) = &record.binding {
             let (h, e) = (record.heartbeat_ms, record.election_ms);
@@ -279,6 +355,21 @@ fn goals(to: &mut String, records: &[Record]) -> fmt::Result {
         0.0,
     ));
     goals.push(goal("step-80: leaders lost, plan balanced", false_in("step-80", "balanced"), 0.0));
+    let planned = |kind| {
+        let record = record("same-zone", "balanced")?;
+        quantile(&record.gaps(kind), 0.5)
+    };
+    for kind in Kind::PLANNED {
+        let text = format!("{}, same zone, plan balanced: median, ms", kind.name());
+        goals.push(goal(&text, planned(kind), 50.0));
+    }
+    goals.push(goal(
+        "far-loss: false elections, plan balanced, more than etcd 100/1000",
+        false_in("far-loss", "balanced")
+            .zip(false_in("far-loss", "etcd"))
+            .map(|(own, etcd)| own - etcd),
+        0.0,
+    ));
     let slower = ops("cross-zone").zip(ops("cross-region")).map(|(near, far)| near / far);
     goals.push(goal("4,000 writes on their way: ops/s at 2 ms by those at 80 ms", slower, 1.25));
     writeln!(to, "## Goals\n\n| goal | at most | measured | |\n|---|---|---|---|")?;
@@ -321,7 +412,7 @@ mod tests {
     fn a_goal_is_held_against_what_was_measured_and_nothing_is_invented() {
         let records =
             [record("same-zone", "etcd", 1_200.0), record("same-zone", "balanced", 360.0)];
-        let document = document(&records, "adaptive");
+        let document = document(&records, &[], "adaptive");
         let line = |start: &str| {
             let found = document.text.lines().find(|line| line.starts_with(start));
             found.unwrap_or_else(|| panic!("{start}: not in {}", document.text)).to_owned()
@@ -332,14 +423,14 @@ mod tests {
         );
         assert!(line("| crash, same zone").ends_with("360.00 | **missed** |"));
         assert!(line("| host, cross-zone: plan balanced").ends_with("– | not measured |"));
-        assert!(line("| etcd 100/1000 | 600 | 1200 / 1200 (1) |").contains("3 in 20 s"));
+        assert!(line("| etcd 100/1000 | 0 | 600 | 1200 / 1200 (1) |").contains("3 in 20 s"));
         assert!(document.text.contains("Not measured yet: cross-zone,"));
         assert_eq!(document.charts.len(), 2);
     }
 
     #[test]
     fn without_figures_the_document_says_so() {
-        let document = document(&[], "adaptive");
+        let document = document(&[], &[], "adaptive");
         assert!(document.text.ends_with("Not measured.\n") && document.charts.is_empty());
     }
 }
