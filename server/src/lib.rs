@@ -26,6 +26,7 @@ pub mod node;
 pub mod peers;
 pub mod pre_stop;
 pub mod propose;
+mod renewals;
 pub mod run;
 mod seldom;
 pub mod serve;

@@ -32,6 +32,7 @@ use crate::figures::Figures;
 use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Stage};
 use crate::peers::{LinkState, PeerLink, Peers};
+use crate::renewals::{Renewals, Renewed};
 use crate::telemetry::flight::Flights;
 use crate::telemetry::{self, call};
 use crate::tickets::{AppliedGate, Held, Tickets};
@@ -91,6 +92,7 @@ pub(crate) struct Shared {
     pub(crate) proposals: Tickets<Ended>,
     pub(crate) reads: Tickets<Option<u64>>,
     pub(crate) leases: Tickets<Result<Option<LeaseTtl>, Option<u64>>>,
+    pub(crate) renewals: Arc<Renewals>,
     pub(crate) led: watch::Sender<Led>,
     pub(crate) transfers: Tickets<Result<(), RequestError>>,
     pub(crate) leadership: watch::Sender<Leadership>,
@@ -138,6 +140,7 @@ impl Shared {
             proposals: Tickets::new(),
             reads: Tickets::new(),
             leases: Tickets::new(),
+            renewals: Arc::default(),
             transfers: Tickets::new(),
             led: watch::channel(Led::default()).0,
             leadership: watch::channel(Leadership::default()).0,
@@ -364,19 +367,63 @@ impl Handle {
         input: impl FnOnce(u64) -> Input,
         call: leader_request::Call,
     ) -> Result<Option<LeaseTtl>, RequestError> {
-        let led = *self.shared.led.borrow();
-        // Where another leads, the raft thread would only say so.
-        let answer = match led.leader {
-            Some(leader) if !led.is_leader => Err(Some(leader)),
-            _ => self.ask_lease_here(input).await?,
-        };
-        match answer {
+        match self.ask_lease_if_leading(input).await? {
             Ok(lease) => Ok(lease),
             Err(_) => match self.ask_leader(call).await? {
-                leader_reply::Reply::LeaseTtl(ttl) => Ok((ttl.ttl >= 0)
-                    .then_some(LeaseTtl { ttl: ttl.ttl, granted_ttl: ttl.granted_ttl })),
+                leader_reply::Reply::LeaseTtl(ttl) => Ok(lease_ttl(&ttl)),
                 _ => Err(RequestError::Stopped),
             },
+        }
+    }
+
+    /// The inner error names the leader this member would ask.
+    async fn ask_lease_if_leading(
+        &self,
+        input: impl FnOnce(u64) -> Input,
+    ) -> Result<Result<Option<LeaseTtl>, Option<u64>>, RequestError> {
+        let led = *self.shared.led.borrow();
+        // Where another leads, the raft thread would only say so.
+        match led.leader {
+            Some(leader) if !led.is_leader => Ok(Err(Some(leader))),
+            _ => self.ask_lease_here(input).await,
+        }
+    }
+
+    /// Has the leader renew leases, at most [`crate::renewals::RENEWALS_PER_CALL_MAX`], in one call. One of an
+    /// older version renews the first alone; it is asked for each of the others.
+    async fn renew_at_leader(self, ids: Vec<i64>) -> Vec<Renewed> {
+        let mut answers = self.renew_in_one_call(&ids).await;
+        for id in &ids[answers.len()..] {
+            answers.extend(self.renew_in_one_call(&[*id]).await);
+        }
+        answers
+    }
+
+    /// What the leader answers: for all, or for the first alone. An error is everybody's.
+    async fn renew_in_one_call(&self, ids: &[i64]) -> Vec<Renewed> {
+        let [id, more @ ..] = ids else { return Vec::new() };
+        let call = proto::peer::LeaseKeepAlive { id: *id, more: more.to_vec() };
+        let mut led = self.shared.led.subscribe();
+        let deadline_us = self.shared.deadline_us();
+        let reply = loop {
+            let call = leader_request::Call::LeaseKeepAlive(call.clone());
+            tokio::select! {
+                reply = self.ask_leader(call) => break reply,
+                // Who was asked may never answer, and to renew twice is to renew once.
+                _ = led.changed() => {}
+            }
+            if self.shared.now_us() >= deadline_us {
+                break Err(RequestError::Timeout);
+            }
+        };
+        match reply {
+            Ok(leader_reply::Reply::LeaseTtl(first)) => {
+                let is_for_all = first.more.len() == more.len();
+                let others = if is_for_all { first.more.as_slice() } else { &[] };
+                std::iter::once(&first).chain(others).map(|lease| Ok(lease_ttl(lease))).collect()
+            }
+            Ok(_) => vec![Err(RequestError::Stopped); ids.len()],
+            Err(error) => vec![Err(error); ids.len()],
         }
     }
 
@@ -434,6 +481,16 @@ impl Handle {
             None => Err(RequestError::Stopped),
         }
     }
+}
+
+/// As a leader tells it: no time at all stands for no lease.
+fn lease_ttl(told: &proto::peer::LeaseTtl) -> Option<LeaseTtl> {
+    (told.ttl >= 0).then_some(LeaseTtl { ttl: told.ttl, granted_ttl: told.granted_ttl })
+}
+
+/// What asks this member to renew a lease.
+pub(crate) fn renewal(id: i64) -> impl FnOnce(u64) -> Input {
+    move |ticket| Input::LeaseKeepAlive { ticket, id }
 }
 
 impl Door for Handle {
@@ -563,8 +620,14 @@ impl Door for Handle {
     }
 
     async fn lease_keep_alive(&self, id: i64) -> Result<i64, RequestError> {
-        let call = leader_request::Call::LeaseKeepAlive(proto::peer::LeaseKeepAlive { id });
-        let lease = self.ask_lease(|ticket| Input::LeaseKeepAlive { ticket, id }, call).await?;
+        let lease = match self.ask_lease_if_leading(renewal(id)).await? {
+            Ok(lease) => lease,
+            Err(_) => {
+                let handle = self.clone();
+                let ask = move |ids| handle.clone().renew_at_leader(ids);
+                self.shared.renewals.renew(id, ask).await?
+            }
+        };
         if lease.is_some() && self.shared.led.borrow().is_leader {
             self.shared.metrics.leases_renewed.inc();
         }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use member::Input;
 use proto::log::Member;
 use proto::peer::{
@@ -14,7 +15,8 @@ use tonic::Status;
 use super::{Fatal, REMOVED};
 use crate::door::RequestError;
 use crate::peers::{Inbound, Refusal, Versions};
-use crate::propose::{Handle, Shared};
+use crate::propose::{Handle, Shared, renewal};
+use crate::renewals::RENEWALS_PER_CALL_MAX;
 use crate::version;
 
 /// The node, as the transport sees it.
@@ -51,17 +53,24 @@ impl NodeInbound {
         let handle = self.handle.get().ok_or(RequestError::NotLeader)?;
         match call {
             leader_request::Call::LeaseKeepAlive(call) => {
-                let id = call.id;
-                let reply =
-                    self.lease(handle, |ticket| Input::LeaseKeepAlive { ticket, id }).await?;
-                if matches!(&reply, leader_reply::Reply::LeaseTtl(lease) if lease.ttl >= 0) {
-                    self.shared.metrics.leases_renewed.inc();
+                if call.more.len() >= RENEWALS_PER_CALL_MAX {
+                    let many = call.more.len() + 1;
+                    let why = format!("{many} leases in one call, at most {RENEWALS_PER_CALL_MAX}");
+                    return Err(RequestError::Other(why));
                 }
-                Ok(reply)
+                let ids = std::iter::once(call.id).chain(call.more);
+                let leases = ids.map(|id| lease(handle, renewal(id)));
+                let mut leases = try_join_all(leases).await?;
+                let renewed = leases.iter().filter(|lease| lease.ttl >= 0).count();
+                self.shared.metrics.leases_renewed.inc_by(renewed as u64);
+                let more = leases.split_off(1);
+                let first = LeaseTtl { more, ..leases.remove(0) };
+                Ok(leader_reply::Reply::LeaseTtl(first))
             }
             leader_request::Call::LeaseTimeToLive(call) => {
                 let id = call.id;
-                self.lease(handle, |ticket| Input::LeaseTimeToLive { ticket, id }).await
+                let asked = lease(handle, |ticket| Input::LeaseTimeToLive { ticket, id });
+                Ok(leader_reply::Reply::LeaseTtl(asked.await?))
             }
             leader_request::Call::Membership(call) => {
                 let change = call.change.unwrap_or_default();
@@ -78,17 +87,16 @@ impl NodeInbound {
             }
         }
     }
+}
 
-    async fn lease(
-        &self,
-        handle: &Handle,
-        input: impl FnOnce(u64) -> Input,
-    ) -> Result<leader_reply::Reply, RequestError> {
-        // Only once: whoever is no leader any more says so, and the asker looks for the new one.
-        let lease = handle.ask_lease_here(input).await?.map_err(|_| RequestError::NotLeader)?;
-        let (ttl, granted_ttl) = lease.map_or((-1, 0), |lease| (lease.ttl, lease.granted_ttl));
-        Ok(leader_reply::Reply::LeaseTtl(LeaseTtl { ttl, granted_ttl }))
-    }
+async fn lease(
+    handle: &Handle,
+    input: impl FnOnce(u64) -> Input,
+) -> Result<LeaseTtl, RequestError> {
+    // Only once: whoever is no leader any more says so, and the asker looks for the new one.
+    let lease = handle.ask_lease_here(input).await?.map_err(|_| RequestError::NotLeader)?;
+    let (ttl, granted_ttl) = lease.map_or((-1, 0), |lease| (lease.ttl, lease.granted_ttl));
+    Ok(LeaseTtl { ttl, granted_ttl, more: Vec::new() })
 }
 
 impl Inbound for NodeInbound {
