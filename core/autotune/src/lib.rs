@@ -4,10 +4,12 @@
 //! safety of the cluster may rest on the chooser being right. So the types live here with their
 //! rules, and every door through which a value enters calls `validate`.
 //!
+//! [`compression`] decides for each follower whether what it is sent is worth compressing.
 //! [`Timing`] and [`Batching`] are what a member uses, a [`Plan`] is how a cluster changes it while it
 //! runs.
 
 mod batching;
+pub mod compression;
 mod distribution;
 mod plan;
 pub mod planner;
