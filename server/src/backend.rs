@@ -412,8 +412,10 @@ impl Worker {
     }
 
     fn rebuild(&mut self, view: &View) {
-        // The first store of a member that had nothing yet is built, and nothing is built anew.
-        let is_first = self.latest.revision() <= REVISION_OF_NOTHING;
+        // The first store of a member is built, and nothing is built anew; nor is one without content
+        // that gives way to a snapshot.
+        let is_first = self.generations.current().is_none()
+            || (self.open.is_some() && self.latest.revision() <= REVISION_OF_NOTHING);
         self.latest = view.clone();
         let generations = self.generations.clone();
         let built = catch_unwind(AssertUnwindSafe(|| {
