@@ -422,8 +422,8 @@ async fn in_the_life_of_a_cluster_every_metric_moves_and_reads_like_etcds() {
     let first_id = client.at(0).status().await.expect("up").header.expect("one").member_id;
 
     // A plan of timing; a learner, too early and in time; a removal.
-    submit(&client, upon(0, Some(params(60, 660)))).await;
-    uses(&client.at(0), 1, 60, 660).await;
+    submit(&client, upon(0, Some(params(60, 1_500)))).await;
+    uses(&client.at(0), 1, 60, 1_500).await;
     let url = format!("https://{}", cluster.members[3].peer_endpoint());
     let added = client.member_add_learner(vec![url]).await.expect("a learner");
     let id = added.member.expect("the member").id;
