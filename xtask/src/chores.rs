@@ -67,7 +67,7 @@ pub(crate) fn lab(arguments: &[String]) -> Result<()> {
 
 /// The experiments, with the server of this tree unless another one is named.
 pub(crate) fn adaptive(arguments: &[String]) -> Result<()> {
-    let without = ["--metastore", "--render", "--help", "-h"];
+    let without = ["--metastore", "--render", "--plan", "--help", "-h"];
     if !arguments.iter().any(|word| without.contains(&&**word)) {
         run(&mut cargo(&["build", "--release", "--quiet", "-p", "server"]))?;
     }

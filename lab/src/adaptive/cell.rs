@@ -488,6 +488,7 @@ impl<'a> Cell<'a> {
         self.prober.mark(leader.id);
         self.bench.pause(MARKED)?;
         let at_us = self.prober.now_us();
+        let mut is_taken = true;
         match kind {
             Kind::Crash => self.servers.signal_kill(leader.member)?,
             Kind::Host => {
@@ -499,10 +500,10 @@ impl<'a> Cell<'a> {
                 let said = self.prober.said();
                 let to = said.iter().find(|(member, _)| **member != leader.member);
                 let (_, to) = to.context("nobody to hand over to")?;
-                probe::move_leader(self.servers.client(leader.member), to.id)?;
+                is_taken = probe::move_leader(self.servers.client(leader.member), to.id)?;
             }
         }
-        let recovered = self.wait_writes(leader)?;
+        let recovered = is_taken && self.wait_writes(leader)?;
         let until_us = self.prober.now_us();
         let answers = self.prober.answers(at_us.saturating_sub(microseconds(BEFORE)), until_us);
         let gap_ms = longest_gap_ms(&answers, at_us, until_us);

@@ -106,7 +106,7 @@ pub(super) fn table(flags: &Flags, lacking: &[(Named, String, Duration)], seen: 
         }
         Ok(())
     };
-    let mut sum_s = seen.div_ceil(flags.side_by_side.max(1)) as f64 * see_s;
+    let mut sum_s = seen.div_ceil(flags.side_by_side.max(super::SEEING_MIN)) as f64 * see_s;
     let cells_s: f64 = lacking.iter().map(|(.., lasts)| lasts.as_secs_f64()).sum();
     // No cell is divided among them.
     let longest_s = lacking.iter().map(|(.., it)| it.as_secs_f64()).fold(0.0, f64::max);

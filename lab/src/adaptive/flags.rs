@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::column::{COLUMNS, Column, Way};
+use super::column::{COLUMNS, Column};
 use super::record::{Kind, Wanted};
 use super::root;
 use crate::preset::{PRESETS, Preset, Trouble};
@@ -143,17 +143,6 @@ impl Flags {
             load: self.has_load && is_calm,
             losses: if is_calm { losses.collect() } else { Vec::new() },
         }
-    }
-
-    /// Networks in which a plan is asked for.
-    pub(super) fn seeing(&self) -> Vec<&'static Preset> {
-        let mut presets: Vec<&Preset> = Vec::new();
-        for (preset, column) in &self.cells {
-            if matches!(column.way, Way::Plan(_)) && !presets.contains(preset) {
-                presets.push(preset);
-            }
-        }
-        presets
     }
 }
 

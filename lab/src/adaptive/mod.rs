@@ -170,14 +170,9 @@ fn beside_each_other<T: Sync, R: Send>(
 
 /// Lets members measure each other in every network whose plans need it; those where that failed.
 fn see(flags: &Flags, asked: &AtomicBool) -> Result<Vec<String>> {
-    let mut unseen = Vec::new();
-    for preset in flags.seeing() {
-        if lacks_seen(flags, preset)? {
-            unseen.push(preset);
-        }
-    }
-    let beside = flags.side_by_side.min(unseen.len());
-    Ok(beside_each_other(flags.side_by_side, &unseen, asked, |preset, _| {
+    let unseen = unseen(flags)?;
+    let beside = flags.side_by_side.max(SEEING_MIN).min(unseen.len());
+    Ok(beside_each_other(beside, &unseen, asked, |preset, _| {
         let name = format!("{}, seen", preset.name);
         say(&format!("{name}: at most {:.0} s", flags.see_max.as_secs_f64()));
         let bench = Bench { name: name.clone(), ..bench(flags, asked) };
@@ -303,6 +298,9 @@ fn fresh(
     }
 }
 
+/// What the server is built from. A commit that changes nothing there leaves figures as they are.
+const SERVER: [&str; 4] = ["core", "proto", "server", "Cargo.lock"];
+
 fn machine() -> Machine {
     let words = |program: &str, words: &[&str]| {
         let said = Command::new(program).args(words).current_dir(root()).output();
@@ -313,7 +311,7 @@ fn machine() -> Machine {
         date: words("date", &["-u", "+%Y-%m-%d"]),
         cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
         kernel: words("uname", &["-r"]),
-        commit: words("git", &["rev-parse", "--short", "HEAD"]),
+        commit: words("git", &[&["log", "-1", "--format=%h", "--"][..], &SERVER].concat()),
         load: load.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default(),
     }
 }

@@ -35,6 +35,8 @@ const STATUS_EVERY: Duration = Duration::from_millis(5);
 const STATUS_EVERY_IDLE: Duration = Duration::from_millis(100);
 /// A status without an answer after so long is given up.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for a leader to have handed over, or to say that it has not.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Keys the prober writes, so that the store does not grow.
 const KEYS: u64 = 1_000;
 const VALUE_BYTES: usize = 256;
@@ -353,16 +355,21 @@ fn write(members: &[SocketAddr], writing: &Writing) -> Result<Vec<u64>> {
     })
 }
 
-/// Tells a leader to hand over to another member.
-pub(super) fn move_leader(leader: SocketAddr, to: u64) -> Result<()> {
+/// Tells a leader to hand over to another member; whether it did. Where votes take longer than it waits
+/// for its successor it gives up, and says so.
+pub(super) fn move_leader(leader: SocketAddr, to: u64) -> Result<bool> {
     const MOVE: Method = Method::new("/etcdserverpb.Maintenance/MoveLeader");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let asked = async {
             let mut moving = Connection::dial(&leader.to_string()).await?.caller(&MOVE);
-            moving.call(frame(&MoveLeaderRequest { target_id: to })).await.map(drop)
+            moving.call(frame(&MoveLeaderRequest { target_id: to })).await
         };
-        timeout(PUT_TIMEOUT, asked).await.context("the leader does not answer")?.context("moving")
+        match timeout(MOVE_TIMEOUT, asked).await.context("the leader does not answer")? {
+            Ok(_) => Ok(true),
+            Err(client::Error::Answered { .. }) => Ok(false),
+            Err(error) => Err(error).context("telling the leader to hand over"),
+        }
     })
 }

@@ -13,6 +13,7 @@ pub(super) struct Machine {
     pub(super) date: String,
     pub(super) cores: usize,
     pub(super) kernel: String,
+    /// The last one that changed the server.
     pub(super) commit: String,
     /// Busy processes before the cell began, besides what is measured.
     pub(super) load: f64,
@@ -55,7 +56,8 @@ pub(super) struct Loss {
     pub(super) detection_ms: Option<f64>,
     /// Longest time without an acknowledged write.
     pub(super) gap_ms: f64,
-    /// Whether writes were acknowledged again within the limit, which the gap otherwise is.
+    /// Whether another led and writes were acknowledged again within the limit; a leader may also fail to
+    /// hand over.
     pub(super) recovered: bool,
     /// By how much the term grew until all members agreed again: one for each election held.
     pub(super) terms: u64,

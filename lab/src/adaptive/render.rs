@@ -165,9 +165,9 @@ fn provenance(to: &mut String, records: &[Record]) -> fmt::Result {
     commits.sort_unstable();
     commits.dedup();
     match &commits[..] {
-        [one] => writeln!(to, "The tree stood at {one}.\n")?,
+        [one] => writeln!(to, "The server was last changed by {one}.\n")?,
         all => {
-            writeln!(to, "Cells were measured when the tree stood at several commits:\n")?;
+            writeln!(to, "Cells were measured with the server as several commits left it:\n")?;
             for commit in all {
                 let of_it = records.iter().filter(|it| it.machine.commit == **commit);
                 let of_it: Vec<String> = of_it.map(|it| name(&it)).collect();
@@ -212,6 +212,7 @@ fn table(
                     let lost = record.losses.iter().filter(|it| it.kind == kind && !it.recovered);
                     let lost = match lost.count() {
                         0 => String::new(),
+                        some if kind == Kind::Move => format!(", {some} not carried out"),
                         some => format!(", {some} without an end"),
                     };
                     format!("{median:.0} / {p90:.0} ({}{lost})", gaps.len())
