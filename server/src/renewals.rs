@@ -48,10 +48,10 @@ impl Renewals {
         F: Future<Output = Vec<Renewed>> + Send,
     {
         let (answer, renewed) = oneshot::channel();
-        if let Some(caller) = self.gather(id, answer)? {
+        if let Some(mut caller) = self.gather(id, answer)? {
             // Behind the tasks that are ready: what came in together is asked for together.
             drop(tokio::spawn(async move {
-                while let Some((ids, answers)) = caller.0.next_call() {
+                while let Some((ids, answers)) = caller.next_call() {
                     for (answer, renewed) in answers.into_iter().zip(ask(ids).await) {
                         // Whoever has left needs no answer.
                         let _ = answer.send(renewed);
@@ -74,30 +74,37 @@ impl Renewals {
         }
         gathered.waiting.push_back((id, answer));
         let is_first = !std::mem::replace(&mut gathered.is_called_for, true);
-        Ok(is_first.then(|| Caller(Arc::clone(self))))
+        Ok(is_first.then(|| Caller { renewals: Arc::clone(self), is_over: false }))
     }
+}
 
-    /// What the next call asks for; after `None` the next renewal begins anew.
-    fn next_call(&self) -> Option<(Vec<i64>, Vec<oneshot::Sender<Renewed>>)> {
-        let mut gathered = self.lock();
+/// The task that calls. If its runtime ends before it does, those who wait are told so.
+struct Caller {
+    renewals: Arc<Renewals>,
+    /// Nobody waited any more: the next renewal has a caller of its own.
+    is_over: bool,
+}
+
+impl Caller {
+    /// What the next call asks for.
+    fn next_call(&mut self) -> Option<(Vec<i64>, Vec<oneshot::Sender<Renewed>>)> {
+        let mut gathered = self.renewals.lock();
         let many = gathered.waiting.len().min(RENEWALS_PER_CALL_MAX);
         if many == 0 {
             gathered.is_called_for = false;
+            self.is_over = true;
             return None;
         }
         Some(gathered.waiting.drain(..many).unzip())
     }
 }
 
-/// The task that calls. If its runtime ends before it does, those who wait are told so.
-struct Caller(Arc<Renewals>);
-
 impl Drop for Caller {
     fn drop(&mut self) {
-        let mut gathered = self.0.lock();
-        if gathered.waiting.is_empty() {
+        if self.is_over {
             return;
         }
+        let mut gathered = self.renewals.lock();
         let left = std::mem::take(&mut gathered.waiting);
         gathered.is_called_for = false;
         drop(gathered);
@@ -107,9 +114,8 @@ impl Drop for Caller {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use futures::future::join_all;
+    use tokio::runtime::Runtime;
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -184,35 +190,42 @@ mod tests {
         assert_eq!(leader.calls(), [1, 1, 1]);
     }
 
-    #[test]
-    fn those_who_wait_are_told_when_the_runtime_of_the_calling_task_ends() {
-        let renewals: Arc<Renewals> = Arc::default();
-        let leader = Leader::with_permits(0);
-        let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let (ending, staying) = (runtime(), runtime());
-        let early = ending.spawn({
-            let (renewals, leader) = (Arc::clone(&renewals), leader.clone());
-            async move { leader.renew(&renewals, 1).await }
-        });
-        ending.block_on(async {
+    /// A runtime on which a renewal calls, and gets no answer.
+    fn runtime_that_calls(renewals: &Arc<Renewals>, leader: &Leader) -> Runtime {
+        let runtime = runtime();
+        let (renewals, asked) = (Arc::clone(renewals), leader.clone());
+        drop(runtime.spawn(async move { asked.renew(&renewals, 1).await }));
+        runtime.block_on(async {
             while leader.calls().is_empty() {
                 tokio::task::yield_now().await;
             }
         });
-        let polled = AtomicUsize::new(0);
+        runtime
+    }
+
+    fn runtime() -> Runtime {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+    }
+
+    #[test]
+    fn those_who_wait_are_told_when_the_runtime_of_the_calling_task_ends() {
+        let (renewals, leader) = (Arc::default(), Leader::with_permits(0));
+        let ending = runtime_that_calls(&renewals, &leader);
         let late = async {
-            let late = leader.renew(&renewals, 2);
-            let mut late = std::pin::pin!(late);
-            let first = futures::poll!(&mut late);
-            assert!(first.is_pending());
-            polled.fetch_add(1, Ordering::Relaxed);
+            let mut late = std::pin::pin!(leader.renew(&renewals, 2));
+            assert!(futures::poll!(&mut late).is_pending());
             ending.shutdown_background();
             late.await
         };
-        assert_eq!(staying.block_on(late), Err(RequestError::Stopped));
-        assert_eq!(polled.load(Ordering::Relaxed), 1);
-        drop(early);
+        assert_eq!(runtime().block_on(late), Err(RequestError::Stopped));
+    }
+
+    #[test]
+    fn a_call_whose_runtime_ended_holds_no_later_renewal_up() {
+        let (renewals, leader) = (Arc::default(), Leader::with_permits(0));
+        drop(runtime_that_calls(&renewals, &leader));
         leader.permits.add_permits(1);
-        assert_eq!(staying.block_on(leader.renew(&renewals, 3)), Ok(Some(lease(3))));
+        assert_eq!(runtime().block_on(leader.renew(&renewals, 3)), Ok(Some(lease(3))));
+        assert_eq!(leader.calls(), [1, 1]);
     }
 }

@@ -3,7 +3,8 @@
 use client::{Client, Delete, Get, KeyRange, Put, Txn, WatchOf, When};
 use proto::etcdserverpb::compare::CompareResult;
 use proto::etcdserverpb::kv_client::KvClient;
-use proto::etcdserverpb::{PutRequest, RangeRequest};
+use proto::etcdserverpb::lease_client::LeaseClient;
+use proto::etcdserverpb::{LeaseKeepAliveRequest, PutRequest, RangeRequest};
 use tonic::transport::Endpoint;
 
 use crate::cluster::{Cluster, PATIENCE, Setup};
@@ -74,6 +75,32 @@ async fn each_of_three_members_serves_kv_txn_watch_and_leases() {
     assert!(members.iter().all(|member| !member.client_ur_ls.is_empty() && !member.is_learner));
     cluster.accepts_writes().await;
     cluster.members_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_renewals_is_answered_in_order_by_each_member_whoever_leads() {
+    let cluster = Cluster::start_with(3, &Setup::default().calm()).await;
+    cluster.accepts_writes().await;
+    let client = cluster.client();
+    let (leases, missing) = (1..=200_i64, 100);
+    for id in leases.clone().filter(|id| *id != missing) {
+        client.lease_grant(600 + id, id).await.expect("grant");
+    }
+    for member in &cluster.members {
+        let uri = format!("http://{}", member.endpoint());
+        let channel = Endpoint::from_shared(uri).expect("an address").connect().await;
+        let mut lease = LeaseClient::new(channel.expect("connected"));
+        let asked = leases.clone().map(|id| LeaseKeepAliveRequest { id });
+        let answers = lease.lease_keep_alive(tokio_stream::iter(asked)).await.expect("a stream");
+        let mut answers = answers.into_inner();
+        for id in leases.clone() {
+            let answer = tokio::time::timeout(PATIENCE, answers.message()).await.expect("in time");
+            let answer = answer.expect("no error").expect("an answer");
+            let ttl = if id == missing { 0 } else { 600 + id };
+            assert_eq!((answer.id, answer.ttl), (id, ttl));
+        }
+        assert!(answers.message().await.expect("no error").is_none());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
