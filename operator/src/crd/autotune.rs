@@ -150,8 +150,7 @@ pub struct BatchingSpec {
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isInteger() && quantity(self).compareTo(quantity('32Mi')) >= 0 && quantity(self).compareTo(quantity('1Gi')) <= 0")
         .message("autotune.batching.maxInflightBytes is a quantity of bytes from 32Mi to 1Gi, such as 64Mi"))]
     pub max_inflight_bytes: String,
-    /// Whether messages may be compressed on their way to a follower, as the member's flag says. False
-    /// needs members that all know such plans; until then the plan waits.
+    /// Whether messages may be compressed on their way to a follower. False waits until all members know such plans.
     #[serde(default = "default_compression")]
     pub compression: bool,
 }

@@ -272,7 +272,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag(OWN, "batch-commands-max", U32, "1024", Served, "Most commands in one entry."),
     flag(OWN, "batch-bytes-max", U32, "1048576", Served, "Bytes of commands after which an entry is closed."),
     flag(OWN, "batch-linger", Duration, "0s", Served, "Longest wait for more commands before an entry is proposed. 0: none."),
-    flag(OWN, "peer-compression", Choice(&["none", "lz4", "zstd"]), "none", Served, "Compress what is sent to peers that read it: 'none', 'lz4' or 'zstd'. Chunks of snapshots are at least in LZ4."),
+    flag(OWN, "peer-compression", Choice(&["none", "lz4", "zstd", "auto"]), "none", Served, "Compress what is sent to peers that read it: 'none', 'lz4', 'zstd', or 'auto' for each peer as it pays. Chunks of snapshots are at least in LZ4."),
     flag(OWN, "batch-gather-max", Duration, "10ms", Served, "Longest time between two entries of a member whose entries queue for processor. 0: none."),
     flag(OWN, "crash-hints", Bool, "true", Served, "Stand for election at once when the leader's machine says that its process is gone. Peer URLs must lead to members, not to load balancers."),
     flag(OWN, "distributed-tracing-protocol", Choice(&["grpc", "http/protobuf"]), "grpc", Served, "How traces travel. Without it OTEL_EXPORTER_OTLP_PROTOCOL holds, where set."),

@@ -84,6 +84,21 @@ pub enum PeerCompression {
     Lz4,
     /// Zstandard at its first level: a little more time, fewer bytes.
     Zstd,
+    /// For each peer as it pays: while the road to it is full, its frames shrink and the processor has time.
+    Auto,
+}
+
+impl PeerCompression {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 /// Form of log lines.
@@ -428,6 +443,7 @@ impl Config {
             peer_compression: match given.text("peer-compression") {
                 "lz4" => PeerCompression::Lz4,
                 "zstd" => PeerCompression::Zstd,
+                "auto" => PeerCompression::Auto,
                 _ => PeerCompression::None,
             },
             batch_gather_max: duration(given, "batch-gather-max"),

@@ -182,6 +182,7 @@ pub(crate) static METRICS: &[Metric] = &[
     metric("metastore_network_peer_sent_plain_bytes_total", Counter, &["To"], "Bytes sent to peers, before compression."),
     metric("metastore_peer_append_rejected_total", Counter, &["To"], "Appends which the peer refused, for its log was another or ended before."),
     metric("metastore_peer_clock_offset_seconds", Gauge, &["To"], "How far the peer's wall clock is ahead of this member's, by the probe of the least round trip of the last seconds."),
+    metric("metastore_peer_compression", Gauge, &["To", "codec"], "1 for how what is sent to a peer is compressed: none, lz4 or zstd."),
     metric("metastore_peer_inflight_bytes", Gauge, &["To"], "Entry bytes on their way to a follower; only the leader has it."),
     metric("metastore_peer_inflight_window", Gauge, &["To"], "Append messages that may be on their way to a follower; only the leader has it."),
     metric("metastore_peer_lag_entries", Gauge, &["To"], "Entries of the leader's log that a follower is not known to have; only the leader has it, and of one it has not reached since its election none."),

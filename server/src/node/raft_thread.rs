@@ -320,6 +320,7 @@ impl Stepper {
         }));
         let tuning = self.member.tuning(self.shared.now_us());
         self.metrics.note_tuning(&tuning);
+        self.peers.set_compression_allowed(tuning.in_force.bounds.compression);
         self.shared.tuning.store(Some(Arc::new(tuning)));
         let election_us = status.effective_timing.election_timeout_us;
         self.peers.set_election_timeout(Duration::from_micros(election_us));

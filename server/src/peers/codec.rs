@@ -343,6 +343,9 @@ impl<E: Frame> Encoder for FrameEncoder<E> {
         if let Some(sent) = &self.sent {
             sent.add(length);
         }
+        if let Some(packer) = &mut self.packer {
+            packer.sends(length.wire);
+        }
         Ok(())
     }
 }

@@ -12,8 +12,10 @@
 //! comes out. Anything else ends the stream with one line; raft sends again what the stream lost.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
 
+use autotune::compression::RoadCount;
 use bytes::Bytes;
 use proto::peer::{Compression, Packed};
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -69,23 +71,55 @@ impl Reads {
         }
     }
 
+    /// The one of those that makes the fewest bytes.
+    pub(super) fn best(self) -> PeerCompression {
+        match self {
+            Reads { zstd: true, .. } => PeerCompression::Zstd,
+            Reads { lz4: true, .. } => PeerCompression::Lz4,
+            _ => PeerCompression::None,
+        }
+    }
+
     /// Whether a chunk may go as it is. The first versions take every chunk for LZ4.
     pub(super) fn any(self) -> bool {
         self.lz4 || self.zstd
     }
 }
 
-/// What was agreed on for one stream: told after its codec was made, before anything large leaves.
+/// What was agreed on for one stream: told after its codec was made, before anything large leaves. And
+/// what was counted on it meanwhile.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Agreed(Arc<AtomicU8>);
+pub(super) struct Agreed(Arc<Stream>);
+
+#[derive(Debug, Default)]
+struct Stream {
+    compression: AtomicU8,
+    sent_bytes: AtomicU64,
+    tried_bytes: AtomicU64,
+    packed_bytes: AtomicU64,
+    packing_ns: AtomicU64,
+}
 
 impl Agreed {
     pub(super) fn set(&self, compression: PeerCompression) {
-        self.0.store(compression as u8, Ordering::Relaxed);
+        self.0.compression.store(compression as u8, Ordering::Relaxed);
+    }
+
+    /// What has left on the stream, without its greeting; what was compressed of it, or tried to be,
+    /// what was sent of that, and how long it took.
+    pub(super) fn count(&self) -> RoadCount {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        RoadCount {
+            sent_bytes: read(&self.0.sent_bytes),
+            tried_bytes: read(&self.0.tried_bytes),
+            packed_bytes: read(&self.0.packed_bytes),
+            packing_ns: read(&self.0.packing_ns),
+            ..RoadCount::default()
+        }
     }
 
     fn get(&self) -> Option<Compression> {
-        let agreed = self.0.load(Ordering::Relaxed);
+        let agreed = self.0.compression.load(Ordering::Relaxed);
         [(PeerCompression::Lz4, Compression::Lz4), (PeerCompression::Zstd, Compression::Zstd)]
             .into_iter()
             .find_map(|(it, compression)| (it as u8 == agreed).then_some(compression))
@@ -99,6 +133,7 @@ pub(super) struct Packer {
     zstd: Option<zstd::bulk::Compressor<'static>>,
     /// The frame as it is, kept from one to the next.
     pub(super) plain: Vec<u8>,
+    has_greeted: bool,
     misses: u32,
     untried: u32,
 }
@@ -106,6 +141,13 @@ pub(super) struct Packer {
 impl Packer {
     pub(super) fn new(agreed: Agreed) -> Self {
         Packer { agreed, ..Packer::default() }
+    }
+
+    /// A frame of this length leaves.
+    pub(super) fn sends(&mut self, bytes: usize) {
+        if std::mem::replace(&mut self.has_greeted, true) {
+            self.agreed.0.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 
     /// How a frame of this length should be packed; `None`: sent as it is.
@@ -120,8 +162,18 @@ impl Packer {
 
     /// Packs what is in `plain`. `None`: it does not shrink enough.
     pub(super) fn pack(&mut self, compression: Compression) -> Option<Packed> {
+        let began = Instant::now();
         let data = compress(compression, &self.plain, &mut self.zstd);
+        let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let worth = data.filter(|data| data.len() <= self.plain.len() / 8 * GAIN_EIGHTHS_MAX);
+        let left = worth.as_ref().map_or(self.plain.len(), Vec::len);
+        for (count, more) in [
+            (&self.agreed.0.tried_bytes, self.plain.len() as u64),
+            (&self.agreed.0.packed_bytes, left as u64),
+            (&self.agreed.0.packing_ns, took_ns),
+        ] {
+            count.fetch_add(more, Ordering::Relaxed);
+        }
         match &worth {
             Some(_) => self.misses = 0,
             None => {
@@ -171,7 +223,7 @@ pub(super) fn pack_chunk(
     let compression = match reads.agree(asked) {
         PeerCompression::Zstd => Compression::Zstd,
         // Snapshots were never sent as they are, and those of an old version must not be.
-        PeerCompression::Lz4 | PeerCompression::None => Compression::Lz4,
+        _ => Compression::Lz4,
     };
     match compress(compression, &chunk, &mut None) {
         Some(data) if data.len() < chunk.len() || !reads.any() => (compression, data.into()),

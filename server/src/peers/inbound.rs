@@ -238,8 +238,10 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
     ) -> Result<(), Status> {
         let link = self.core.link(from)?;
         let mut traces = Vec::new();
+        link.taken_bytes.store(0, Ordering::Relaxed);
         while let Some(Received { message, length }) = frames.message().await? {
             link.heard(length);
+            link.taken_bytes.fetch_add(length.wire as u64, Ordering::Relaxed);
             let taken = match message.frame {
                 Some(append_frame::Frame::Raft(message)) => {
                     self.core.check_message(&message, from, Lane::Bulk)?;

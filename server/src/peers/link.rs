@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use super::PeerLimits;
 use super::codec::{Length, Traffic};
 use super::outbox::{Admit, Outbox, OutboxLimits};
+use super::packing::Packing;
 use super::probes::{Moment, Probes};
 use crate::config::Url;
 
@@ -180,6 +181,10 @@ pub(super) struct Link {
     pub(super) control: Outbox<Urgent>,
     pub(super) sent: Arc<Traffic>,
     pub(super) received: Traffic,
+    /// Of what has come on the peer's append stream that stands: what probes tell it.
+    pub(super) taken_bytes: AtomicU64,
+    /// How what is sent to it is compressed.
+    pub(super) packing: Mutex<Packing>,
     pub(super) dropped: AtomicU64,
     /// Streams from the peer that ended otherwise than by being closed.
     pub(super) streams_broken: AtomicU64,
@@ -255,6 +260,8 @@ impl Link {
             control: Outbox::new(control),
             sent: Arc::default(),
             received: Traffic::default(),
+            taken_bytes: AtomicU64::new(0),
+            packing: Mutex::default(),
             dropped: AtomicU64::new(0),
             streams_broken: AtomicU64::new(0),
             appends_rejected: AtomicU64::new(0),
@@ -453,7 +460,8 @@ impl Link {
         if !is_alone {
             self.probe_has_ridden.store(true, Ordering::Relaxed);
         }
-        Some(probes.leaves(now_us, wall_us, stood_still))
+        let taken_bytes = self.taken_bytes.load(Ordering::Relaxed);
+        Some(Probe { taken_bytes, ..probes.leaves(now_us, wall_us, stood_still) })
     }
 
     /// A probe of the peer. Returns the round trip it shows, if it tells of the network.

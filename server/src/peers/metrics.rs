@@ -9,7 +9,7 @@ use prometheus::HistogramVec;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
-use super::link::{Link, LinkState};
+use super::link::{Link, LinkState, lock};
 use super::{Core, Peers};
 use crate::metrics::catalogue;
 
@@ -55,6 +55,7 @@ const GAUGES: [(&str, Read); 7] = [
 
 const QUANTILES: &str = "metastore_peer_rtt_quantile_seconds";
 const LINK_UP: &str = "metastore_peer_link_up";
+const COMPRESSION: &str = "metastore_peer_compression";
 
 const ACTIVE: &str = "etcd_network_active_peers";
 const DISCONNECTED: &str = "etcd_network_disconnected_peers_total";
@@ -79,6 +80,7 @@ impl Peers {
         }
         descriptions.extend(catalogue::float_gauges(QUANTILES).desc().into_iter().cloned());
         descriptions.extend(catalogue::float_gauges(LINK_UP).desc().into_iter().cloned());
+        descriptions.extend(catalogue::gauges(COMPRESSION).desc().into_iter().cloned());
         descriptions.extend(catalogue::gauges(ACTIVE).desc().into_iter().cloned());
         descriptions.extend(catalogue::counters(DISCONNECTED).desc().into_iter().cloned());
         Box::new(LinkCollector { core: Arc::clone(&self.core), descriptions })
@@ -121,7 +123,10 @@ impl Collector for LinkCollector {
         }
         let (quantiles, link_up) =
             (catalogue::float_gauges(QUANTILES), catalogue::float_gauges(LINK_UP));
+        let compression = catalogue::gauges(COMPRESSION);
         for (id, link) in &named {
+            let codec = lock(&link.packing).codec();
+            compression.with_label_values(&[id, codec.as_str()]).set(1);
             let seen = link.percentiles(now);
             for (quantile, us) in
                 [("0.5", seen.p50_us), ("0.99", seen.p99_us), ("0.999", seen.p999_us)]
@@ -137,6 +142,7 @@ impl Collector for LinkCollector {
         }
         families.extend(quantiles.collect());
         families.extend(link_up.collect());
+        families.extend(compression.collect());
         for durations in self.core.durations.all() {
             families.extend(durations.collect());
         }

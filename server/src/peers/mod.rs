@@ -33,6 +33,7 @@ mod net_thread;
 mod outbound;
 mod outbox;
 mod pacer;
+mod packing;
 mod pages;
 mod ports;
 mod probes;
@@ -112,6 +113,9 @@ struct Core {
     pacer: Pacer,
     urgent_refused: AtomicU64,
     durations: metrics::Durations,
+    busy: packing::Busy,
+    /// A plan may forbid it.
+    compression_allowed: AtomicBool,
 }
 
 /// The node and the chunks, without their types.
@@ -248,6 +252,8 @@ impl Peers {
             pacer: Pacer::new(config.limits.probe_interval),
             urgent_refused: AtomicU64::new(0),
             durations: metrics::Durations::new(),
+            busy: packing::Busy::new(),
+            compression_allowed: AtomicBool::new(true),
             config,
         });
         let door = Arc::new(Door::new(Arc::clone(&core), inbound.clone(), chunks.clone()));
@@ -477,6 +483,11 @@ impl Peers {
     /// The election timeout in force has changed: a peer may be silent for longer, or for less long.
     pub fn set_election_timeout(&self, election_timeout: Duration) {
         self.core.config.timing.set_election_timeout(election_timeout);
+    }
+
+    /// Whether the plan in force lets anything be compressed.
+    pub fn set_compression_allowed(&self, allowed: bool) {
+        self.core.compression_allowed.store(allowed, Ordering::Relaxed);
     }
 
     /// How late the control thread ran at worst since this was last asked.

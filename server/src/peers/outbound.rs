@@ -286,7 +286,9 @@ where
     let codec = FrameCodec::<E, D>::new(REPLY_BYTES_MAX).counting(&link.sent).packing(&agreed);
     let (replies, reads) =
         open_stream(dialled.channel.clone(), path, codec, frames, REPLY_BYTES_MAX).await?;
-    agreed.set(reads.agree(core.config.compression));
+    if lane == Lane::Bulk {
+        core.begin_packing(link, agreed, reads);
+    }
     Ok((dialled, replies))
 }
 

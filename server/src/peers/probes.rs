@@ -119,7 +119,7 @@ impl Probes {
             hold_us: now_us.saturating_sub(heard.at_us),
             marked: stood_still(heard.at_us),
         });
-        Probe { sent_us, wall_us, echo }
+        Probe { sent_us, wall_us, echo, ..Probe::default() }
     }
 
     /// A probe of the peer. Returns the round trip, if it echoes one and tells of the network.
@@ -262,6 +262,7 @@ impl Core {
                 || self.durations.round_trips.with_label_values(&[&format!("{:x}", link.id)]);
             link.round_trips.get_or_init(known).observe(rtt_us as f64 / 1e6);
         }
+        self.look_at_road(link, probe.taken_bytes, at);
     }
 }
 
@@ -291,7 +292,7 @@ mod tests {
     /// What the peer sends: its own time, and an echo of a probe.
     fn echo(of: &Probe, hold_us: u64) -> Probe {
         let echo = ProbeEcho { sent_us: of.sent_us, hold_us, marked: false };
-        Probe { sent_us: 7, wall_us: 0, echo: Some(echo) }
+        Probe { sent_us: 7, echo: Some(echo), ..Probe::default() }
     }
 
     fn hears(probes: &mut Probes, probe: &Probe, now_us: u64) -> Option<u64> {

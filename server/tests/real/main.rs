@@ -4,6 +4,7 @@
 mod bytes;
 mod cluster;
 mod facts;
+mod formats;
 mod kills;
 mod manners;
 mod metrics;

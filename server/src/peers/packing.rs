@@ -1,0 +1,152 @@
+//! How what is sent to one peer is compressed: what the flag asks for, what the peer reads, what the plan
+//! in force allows, and, with `auto`, what pays ([`autotune::compression`]).
+//!
+//! With each probe a peer says how much of the append stream it has taken. Together with what has left
+//! that shows what is on the way and how fast it arrives, without a frame of its own, and without the
+//! peer's disk in it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use autotune::compression::{CompressionTuner, RoadCount};
+
+use super::Core;
+use super::compress::{Agreed, Reads};
+use super::link::{Link, lock};
+use crate::config::PeerCompression;
+
+/// Between two looks at the processor.
+const BUSY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The append stream that stands, and what was decided for it.
+#[derive(Debug, Default)]
+pub(super) struct Packing {
+    stream: Option<(Agreed, Reads)>,
+    codec: PeerCompression,
+    tuner: CompressionTuner,
+}
+
+impl Packing {
+    fn set(&mut self, codec: PeerCompression) {
+        if let Some((agreed, _)) = &self.stream {
+            agreed.set(codec);
+        }
+        self.codec = codec;
+    }
+
+    /// What is sent from now on. `count` is without what the stream itself counts.
+    fn look(&mut self, now_us: u64, asked: PeerCompression, allowed: bool, count: RoadCount) {
+        let Some((agreed, reads)) = &self.stream else { return };
+        let reads = *reads;
+        let codec = match asked {
+            _ if !allowed => {
+                self.tuner.forbid();
+                PeerCompression::None
+            }
+            PeerCompression::Auto => {
+                let RoadCount { arrived_bytes, rtt_us_min, is_local, busy_permille, .. } = count;
+                let count = RoadCount {
+                    arrived_bytes,
+                    rtt_us_min,
+                    is_local,
+                    busy_permille,
+                    ..agreed.count()
+                };
+                if self.tuner.step(now_us, &count) { reads.best() } else { PeerCompression::None }
+            }
+            fixed => {
+                self.tuner = CompressionTuner::default();
+                reads.agree(fixed)
+            }
+        };
+        self.set(codec);
+    }
+
+    /// In force now.
+    pub(super) fn codec(&self) -> PeerCompression {
+        self.codec
+    }
+}
+
+impl Core {
+    /// An append stream stands, and what its peer reads is known.
+    pub(super) fn begin_packing(&self, link: &Link, agreed: Agreed, reads: Reads) {
+        let mut packing = lock(&link.packing);
+        packing.stream = Some((agreed, reads));
+        // With `auto` on goes what was decided on the connection before: the road is the same.
+        let codec = match self.config.compression {
+            _ if !self.allows_compression() => PeerCompression::None,
+            PeerCompression::Auto if packing.tuner.packs() => reads.best(),
+            asked => reads.agree(asked),
+        };
+        packing.set(codec);
+    }
+
+    /// A peer says how much it has taken.
+    pub(super) fn look_at_road(&self, link: &Link, taken_bytes: u64, now: Instant) {
+        let count = RoadCount {
+            arrived_bytes: taken_bytes,
+            rtt_us_min: link.rtt().map_or(0, |rtt| rtt.min_us()),
+            is_local: link.led_to().is_some_and(|address| address.ip().is_loopback()),
+            busy_permille: self.busy.permille(now),
+            ..RoadCount::default()
+        };
+        let (asked, allowed) = (self.config.compression, self.allows_compression());
+        let mut packing = lock(&link.packing);
+        let before = packing.codec;
+        packing.look(self.us(now), asked, allowed, count);
+        if packing.codec != before {
+            tracing::info!(
+                peer = format_args!("{:x}", link.id),
+                codec = packing.codec.as_str(),
+                why = packing.tuner.why().as_str(),
+                road_bytes_per_second = packing.tuner.rate(),
+                "what is sent to a peer is compressed otherwise"
+            );
+        }
+    }
+
+    fn allows_compression(&self) -> bool {
+        self.compression_allowed.load(Ordering::Relaxed)
+    }
+}
+
+/// Which share of its processors this process uses.
+#[derive(Debug)]
+pub(super) struct Busy {
+    processors: u64,
+    looked: Mutex<(Instant, Duration)>,
+    permille: AtomicU64,
+}
+
+impl Busy {
+    pub(super) fn new() -> Self {
+        Busy {
+            processors: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            looked: Mutex::new((Instant::now(), used())),
+            permille: AtomicU64::new(0),
+        }
+    }
+
+    /// Of the last second or so.
+    fn permille(&self, now: Instant) -> u64 {
+        let mut looked = lock(&self.looked);
+        let (at, before) = *looked;
+        let passed = now.saturating_duration_since(at);
+        if passed >= BUSY_INTERVAL {
+            let used = used();
+            *looked = (now, used);
+            let share = used.saturating_sub(before).as_micros() * 1_000 / passed.as_micros();
+            let share = u64::try_from(share).unwrap_or(u64::MAX) / self.processors;
+            self.permille.store(share.min(1_000), Ordering::Relaxed);
+        }
+        self.permille.load(Ordering::Relaxed)
+    }
+}
+
+/// Processor time of this process.
+fn used() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(used).unwrap_or_default()
+}
