@@ -42,6 +42,7 @@ const UNMOVED: &[(&str, &str)] = &[
     ("etcd_server_quota_backend_bytes", "a setting"),
     ("etcd_server_version", "a constant"),
     ("metastore_build_info", "a constant"),
+    ("metastore_peer_compression", "a setting, and with auto a road that is full: core/autotune"),
     ("metastore_raft_timing_flags_seconds", "a setting"),
     ("os_fd_limit", "a setting"),
     ("process_max_fds", "a setting"),
