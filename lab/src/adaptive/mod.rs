@@ -111,20 +111,30 @@ fn lacking(flags: &Flags) -> Result<String> {
             all.push(((preset, column), what, lasts));
         }
     }
-    let mut unseen = 0;
-    for preset in flags.seeing() {
-        let is_lacking = all
-            .iter()
-            .any(|((of, column), ..)| of.name == preset.name && matches!(column.way, Way::Plan(_)));
-        unseen += usize::from(is_lacking && lacks_seen(flags, preset)?);
-    }
-    Ok(estimate::table(flags, &all, unseen))
+    Ok(estimate::table(flags, &all, unseen(flags)?.len()))
 }
 
-/// Whether the planner has not what it asks for of a network.
-fn lacks_seen(flags: &Flags, preset: &Preset) -> Result<bool> {
-    Ok(!flags.is_resumed || Seen::load(preset.name)?.is_none())
+/// Networks of which the planner lacks what it asks for, among those with a cell that needs it.
+fn unseen(flags: &Flags) -> Result<Vec<&'static Preset>> {
+    let mut unseen: Vec<&Preset> = Vec::new();
+    for (preset, column) in flags.cells.iter().copied() {
+        if !matches!(column.way, Way::Plan(_)) || unseen.contains(&preset) {
+            continue;
+        }
+        let wanted = flags.wanted(preset, column);
+        let record = Record::load(preset.name, column.name)?;
+        let is_whole = record.is_some_and(|record| record.is_whole(&wanted));
+        let is_kept = flags.is_resumed && (is_whole || Seen::load(preset.name)?.is_some());
+        if !is_kept {
+            unseen.push(preset);
+        }
+    }
+    Ok(unseen)
 }
+
+/// Members that only measure each other cost little: so many clusters do at least, whatever stands side by
+/// side otherwise.
+const SEEING_MIN: usize = 6;
 
 fn bench<'a>(flags: &Flags, asked: &'a AtomicBool) -> Bench<'a> {
     Bench {
