@@ -73,10 +73,13 @@ pub(crate) struct Apply {
     /// Their bytes
     #[arg(long, value_name = "BYTES")]
     inflight_bytes: Option<u64>,
+    /// Whether messages to followers may be compressed, as the members' flags say; false forbids it
+    #[arg(long, value_name = "BOOL")]
+    compression: Option<bool>,
     /// Drop the plan: each member goes back to its own flags
     #[arg(long, conflicts_with_all = [
         "heartbeat", "election", "lease", "batch_commands", "linger", "message_bytes",
-        "inflight_messages", "inflight_bytes",
+        "inflight_messages", "inflight_bytes", "compression",
     ])]
     flags: bool,
     #[command(flatten)]
@@ -195,14 +198,19 @@ impl Apply {
         ] {
             *value = given.unwrap_or(*value);
         }
+        if let Some(allowed) = self.compression {
+            to.no_compression = !allowed;
+        }
         to.lease_us = match self.lease.as_deref() {
             None => to.lease_us,
             Some("most") => to.election_timeout_us / 100 * LEASE_PERCENT,
             Some(length) => micros(length).map_err(anyhow::Error::msg).context("--lease")?,
         };
         // Said here too, in the same words, so that a slip costs no round trip.
-        params_of(&to).validate()?;
-        Ok(to)
+        let params = params_of(&to);
+        params.validate()?;
+        // In the oldest form that says it.
+        Ok(params_said(&params))
     }
 }
 
@@ -308,6 +316,7 @@ struct Values {
     message_bytes_max: u64,
     inflight_messages_max: u64,
     inflight_bytes_max: u64,
+    compression: bool,
 }
 
 impl From<TuningParams> for Values {
@@ -321,6 +330,7 @@ impl From<TuningParams> for Values {
             message_bytes_max: params.message_bytes_max,
             inflight_messages_max: params.inflight_messages_max,
             inflight_bytes_max: params.inflight_bytes_max,
+            compression: !params.no_compression,
         }
     }
 }
@@ -458,6 +468,7 @@ impl Shown {
             "LINGER",
             "MESSAGE",
             "INFLIGHT",
+            "COMPRESSION",
         ]);
         if self.epoch > 0 {
             for (what, values) in [("from", &self.from), ("to", &self.to)] {
@@ -501,6 +512,7 @@ fn cells(values: &Option<Values>) -> Vec<String> {
         say_us(values.linger_us_max),
         values.message_bytes_max.to_string(),
         format!("{} / {}", values.inflight_messages_max, values.inflight_bytes_max),
+        if values.compression { "allowed" } else { "forbidden" }.into(),
     ]
 }
 
