@@ -58,20 +58,7 @@ for _ in {1..120}; do
 done
 [[ -n ${ready:-} ]] || { tail -20 "$work/api.log"; echo "the API server does not get ready" >&2; exit 1; }
 
-failures=0 passes=0
-# fact NAME COMMAND...: what the command says is shown if it fails
-fact() {
-  local name=$1
-  shift
-  if "$@" >"$work/said" 2>&1; then
-    passes=$((passes + 1))
-    echo "ok $name"
-  else
-    failures=$((failures + 1))
-    cat "$work/said"
-    echo "FAIL $name"
-  fi
-}
+. .ci/facts.sh
 eventually() { # COMMAND...: the API server takes a new definition into use a moment later
   for _ in {1..40}; do
     "$@" && return

@@ -16,20 +16,7 @@ pages=docs/operating/runbooks
 promtool=$cache/bin/promtool
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-
-passes=0 failures=0
-fact() { # NAME COMMAND...: what the command says is shown if it fails
-  local name=$1
-  shift
-  if "$@" >"$work/said" 2>&1; then
-    passes=$((passes + 1))
-    echo "ok $name"
-  else
-    failures=$((failures + 1))
-    tail -60 "$work/said"
-    echo "FAIL $name"
-  fi
-}
+. .ci/facts.sh
 
 fact "Prometheus takes the rules" "$promtool" check rules "$rules"
 fact "each alert fires where it should and nowhere else" timeout 600 "$promtool" test rules charts/tests/rules.test.yaml
@@ -91,6 +78,17 @@ fact "the chart has the rules as they are" same_rules --
 fact "... and scaled" same_rules --for-scale 0.05 --window-scale 0.1 --runbooks https://runbooks.example/ -- \
   --set monitoring.rules.forScale=0.05 --set monitoring.rules.windowScale=0.1 \
   --set monitoring.rules.runbookBaseUrl=https://runbooks.example/
+labelled() { # every alert has the label, and its own severity all the same
+  "$cache/bin/helm" template demo charts/metastore --kube-version 1.34.0 --set monitoring.enabled=true \
+    --set monitoring.rules.alertLabels.team=storage --set monitoring.rules.alertLabels.severity=none \
+    --show-only templates/prometheusrule.yaml >"$work/labelled.yaml"
+  python3 -c 'import sys, yaml
+rules = [rule for group in yaml.safe_load(open(sys.argv[1]))["spec"]["groups"] for rule in group["rules"]]
+alerts = [rule["labels"] for rule in rules if "alert" in rule]
+assert alerts and all(a["team"] == "storage" and a["severity"] != "none" for a in alerts), alerts
+assert not any("team" in rule.get("labels", {}) for rule in rules if "record" in rule)' "$work/labelled.yaml"
+}
+fact "alerts have the labels they are given" labelled
 fact "Prometheus takes scaled rules" "$promtool" check rules "$work/xtask.yaml"
 
 # Commands of the pages, held to the programs, where those are built.
