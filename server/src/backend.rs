@@ -254,7 +254,10 @@ impl BackendWriter {
         let thread =
             std::thread::Builder::new().name(String::from("backend")).spawn(move || {
                 let _ends: Sender<()> = ends;
-                worker.run(opened, &view, &received);
+                worker.begin(opened, &view);
+                // Kept, it would keep alive all that was there when the member started.
+                drop(view);
+                worker.run(&received);
             })?;
         let control = Control { tasks, figures };
         Ok(BackendWriter { control, thread: Some(thread), ended, gathered: None, behind: false })
@@ -343,7 +346,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self, opened: Option<Opened>, view: &View, tasks: &Receiver<Task>) {
+    fn begin(&mut self, opened: Option<Opened>, view: &View) {
         match opened {
             Some(Opened { generation, backend, layout: Some(layout) }) => {
                 let writeback = Writeback::resume(WritebackLimits::default(), layout, view);
@@ -352,6 +355,9 @@ impl Worker {
             }
             _ => self.rebuild(view),
         }
+    }
+
+    fn run(&mut self, tasks: &Receiver<Task>) {
         let mut flushed = Instant::now();
         loop {
             match tasks.recv_timeout(FLUSH_INTERVAL) {

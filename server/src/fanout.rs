@@ -157,7 +157,7 @@ impl Fanout {
         let mut thread = WatchThread {
             inbox: Arc::clone(&inbox),
             hub: Hub::new(HubLimits::default(), view),
-            view: view.clone(),
+            view: Some(view.clone()),
             streams: BTreeMap::new(),
             lanes: Vec::new(),
             press: Press::default(),
@@ -286,8 +286,8 @@ struct Stream {
 struct WatchThread {
     inbox: Arc<Inbox>,
     hub: Hub,
-    /// The newest view seen.
-    view: View,
+    /// The newest view seen; while nobody watches the inbox has it.
+    view: Option<View>,
     streams: BTreeMap<StreamId, Stream>,
     /// One for each client thread that has had a stream, and what is about to be left there.
     lanes: Vec<(Arc<Entrance>, Vec<Parcel>)>,
@@ -311,6 +311,7 @@ impl WatchThread {
     fn run(&mut self) {
         let mut has_more = false;
         loop {
+            self.give_back_view();
             let Some(mut waiting) = self.look(has_more) else { return };
             // First what has happened, then what is asked: a new watcher begins behind the events.
             let since = waiting.since;
@@ -319,10 +320,31 @@ impl WatchThread {
                 self.carry_out(order);
             }
             self.tick();
-            has_more = self.hub.catch_up(&self.view, CATCH_UP_REVISIONS);
+            has_more = match &self.view {
+                Some(view) => self.hub.catch_up(view, CATCH_UP_REVISIONS),
+                None => false,
+            };
             self.deliver();
             self.export(since);
         }
+    }
+
+    /// While nobody watches the newest view alone is kept, in the inbox: one kept here would keep alive
+    /// all that was there when the member started, or when the last watcher went.
+    fn give_back_view(&mut self) {
+        // One a watcher brought may be newer than what was published: events are still to come for it.
+        let is_published = |view: &mut View| view.revision() == self.hub.revision();
+        if !self.streams.is_empty() {
+            return;
+        }
+        let mut waiting = self.inbox.lock();
+        let mut older = if waiting.streams == 0 { self.view.take_if(is_published) } else { None };
+        if waiting.view.is_none() {
+            waiting.view = older.take();
+        }
+        drop(waiting);
+        // It may be the last to hold very much.
+        drop(older);
     }
 
     /// Takes what waits; waits itself if nothing does and nothing else is to be done. `None` at the end.
@@ -372,8 +394,9 @@ impl WatchThread {
     }
 
     fn see(&mut self, view: View) {
-        if view.applied_index() >= self.view.applied_index() {
-            self.view = view;
+        let is_newer = |seen: &View| view.applied_index() >= seen.applied_index();
+        if self.view.as_ref().is_none_or(is_newer) {
+            self.view = Some(view);
         }
     }
 
@@ -398,7 +421,8 @@ impl WatchThread {
                     self.streams_with_prev += 1;
                 }
                 self.see(view);
-                self.hub.create(stream, request, &self.view);
+                let view = self.view.as_ref().expect("one was seen just now");
+                self.hub.create(stream, request, view);
             }
             Order::Ask { stream, ask: Ask::Cancel(watch_id), .. } => {
                 self.hub.cancel(stream, watch_id);
