@@ -47,6 +47,8 @@ struct Member {
     client_port: u16,
     peer_port: u16,
     log: PathBuf,
+    /// How it was started.
+    line: String,
     process: Option<Child>,
 }
 
@@ -133,6 +135,7 @@ fn plan(members: usize, directory: &Path) -> Result<Vec<Member>> {
             name,
             client_port: port(nth(CLIENT_PORT_FIRST))?,
             peer_port: port(nth(PEER_PORT_FIRST))?,
+            line: String::new(),
             process: None,
         });
     }
@@ -212,6 +215,8 @@ impl Cluster {
                     command.env_remove(name);
                 }
             }
+            let words = std::iter::once(command.get_program()).chain(command.get_args());
+            member.line = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
             let process =
                 command.spawn().with_context(|| format!("starting {}", program.display()))?;
             member.process = Some(process);
@@ -263,6 +268,7 @@ impl Cluster {
                 member.client_url(),
                 member.log.display()
             )?;
+            writeln!(out, "      {}", member.line)?;
         }
         let first = self.members[0].client_url();
         let all = self.endpoints().join(",");

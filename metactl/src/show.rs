@@ -127,6 +127,12 @@ pub(crate) async fn log_level(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<()> {
+    // To members, it is the question how much they log.
+    if level == Some("") {
+        bail!(
+            "log-level: LEVEL is empty: debug, info, warn or error, or nothing at all to be told"
+        );
+    }
     let mut rows = Vec::new();
     for member in client.each() {
         let endpoint = member.endpoint();

@@ -61,7 +61,12 @@ impl Exporter {
         };
         let endpoint = match &settings.address {
             Some(address) => Some(endpoint(address, protocol)?),
-            None => None,
+            None => {
+                // The library builds the URL of them; only what nobody could serve is told here.
+                let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+                refuse_tls(ENDPOINTS.iter().find_map(|name| Some((*name, variable(*name)?))))?;
+                None
+            }
         };
         Ok(Exporter { endpoint, protocol, timeout: limits.timeout })
     }
@@ -89,6 +94,42 @@ impl Exporter {
     }
 }
 
+/// The first that is set holds.
+const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const NO_TLS: &str = "TLS towards the collector is not supported, nor by etcd";
+
+fn refuse_tls(given: Option<(&str, String)>) -> Result<(), TraceError> {
+    match given {
+        Some((name, url)) if url.starts_with("https:") => {
+            Err(TraceError::Settings(format!("{name}={url}: {NO_TLS}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Variables that begin as OpenTelemetry's do and mean nothing here, misspelt ones among them.
+pub fn unread_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    const READ: [&str; 6] = [
+        "OTEL_SERVICE_NAME",
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "OTEL_BSP_MAX_QUEUE_SIZE",
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+        "OTEL_BSP_EXPORT_TIMEOUT",
+        "OTEL_BSP_SCHEDULE_DELAY",
+    ];
+    const OF_EXPORTER: [&str; 5] = ["ENDPOINT", "PROTOCOL", "HEADERS", "TIMEOUT", "COMPRESSION"];
+    let is_read = |name: &str| {
+        let of_exporter = name
+            .strip_prefix("OTEL_EXPORTER_OTLP_")
+            .map(|rest| OF_EXPORTER.contains(&rest.strip_prefix("TRACES_").unwrap_or(rest)));
+        READ.contains(&name) || of_exporter == Some(true)
+    };
+    let mut unread: Vec<String> =
+        names.filter(|name| name.starts_with("OTEL_") && !is_read(name)).collect();
+    unread.sort_unstable();
+    unread
+}
+
 fn protocol_of_environment() -> Result<Protocol, TraceError> {
     for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
         let Ok(text) = std::env::var(name) else { continue };
@@ -110,9 +151,7 @@ fn endpoint(address: &str, protocol: Protocol) -> Result<String, TraceError> {
     let parsed: http::Uri = url.parse().map_err(|_| wrong("neither host:port nor a URL"))?;
     match parsed.scheme_str() {
         Some("http") => {}
-        Some("https") => {
-            return Err(wrong("TLS towards the collector is not supported, nor by etcd"));
-        }
+        Some("https") => return Err(wrong(NO_TLS)),
         _ => return Err(wrong("only http:// is understood")),
     }
     if parsed.host().is_none_or(str::is_empty) {
@@ -269,6 +308,25 @@ mod tests {
             let error = endpoint(address, Protocol::Grpc).expect_err("refused").to_string();
             assert!(error.starts_with(&format!("distributed tracing: address {address:?}: ")));
         }
+    }
+
+    #[test]
+    fn a_variable_that_asks_for_tls_is_named_and_so_are_those_that_mean_nothing() {
+        let given = |url: &str| refuse_tls(Some((ENDPOINTS[1], url.to_owned())));
+        assert_eq!(
+            given("https://otel:4317").expect_err("refused").to_string(),
+            format!("distributed tracing: OTEL_EXPORTER_OTLP_ENDPOINT=https://otel:4317: {NO_TLS}")
+        );
+        assert!(given("http://otel:4317").is_ok() && refuse_tls(None).is_ok());
+        let names = [
+            "PATH",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OLTP_ENDPOINT",
+            "OTEL_BSP_SCHEDULE_DELAY",
+            "OTEL_BSP_DELAY",
+        ];
+        let unread = unread_variables(names.iter().map(|name| (*name).to_owned()));
+        assert_eq!(unread, ["OTEL_BSP_DELAY", "OTEL_EXPORTER_OLTP_ENDPOINT"]);
     }
 
     /// Without this it would take as long as a batch may take, and again for each that waits.

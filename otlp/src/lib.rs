@@ -27,7 +27,7 @@ use prometheus::{IntCounter, IntCounterVec, Opts};
 use tokio::sync::mpsc;
 
 pub use context::Context;
-pub use export::Exporting;
+pub use export::{Exporting, unread_variables};
 pub use layer::{COLD, context_of, layer};
 pub use opentelemetry;
 

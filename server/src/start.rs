@@ -29,13 +29,16 @@ impl AppliedSink for Fanout {
 pub struct Ended {
     /// One line, naming the thing.
     pub line: String,
-    /// For the process: [`EXIT_DATA`], or 1 for everything else.
+    /// For the process: [`EXIT_DATA`], [`EXIT_SETTINGS`], or 1 for everything else.
     pub exit_code: u8,
 }
 
 /// The data in the directory are lost, damaged, or of a member that was removed: starting again does
 /// not help, replacing the member does.
 pub const EXIT_DATA: u8 = 3;
+
+/// The settings cannot be used; some are only found out when they are.
+pub const EXIT_SETTINGS: u8 = 2;
 
 impl From<String> for Ended {
     fn from(line: String) -> Self {
@@ -59,7 +62,8 @@ impl From<boot::BootError> for Ended {
 /// Serves until told to stop, or until the member can not go on.
 pub fn start(config: &Config) -> Result<(), Ended> {
     // Goes last: the spans of the end are handed over as well.
-    let _exporting = telemetry::install(config).map_err(|error| error.to_string())?;
+    let of_settings = |line| Ended { line, exit_code: EXIT_SETTINGS };
+    let _exporting = telemetry::install(config).map_err(|error| of_settings(error.to_string()))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -61,6 +61,7 @@ fn values_out_of_their_range_are_named_with_it() {
         (&["bench", "watch", "--value-bytes", "7"], "--value-bytes 7: from 8"),
         (&["bench", "watch", "--watchers", "0"], "--watchers 0"),
         (&["bench", "watch", "--idle-watchers", "9999999"], "--idle-watchers 9999999: at most"),
+        (&["log-level", ""], "LEVEL is empty: debug, info, warn or error"),
         (&["dev", "--members", "0"], "--members 0: from 1 to 9"),
         (&["dev", "--metastore", "/no/such/server"], "/no/such/server: no such program"),
         (&["--timeout", "0", "status"], "--timeout 0"),

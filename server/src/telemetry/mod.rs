@@ -61,5 +61,13 @@ pub fn install(config: &Config) -> Result<Option<Exporting>, InstallError> {
         sampling_rate = settings.sampling_per_million,
         "distributed tracing enabled"
     );
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    let unread = otlp::unread_variables(names);
+    if !unread.is_empty() {
+        tracing::warn!(
+            variables = unread.join(", "),
+            "these mean nothing here; are they misspelt?"
+        );
+    }
     Ok(Some(exporting))
 }

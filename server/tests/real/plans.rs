@@ -34,6 +34,7 @@ fn plan(said: &TuningResponse) -> &Tuning {
 
 /// Waits until a member uses these two values, and the plan of the epoch has settled there. They are long: on a
 /// busy machine a member that lost elections waits longer of itself, and uses neither.
+#[allow(clippy::print_stderr, reason = "shown where it fails")]
 pub(crate) async fn uses(member: &Client, epoch: u64, heartbeat_ms: u64, election_ms: u64) {
     until("a plan in force", || async {
         let said = member.tuning().await.ok()?;
