@@ -21,6 +21,7 @@ cargo xtask adaptive [flags]     needs root, /dev/net/tun, iproute2; etcd from .
   --loss KIND,...      crash, host, restart, move or none (default: all)
   --watch SECONDS      how long nobody is killed (default 20; where leaders or disks stall 60)
   --light              members are written to every 40 ms meanwhile, not every 5: several clusters fit
+  --see-only           only let members measure each other for the planner
   --see SECONDS        members measure at most so long for the planner (default 660: all it asks for)
   --keys N             keys in the store before anything else (default: the preset's)
   --no-load            no 4,000 writes on their way
@@ -59,6 +60,7 @@ pub(super) struct Flags {
     pub(super) kinds: Vec<Kind>,
     pub(super) watch: Option<Duration>,
     pub(super) is_light: bool,
+    pub(super) see_only: bool,
     pub(super) see_max: Duration,
     pub(super) keys: Option<u64>,
     pub(super) has_load: bool,
@@ -83,6 +85,7 @@ impl Flags {
             kinds: Kind::ALL.to_vec(),
             watch: None,
             is_light: false,
+            see_only: false,
             see_max: SEE_MAX,
             keys: None,
             has_load: true,
@@ -100,6 +103,7 @@ impl Flags {
                 "--help" | "-h" => return Ok(None),
                 "--resume" => flags.is_resumed = true,
                 "--plan" => flags.plans_only = true,
+                "--see-only" => flags.see_only = true,
                 "--light" => flags.is_light = true,
                 "--no-load" => flags.has_load = false,
                 "--render" => flags.render_only = true,

@@ -77,8 +77,16 @@ pub fn run(arguments: &[String], asked: &AtomicBool) -> Result<()> {
     if flags.is_smoke {
         return smoke::run(&flags, asked);
     }
-    say(lacking(&flags)?.trim_end());
+    if !flags.see_only {
+        say(lacking(&flags)?.trim_end());
+    }
     let mut failed = see(&flags, asked)?;
+    if flags.see_only {
+        return match &failed[..] {
+            [] => Ok(()),
+            failed => bail!("not seen: {}", failed.join(", ")),
+        };
+    }
     let trips = Trips::default();
     failed.extend(beside_each_other(flags.side_by_side, &flags.cells, asked, |cell, number| {
         let (preset, column) = *cell;
@@ -123,7 +131,7 @@ fn unseen(flags: &Flags) -> Result<Vec<&'static Preset>> {
         }
         let wanted = flags.wanted(preset, column);
         let record = Record::load(preset.name, column.name)?;
-        let is_whole = record.is_some_and(|record| record.is_whole(&wanted));
+        let is_whole = !flags.see_only && record.is_some_and(|record| record.is_whole(&wanted));
         let is_kept = flags.is_resumed && (is_whole || Seen::load(preset.name)?.is_some());
         if !is_kept {
             unseen.push(preset);
