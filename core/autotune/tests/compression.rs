@@ -166,14 +166,13 @@ fn near_and_fast_roads_are_never_tried() {
 
 #[test]
 fn who_has_no_processor_to_spare_compresses_for_a_thin_road_alone() {
-    let gigabit =
-        Road {
-            carries: 125_000_000,
-            offered: 400_000_000,
-            window_bytes: 16 << 20,
-            pack_ps_per_byte: 800,
-            ..ROAD
-        };
+    let gigabit = Road {
+        carries: 125_000_000,
+        offered: 400_000_000,
+        window_bytes: 16 << 20,
+        pack_ps_per_byte: 800,
+        ..ROAD
+    };
     let ends_packed = |road: &Road| {
         let mut world = World::default();
         world.run(road, 10);
