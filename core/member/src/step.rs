@@ -380,7 +380,9 @@ impl Member {
     fn take_back(&mut self, now_us: u64, commands: Vec<Bytes>, effects: &mut Effects) {
         for command in commands {
             let Some(id) = request_id(&command) else { continue };
-            if id.member == self.config.origin {
+            // What it did as the leader is its successor's business, which may have renewed the lease
+            // that is to be revoked.
+            if id.member == self.config.origin && id.sequence <= OWN_SEQUENCES_FROM {
                 // The caller's own deadline is not known any more; one election is enough to wait.
                 let deadline_us = now_us + 5 * self.replica.status().timing.election_timeout_us;
                 self.wait_for_leader(

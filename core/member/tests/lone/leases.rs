@@ -1,5 +1,6 @@
 //! Who may speak for a lease: a leader that was one after the question was asked.
 
+use bytes::Bytes;
 use member::consensus::Config;
 use member::{Input, Reply};
 use prost::Message as _;
@@ -57,9 +58,7 @@ impl Stage {
     /// Lets member 1 become the leader, with its first entry committed and applied.
     fn lead(&mut self) -> u64 {
         for _ in 0..ROUNDS_MAX {
-            self.now_us += STEP_US;
-            let answers = self.answers();
-            self.step(answers);
+            self.pass();
             let status = self.lone.member.status();
             if status.leader == Some(1) && status.applied == status.last_index {
                 self.lone.replies.clear();
@@ -67,6 +66,13 @@ impl Stage {
             }
         }
         panic!("no leader");
+    }
+
+    /// A while with answers from member 2.
+    fn pass(&mut self) {
+        self.now_us += STEP_US;
+        let answers = self.answers();
+        self.step(answers);
     }
 
     fn lease_replies(&self) -> Vec<&Reply> {
@@ -174,4 +180,46 @@ fn a_lease_that_is_granted_is_there_when_asked_for_though_the_leader_is_slow_to_
         panic!("{:?}", stage.lone.replies)
     };
     assert_eq!(lease.granted_ttl, 600);
+}
+
+/// Its successor may have renewed it: the holder asked again as soon as somebody led.
+#[test]
+fn what_a_leader_had_begun_to_revoke_is_not_handed_to_its_successor() {
+    let mut stage = Stage::new();
+    let term = stage.lead();
+    let grant = command::Op::LeaseGrant(LeaseGrant { id: 77, ttl: 3 });
+    let forever = |id| command::Op::LeaseGrant(LeaseGrant { id, ttl: 600 });
+    let command = |sequence, op| {
+        let id = Some(RequestId { member: 9, sequence });
+        Bytes::from(Command { id, op: Some(op) }.encode_to_vec())
+    };
+    stage.step(vec![Input::Forwarded(vec![command(1, grant)])]);
+    let answers = stage.answers();
+    stage.step(answers);
+    for _ in 0..115 {
+        stage.pass();
+    }
+    // A disk that stands still holds back what the leader wants to write, and the lease runs out.
+    stage.lone.is_stuck = true;
+    stage.step(vec![Input::Forwarded(vec![command(2, forever(78))])]);
+    for _ in 0..30 {
+        stage.pass();
+    }
+    let late = command(3, forever(79));
+    stage.step(vec![Input::Forwarded(vec![late.clone()])]);
+    for _ in 0..10 {
+        stage.pass();
+    }
+    assert_eq!(stage.lone.member.commands_waiting(), 2, "a command and a revocation");
+    let successor = RaftMessage {
+        r#type: Type::MsgHeartbeat.into(),
+        to: 1,
+        from: OTHER,
+        term: term + 1,
+        ..RaftMessage::default()
+    };
+    stage.step(vec![Input::Message(successor)]);
+    stage.step(vec![Input::Tick]);
+    // What callers asked for goes on, and nothing else.
+    assert_eq!(stage.lone.forwarded, [late]);
 }

@@ -4,6 +4,7 @@
 mod hints;
 mod leases;
 
+use bytes::Bytes;
 use member::consensus::Config;
 use member::state::{Limits, StateParts};
 use member::wal::mem::MemDisk;
@@ -23,6 +24,10 @@ pub(crate) struct Lone {
     apply: ApplyWorker,
     /// Apply does nothing while this is some: it is behind by these.
     pub(crate) unapplied: Option<Vec<ApplyTask>>,
+    /// The disk stands still.
+    pub(crate) is_stuck: bool,
+    /// Commands sent on to whoever leads.
+    pub(crate) forwarded: Vec<Bytes>,
     /// Messages of the member that nobody has answered yet.
     pub(crate) sent: Vec<RaftMessage>,
     pub(crate) replies: Vec<Reply>,
@@ -63,6 +68,8 @@ impl Lone {
             member,
             apply,
             unapplied: None,
+            is_stuck: false,
+            forwarded: Vec::new(),
             sent: Vec::new(),
             replies: Vec::new(),
             wake_at_us: 0,
@@ -73,12 +80,13 @@ impl Lone {
     pub(crate) fn step(&mut self, now_us: u64, mut inputs: Vec<Input>) {
         for _ in 0..STEPS_MAX {
             let effects = self.member.step(now_us, inputs);
-            let Effects { disk, net, apply, reply, again, wake_at_us, .. } = effects;
+            let Effects { disk, net, apply, reply, again, wake_at_us, forward, .. } = effects;
+            self.forwarded.extend(forward.into_iter().flat_map(|it| it.commands));
             self.wake_at_us = wake_at_us;
             inputs = Vec::new();
             self.replies.extend(reply);
             self.sent.extend(net);
-            for task in disk {
+            for task in disk.into_iter().filter(|_| !self.is_stuck) {
                 if let DiskTask::Append { number, .. } = task {
                     inputs.push(Input::Persisted { number });
                 }
