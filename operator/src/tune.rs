@@ -75,6 +75,8 @@ struct Seen<'a> {
     /// It was set by hand that this is in force.
     by_hand: Option<Params>,
     held: Option<Held>,
+    /// Not every member is known to read the form of what is wanted, but only this older one.
+    unread: Option<(u32, u32)>,
     /// What the planner makes of it.
     evaluation: Evaluation,
     /// And what it remembers.
@@ -98,7 +100,13 @@ pub(crate) fn tune(facts: &Facts<'_>, operation: &Operation) -> Tuned {
     let spec = &observed.object.spec.autotune;
     let by_hand = by_hand(facts, &tuning.flags);
     let held = held(facts, operation);
-    let settings = match settings(spec, &tuning.flags, held) {
+    let planned = Params { bounds: as_flags(&tuning.flags, spec), ..tuning.flags };
+    let unread = unread(facts, by_hand.as_ref().unwrap_or(&planned));
+    let mode = match spec.mode {
+        AutotuneMode::Auto if unread.is_none() => Mode::Auto,
+        _ => Mode::Observe,
+    };
+    let settings = match settings(spec, &tuning.flags, held, mode) {
         Ok(settings) => settings,
         Err(problem) => return Tuned { claim: Some(report::bad(&problem)), ..as_before },
     };
@@ -128,7 +136,7 @@ pub(crate) fn tune(facts: &Facts<'_>, operation: &Operation) -> Tuned {
         None => None,
     };
 
-    let seen = Seen { facts, spec, old, tuning, by_hand, held, evaluation, state, reason };
+    let seen = Seen { facts, spec, old, tuning, by_hand, held, unread, evaluation, state, reason };
     let step = step(&seen).filter(|_| operation.steps.is_empty() && operation.rests.is_none());
     let applying = step.is_some() || seen.tuning.plan.phase != Phase::Settled;
     let evaluate_s = u32::try_from(spec.guards.evaluation_seconds).unwrap_or(u32::MAX).max(1);
@@ -176,17 +184,12 @@ fn as_flags(flags: &Params, spec: &AutotuneSpec) -> BatchBounds {
     BatchBounds { compression: spec.batching.compression, ..flags.bounds }
 }
 
-/// A plan that is wanted and that not every member is known to read: which form, and which all read.
-/// The leader refuses it, so it is not even submitted.
-fn unread(seen: &Seen<'_>) -> Option<(u32, u32)> {
-    let wanted = match (seen.by_hand, seen.spec.mode, seen.state.pending) {
-        (Some(by_hand), ..) => Some(by_hand).filter(|it| seen.tuning.plan.to != Some(*it)),
-        (None, AutotuneMode::Auto, Some(pending)) => pending.to,
-        _ => None,
-    };
-    let format = wanted?.format();
-    let all = seen.facts.leader.and_then(|id| seen.facts.answer_of(id))?.tuning.as_ref();
-    let all = all.map_or(0, |tuning| tuning.known_by_all).max(PLAN_FORMAT_BASE);
+/// The form of the plan that is wanted, if not every member is known to read it, and which all read.
+/// The leader refuses such a plan, so it is not even submitted.
+fn unread(facts: &Facts<'_>, wanted: &Params) -> Option<(u32, u32)> {
+    let format = wanted.format();
+    let leader = facts.leader.and_then(|id| facts.answer_of(id))?.tuning.as_ref();
+    let all = leader.map_or(0, |tuning| tuning.known_by_all).max(PLAN_FORMAT_BASE);
     (format > all).then_some((format, all))
 }
 
@@ -213,7 +216,12 @@ fn young_ms(spec: &AutotuneSpec) -> u64 {
 }
 
 /// What the user asks for, in the planner's words.
-fn settings(spec: &AutotuneSpec, flags: &Params, held: Option<Held>) -> Result<Settings, String> {
+fn settings(
+    spec: &AutotuneSpec,
+    flags: &Params,
+    held: Option<Held>,
+    mode: Mode,
+) -> Result<Settings, String> {
     let policy = match spec.policy {
         PolicySpec::Latency => Policy::Latency,
         PolicySpec::Balanced => Policy::Balanced,
@@ -256,7 +264,6 @@ fn settings(spec: &AutotuneSpec, flags: &Params, held: Option<Held>) -> Result<S
         warm_up_ms: young_ms(spec),
         ..usual.guards
     };
-    let mode = if spec.mode == AutotuneMode::Auto { Mode::Auto } else { Mode::Observe };
     Ok(Settings {
         mode,
         paused: matches!(held, Some(Held::Paused | Held::CertificateRotation)),
@@ -300,7 +307,7 @@ fn observation(facts: &Facts<'_>, operation: &Operation) -> Observation {
 
 /// What to submit, if anything.
 fn step(seen: &Seen<'_>) -> Option<Step> {
-    if unread(seen).is_some() {
+    if seen.unread.is_some() {
         return None;
     }
     let plan = &seen.tuning.plan;

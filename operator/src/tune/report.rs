@@ -5,7 +5,7 @@ use autotune::{Params, Phase};
 use k8s_openapi::jiff::Timestamp;
 
 use super::memory::{memory_of, params_of, signed, timing_status};
-use super::{Held, Seen, as_flags, unread};
+use super::{Held, Seen, as_flags};
 use crate::crd::{
     AutotuneMode, AutotuneStatus, BatchingMode, ChangeKind, ChangeResult, ChangeStatus,
     ObservedStatus, TimingStatus,
@@ -270,6 +270,15 @@ pub(super) fn bad(problem: &str) -> Claim {
     claim_of(false, "BadSpec", format!("spec.autotune: {problem}"))
 }
 
+/// Something else than what is in force is to be submitted, but for what holds it back.
+fn wants_another(seen: &Seen<'_>) -> bool {
+    let is_recommended = || matches!(seen.evaluation.decision, Decision::Recommend { .. });
+    match seen.by_hand {
+        Some(by_hand) => seen.tuning.plan.to != Some(by_hand),
+        None => seen.spec.mode == AutotuneMode::Auto && is_recommended(),
+    }
+}
+
 /// The condition after an evaluation. Its message is the same as long as nothing happens.
 pub(super) fn claim(seen: &Seen<'_>, status: &AutotuneStatus) -> Option<Claim> {
     let plan = &seen.tuning.plan;
@@ -284,7 +293,7 @@ pub(super) fn claim(seen: &Seen<'_>, status: &AutotuneStatus) -> Option<Claim> {
         let message = format!("plan {epoch} rests in phase {}: {held_by}", plan.phase.as_str());
         return Some(claim_of(false, "PartialApply", message));
     }
-    if let Some((format, all)) = unread(seen) {
+    if let Some((format, all)) = seen.unread.filter(|_| wants_another(seen)) {
         let message = format!(
             "the plan has format {format}, and not every member is known to read more than format {all}: it is \
              submitted when all do"

@@ -303,6 +303,20 @@ fn a_voter_of_an_older_version_makes_it_a_recommendation() {
 }
 
 #[test]
+fn a_plan_in_a_form_that_a_voter_does_not_read_waits_for_its_upgrade() {
+    let mut world = lan();
+    world.object.spec.autotune.batching.compression = false;
+    world.format_read = autotune::PLAN_FORMAT_BASE;
+    world.run(2 * HOUR_S);
+    assert_eq!(world.submitted, []);
+    assert_eq!(world.ready(), (false, "MixedVersions".to_owned()));
+    world.format_read = autotune::PLAN_FORMAT;
+    world.run_until(HOUR_S, |world| world.in_force_ms() == (25, 315));
+    let to = world.submitted[0].to.expect("values");
+    assert!(!to.bounds.compression);
+}
+
+#[test]
 fn a_plan_that_does_not_arrive_everywhere_is_told_and_not_followed_by_another() {
     let mut world = lan();
     world.deaf = vec![2];

@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub(crate) members: Vec<(i64, u64, u64)>,
     /// Ordinals that run a version without plans.
     pub(crate) unaware: Vec<Ordinal>,
+    /// The newest form of plans that all members read.
+    pub(crate) format_read: u32,
     /// Ordinals that do not confirm plans.
     pub(crate) deaf: Vec<Ordinal>,
     pub(crate) learner: bool,
@@ -83,6 +85,7 @@ impl World {
             submitted: Vec::new(),
             members: vec![(0, 1, 0), (0, 2, 0), (0, 3, 0)],
             unaware: Vec::new(),
+            format_read: autotune::PLAN_FORMAT,
             deaf: Vec::new(),
             learner: false,
             rotating: false,
@@ -263,6 +266,7 @@ impl World {
             flags: World::own(),
             in_force: self.plan.in_force(&World::own()),
             held_by: if self.deaf.is_empty() { "" } else { "waiting for member 102" }.to_owned(),
+            known_by_all: self.format_read,
         };
         Answer {
             member_id: id(n),
