@@ -5,7 +5,7 @@
 //! costs processor time at both ends. The first is known only of a road that is full: what an idle one
 //! could carry nobody has seen. The second is known only by trying. So nothing is compressed on a road
 //! that is not full; on one that is, a bounded number of bytes is tried, and it goes on if what is saved
-//! is twice what it costs ([`GAIN_FACTOR`]). Whatever was in vain is tried again after a pause that
+//! is twice what it costs (`GAIN_FACTOR`). Whatever was in vain is tried again after a pause that
 //! doubles. And since a road that became wider, or a load that became less, cannot be seen through
 //! compressed traffic, a road that is not full any more is sent everything plain for a moment, seldom.
 //!
