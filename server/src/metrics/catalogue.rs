@@ -244,6 +244,7 @@ const LABELS: &[(&str, &str)] = &[
     ("cause", "`planned`, `timeout`, `transfer`, `hint`"),
     ("client_api_version", "versions 3.x, `unknown` and `other`: at most 64"),
     ("cluster_version", "one"),
+    ("codec", "`none`, `lz4`, `zstd`"),
     ("grpc_code", "codes of gRPC"),
     ("grpc_method", "methods served; calls of others are not counted"),
     ("grpc_service", "services served"),
