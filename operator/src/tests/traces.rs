@@ -14,6 +14,9 @@ const SPANS_MAX: usize = 256;
 #[tokio::test]
 async fn a_pass_is_one_trace_of_its_looks_and_its_steps() {
     let (tracer, mut spans) = otlp::Tracer::to_queue(otlp::MILLION, SPANS_MAX);
+    // While there is one subscriber only, whoever meets a span first decides for all threads whether
+    // anybody wants it: another test, which has none, would say no.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::registry().with(otlp::layer(&tracer, otlp::MILLION));
     let _traced = tracing::subscriber::set_default(subscriber);
     let (api, members) = (FakeApi::new(), FakeMembers::of(3));
