@@ -93,7 +93,8 @@ fn kib(status: &str, field: &str) -> Option<u64> {
 }
 
 /// The processes of this machine that listen at these addresses, as far as this user may look.
-/// Addresses that are not of this machine's loopback have none.
+/// Addresses that are not of this machine's loopback have none. A child that has its parent's sockets
+/// is not named: mostly it is on its way to becoming another program.
 pub(crate) fn listeners(addresses: &[SocketAddr]) -> BTreeSet<u32> {
     let ports: BTreeSet<u16> = addresses
         .iter()
@@ -114,10 +115,20 @@ pub(crate) fn listeners(addresses: &[SocketAddr]) -> BTreeSet<u32> {
         return BTreeSet::new();
     }
     let Ok(processes) = fs::read_dir("/proc") else { return BTreeSet::new() };
-    processes
+    let holders: BTreeSet<u32> = processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| holds(*pid, &sockets))
-        .collect()
+        .collect();
+    let of_its_own = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+        stat.and_then(|stat| parent(&stat)).is_some_and(|parent| !holders.contains(&parent))
+    };
+    holders.iter().copied().filter(of_its_own).collect()
+}
+
+/// Out of a process's `stat`.
+fn parent(stat: &str) -> Option<u32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Port and inode of a line of `/proc/net/tcp` that describes a listening socket.
@@ -149,6 +160,7 @@ mod tests {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 900 0 3 0 150 50 0 0 20 0 9 0 0 0 0";
         assert_eq!(cpu_us(stat), Some(2_000_000));
         assert_eq!(cpu_us("7 (a"), None);
+        assert_eq!(parent(stat), Some(1));
     }
 
     #[test]
@@ -174,5 +186,17 @@ mod tests {
         let found = listeners(&[listener.local_addr().unwrap()]);
         assert_eq!(found, BTreeSet::from([std::process::id()]));
         assert!(Usage::of(std::process::id()).unwrap().rss_anon_bytes > 0);
+        // Whoever it starts meanwhile has its sockets until it is another program.
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(
+                listener.try_clone().unwrap(),
+            )))
+            .spawn()
+            .unwrap();
+        let found = listeners(&[listener.local_addr().unwrap()]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found, BTreeSet::from([std::process::id()]));
     }
 }

@@ -238,7 +238,8 @@ fn interrupt(
         .unwrap();
     let lines = BufReader::new(load.stderr.take().unwrap()).lines();
     let measured = lines.map(Result::unwrap).find(|line| !line.contains("preparing"));
-    assert!(measured.unwrap().contains("done"));
+    let measured = measured.unwrap_or_else(|| "nothing".to_owned());
+    assert!(measured.contains("done"), "{arguments:?}: {measured}");
     kill_process(Pid::from_child(&load), signal).unwrap();
     let mut said = String::new();
     load.stdout.take().unwrap().read_to_string(&mut said).unwrap();
