@@ -75,6 +75,18 @@ impl Stage {
         self.step(answers);
     }
 
+    /// Member 2 has been elected since this term.
+    fn hear_successor(&mut self, term: u64) {
+        let heartbeat = RaftMessage {
+            r#type: Type::MsgHeartbeat.into(),
+            to: 1,
+            from: OTHER,
+            term: term + 1,
+            ..RaftMessage::default()
+        };
+        self.step(vec![Input::Message(heartbeat)]);
+    }
+
     fn lease_replies(&self) -> Vec<&Reply> {
         self.lone
             .replies
@@ -109,14 +121,7 @@ fn a_leader_that_was_deposed_without_knowing_renews_no_lease() {
         Input::LeaseTimeToLive { ticket: 6, id: 77 },
     ]);
     // What it hears instead of confirmations: another one leads, and has for a while.
-    let successor = RaftMessage {
-        r#type: Type::MsgHeartbeat.into(),
-        to: 1,
-        from: OTHER,
-        term: term + 1,
-        ..RaftMessage::default()
-    };
-    stage.step(vec![Input::Message(successor)]);
+    stage.hear_successor(term);
     let ask = |ticket| Reply::LeaseAskLeader { ticket, leader: Some(OTHER) };
     assert_eq!(stage.lease_replies(), [&ask(5), &ask(6)]);
 }
@@ -211,14 +216,7 @@ fn what_a_leader_had_begun_to_revoke_is_not_handed_to_its_successor() {
         stage.pass();
     }
     assert_eq!(stage.lone.member.commands_waiting(), 2, "a command and a revocation");
-    let successor = RaftMessage {
-        r#type: Type::MsgHeartbeat.into(),
-        to: 1,
-        from: OTHER,
-        term: term + 1,
-        ..RaftMessage::default()
-    };
-    stage.step(vec![Input::Message(successor)]);
+    stage.hear_successor(term);
     stage.step(vec![Input::Tick]);
     // What callers asked for goes on, and nothing else.
     assert_eq!(stage.lone.forwarded, [late]);
