@@ -10,8 +10,8 @@ use crate::bench::cluster::Cluster;
 pub(super) const SECTION: Section = Section {
     name: "slow-sync",
     about: "puts with 1 ms and 5 ms added to every fdatasync of both systems (needs strace)",
-    how: "as etcd-tool, with strace delaying every `fdatasync` of every member. strace costs CPU of \
-          its own at each, so CPU is not compared.",
+    how: "as etcd-tool, with strace delaying every `fdatasync` of every member and stopping nothing \
+          else but the start of threads. strace costs CPU of its own, so CPU is not compared.",
     round,
 };
 
