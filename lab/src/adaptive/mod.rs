@@ -59,6 +59,7 @@ pub fn run(arguments: &[String], asked: &AtomicBool) -> Result<()> {
         }
         return Ok(());
     };
+    record::take_over(&flags.out.with_extension("json"), &record::folder())?;
     if flags.render_only {
         return write_document(&flags);
     }

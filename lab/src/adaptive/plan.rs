@@ -15,7 +15,7 @@ use client::tuning::{Collected, collect, params_said, plan_of};
 use client::{Client, Config};
 use serde::{Deserialize, Serialize};
 
-use super::record::{Machine, read_json, write_json};
+use super::record::{Machine, folder, read_json, write_json};
 
 /// Longest wait for every voter to have the plan.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub(super) struct Seen {
 
 impl Seen {
     fn path(preset: &str) -> PathBuf {
-        super::root().join("target/adaptive").join(format!("{preset}.seen.json"))
+        folder().join(format!("{preset}.seen.json"))
     }
 
     /// `None`: nothing is known of that network.

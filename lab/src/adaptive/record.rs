@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// Where and when: enough to judge the figures. No name of a machine and no path.
@@ -158,7 +158,7 @@ fn one() -> usize {
 
 impl Record {
     pub(super) fn path(preset: &str, column: &str) -> PathBuf {
-        super::root().join("target/adaptive").join(format!("{preset}.{column}.json"))
+        folder().join(format!("{preset}.{column}.json"))
     }
 
     /// `None`: it was never measured.
@@ -207,6 +207,30 @@ impl Record {
         let of_kind = self.losses.iter().filter(|loss| loss.kind == kind);
         sorted(of_kind.filter_map(|loss| loss.detection_ms).collect())
     }
+}
+
+/// Where the files are.
+pub(super) fn folder() -> PathBuf {
+    super::root().join("target/adaptive")
+}
+
+/// What is published and not in the folder, which a fresh clone does not have: it goes on being published
+/// until it is measured again.
+pub(super) fn take_over(published: &Path, folder: &Path) -> Result<()> {
+    let Some(all) = read_json::<serde_json::Value>(published)? else { return Ok(()) };
+    let of = |list: &str| all[list].as_array().cloned().unwrap_or_default();
+    let cells = of("cells").into_iter().map(|cell| (cell["column"].clone(), cell));
+    let seen = of("seen").into_iter().map(|seen| ("seen".into(), seen));
+    for (kind, record) in cells.chain(seen) {
+        let (Some(preset), Some(kind)) = (record["preset"].as_str(), kind.as_str()) else {
+            bail!("{}: a record without preset or column", published.display());
+        };
+        let path = folder.join(format!("{preset}.{kind}.json"));
+        if !path.exists() {
+            write_json(&path, &record)?;
+        }
+    }
+    Ok(())
 }
 
 /// `None`: there is no such file.
@@ -306,5 +330,34 @@ mod tests {
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
         assert_eq!((record.count(Kind::Host), record.count(Kind::Crash)), (1, 0));
+    }
+
+    #[test]
+    fn what_is_published_stays_so_and_what_was_measured_since_stays_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let cell = |column: &str, keys| Record {
+            preset: "same-zone".into(),
+            column: column.into(),
+            keys,
+            ..Record::default()
+        };
+        let published = folder.path().join("published.json");
+        let all = serde_json::json!({
+            "cells": [cell("etcd", 1), cell("balanced", 1)],
+            "seen": [{ "preset": "same-zone" }],
+        });
+        write_json(&published, &all).unwrap();
+        let into = folder.path().join("kept");
+        write_json(&into.join("same-zone.etcd.json"), &cell("etcd", 2)).unwrap();
+
+        take_over(&published, &into).unwrap();
+        let keys = |name: &str| {
+            let record = read_json::<Record>(&into.join(name)).unwrap();
+            record.map(|record| record.keys)
+        };
+        assert_eq!(keys("same-zone.etcd.json"), Some(2));
+        assert_eq!(keys("same-zone.balanced.json"), Some(1));
+        assert!(into.join("same-zone.seen.json").exists());
+        take_over(&folder.path().join("nothing.json"), &into).unwrap();
     }
 }

@@ -212,14 +212,14 @@ fn allow_files() {
 }
 
 fn write_document(plan: &Plan) -> Result<()> {
+    let raw = plan.out.with_extension("json");
     let records: Vec<Record> = SECTIONS
         .iter()
-        .filter_map(|section| Record::load(section.name).transpose())
+        .filter_map(|section| Record::last(section.name, &raw).transpose())
         .collect::<Result<_>>()?;
     let limits = limits::Limits::read()?;
     let text = render::markdown(&records, &limits)?;
     std::fs::write(&plan.out, &text).with_context(|| plan.out.display().to_string())?;
-    let raw = plan.out.with_extension("json");
     let json = serde_json::to_string(&records)? + "\n";
     std::fs::write(&raw, json).with_context(|| raw.display().to_string())?;
     say(&format!("{} of {} sections: {}", records.len(), SECTIONS.len(), plan.out.display()));

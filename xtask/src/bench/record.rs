@@ -3,7 +3,7 @@
 //! A file is written after each round, so a run that was stopped goes on where it ended, and a section
 //! can be measured again without the others.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -110,14 +110,20 @@ impl Record {
 
     /// `None`: it was never measured.
     pub(super) fn load(section: &str) -> Result<Option<Self>> {
-        let path = Self::path(section);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| path.display().to_string()),
-        };
-        let record = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        Ok(Some(record))
+        read_json(&Self::path(section))
+    }
+
+    /// What a section's last run showed: here, or else, in a fresh clone, what is published.
+    pub(super) fn last(section: &str, published: &Path) -> Result<Option<Self>> {
+        Ok(match Self::load(section)? {
+            Some(record) => Some(record),
+            None => Self::published(section, published)?,
+        })
+    }
+
+    fn published(section: &str, published: &Path) -> Result<Option<Self>> {
+        let all: Vec<Self> = read_json(published)?.unwrap_or_default();
+        Ok(all.into_iter().find(|record| record.section == section))
     }
 
     pub(super) fn save(&self) -> Result<()> {
@@ -139,6 +145,16 @@ impl Record {
         };
         of(self) == of(other)
     }
+}
+
+/// `None`: there is no such file.
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    serde_json::from_str(&text).map(Some).with_context(|| path.display().to_string())
 }
 
 /// The middle one; the mean of the two in the middle of an even number.
@@ -227,6 +243,19 @@ mod tests {
         assert_eq!(median(&[9.0, 1.0, 500.0]), Some(9.0));
         assert_eq!(median(&[1.0, 3.0]), Some(2.0));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn what_is_published_is_found_by_its_section() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("published.json");
+        assert!(Record::published("memory", &path).expect("no file").is_none());
+        let memory = Record { section: "memory".into(), rounds: 3, ..Record::default() };
+        let text = serde_json::to_string(&[memory]).expect("written");
+        std::fs::write(&path, text).expect("written");
+        let found = |section| Record::published(section, &path).expect("read");
+        assert_eq!(found("memory").map(|record| record.rounds), Some(3));
+        assert!(found("leases").is_none());
     }
 
     #[test]
