@@ -96,16 +96,16 @@ pub fn target(evidence: &Evidence, settings: &Settings) -> Target {
     let heartbeat_us = fit(round_trip_us, bounds.heartbeat_us_min, heartbeat_most_us);
     let retransmission_us = RETRANSMISSION_US_MIN
         .max(round_trip_us.saturating_add(evidence.rtt_deviation_us.saturating_mul(4)));
-    // How long a lost segment takes is a guess until it has been measured.
-    let repair_us = if settings.policy == Policy::Latency && evidence.gaps_measured {
-        evidence.gap_us.min(retransmission_us)
-    } else {
-        retransmission_us
-    };
     let probes_gap_us = match settings.policy {
         // One pair's gap deposes nobody: it takes a majority's at once.
         Policy::Latency => evidence.gap_us_p999,
         Policy::Balanced | Policy::Stability => evidence.gap_us,
+    };
+    // How long a lost segment takes is a guess until it has been measured.
+    let repair_us = if settings.policy == Policy::Latency && evidence.gaps_measured {
+        probes_gap_us.min(retransmission_us)
+    } else {
+        retransmission_us
     };
     let gap_us = evidence.heartbeat_gap_us(probes_gap_us, heartbeat_us);
     let asked = [
@@ -253,6 +253,11 @@ mod tests {
         let unknown = Evidence { gaps_measured: false, ..known };
         assert_eq!(plan(&known, Policy::Latency), (25, 160, Binding::Floor));
         assert_eq!(plan(&unknown, Policy::Latency), (25, 250, Binding::Loss));
+        // The rarest of its repairs may take long: the other follower still hears the leader.
+        let lossy = Evidence { gap_us: 229_000, gap_us_p999: 70_000, ..known };
+        assert_eq!(plan(&lossy, Policy::Latency), (25, 160, Binding::Floor));
+        let often = Evidence { gap_us: 229_000, gap_us_p999: 229_000, ..known };
+        assert_eq!(plan(&often, Policy::Latency), (25, 400, Binding::Gaps));
     }
 
     #[test]
