@@ -4,6 +4,9 @@
 //! the log, the peers and apply will see. Whoever waits holds a ticket; the apply thread calls the
 //! tickets of a whole batch at once. Nobody here takes a lock that apply or the raft thread holds
 //! for longer than it takes to move a pointer.
+//!
+//! What goes another way than a command has a file of its own: `leases`, `membership`, `tuning`,
+//! `observe`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,18 +14,15 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use member::consensus::{self, PeerProgress, ProgressState};
-use member::{Completion, Input, MembershipRefusal, Proposal, Reply};
+use member::consensus;
+use member::{Completion, Input, Proposal, Reply};
 use otlp::Span;
 use prost::Message as _;
-use proto::admin::{Alarm, ObserveResponse, PeerObservation, TuningResponse};
-use proto::etcdserverpb::AlarmMember;
+use proto::admin::{ObserveResponse, TuningResponse};
 use proto::log::command::Op;
-use proto::log::{
-    Command, Member as MemberRow, MembershipChange, RequestId, TuningSubmit, membership_change,
-};
+use proto::log::{Command, Member, RequestId, TuningSubmit};
 use proto::peer::{LeaderRequest, leader_reply, leader_request};
-use state::{StateError, View};
+use state::View;
 use tokio::sync::watch;
 
 use crate::door::{
@@ -31,12 +31,12 @@ use crate::door::{
 use crate::figures::Figures;
 use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Stage};
-use crate::peers::{LinkState, PeerLink, Peers};
-use crate::renewals::{Renewals, Renewed};
+use crate::peers::{LinkState, Peers};
+use crate::renewals::Renewals;
 use crate::telemetry::flight::Flights;
 use crate::telemetry::{self, call};
 use crate::tickets::{AppliedGate, Held, Tickets};
-use crate::vitals::{self, Vitals};
+use crate::vitals::Vitals;
 
 /// How long a transfer of leadership may take, in election timeouts.
 const TRANSFER_ELECTIONS: u32 = 3;
@@ -222,22 +222,6 @@ impl Shared {
     }
 }
 
-impl From<MembershipRefusal> for RequestError {
-    fn from(refusal: MembershipRefusal) -> Self {
-        match refusal {
-            MembershipRefusal::NotLeader { .. } => RequestError::NotLeader,
-            MembershipRefusal::NotEnoughStarted => RequestError::NotEnoughStarted,
-            MembershipRefusal::Unhealthy => RequestError::Unhealthy,
-            MembershipRefusal::LearnerNotReady => RequestError::LearnerNotReady,
-            MembershipRefusal::NotLearner => StateError::MemberNotLearner.into(),
-            MembershipRefusal::NotFound => StateError::MemberNotFound.into(),
-            MembershipRefusal::Exists => StateError::MemberExists.into(),
-            MembershipRefusal::Tuning(error) => StateError::Tuning(error).into(),
-            MembershipRefusal::Busy => RequestError::TooManyRequests,
-        }
-    }
-}
-
 impl From<member::consensus::TransferError> for RequestError {
     fn from(error: member::consensus::TransferError) -> Self {
         match error {
@@ -298,154 +282,6 @@ impl Handle {
         }
     }
 
-    /// Changes the membership, here or at the leader: where in the log the change stands.
-    pub(crate) async fn change_membership_by_leader(
-        &self,
-        change: MembershipChange,
-    ) -> Result<u64, RequestError> {
-        if self.shared.led.borrow().is_leader {
-            if !self.would_remove_this_leader(&change) {
-                return self.change_membership_here(change).await;
-            }
-            // A leader that removes itself is gone before the last voter may have heard that the
-            // removal is committed, and without it that voter could never lead.
-            self.move_leader(0).await?;
-        }
-        let call = leader_request::Call::Membership(proto::peer::MembershipProposal {
-            change: Some(change),
-        });
-        match self.ask_leader(call).await? {
-            leader_reply::Reply::ReadIndex(reply) => Ok(reply.index),
-            _ => Err(RequestError::Stopped),
-        }
-    }
-
-    fn would_remove_this_leader(&self, change: &MembershipChange) -> bool {
-        let own = self.shared.identity.member_id;
-        let removes_own = change.kind() == membership_change::Kind::Remove
-            && change.member.as_ref().is_some_and(|member| member.id == own);
-        let members = self.shared.view.load().members();
-        removes_own && members.iter().any(|member| member.id != own && !member.is_learner)
-    }
-
-    async fn change_membership_here(
-        &self,
-        mut change: MembershipChange,
-    ) -> Result<u64, RequestError> {
-        let sequence = self.shared.next_sequence();
-        change.id = Some(RequestId { member: self.shared.origin, sequence });
-        let promotes = change.kind() == membership_change::Kind::Promote;
-        let done = self.await_change(sequence, change).await;
-        if promotes {
-            self.shared.metrics.note_promotion(done.as_ref().err());
-        }
-        done
-    }
-
-    async fn await_change(
-        &self,
-        sequence: u64,
-        change: MembershipChange,
-    ) -> Result<u64, RequestError> {
-        let ended = self
-            .await_end(sequence, self.shared.deadline_us(), |inbox| {
-                inbox.urgent(Input::ProposeMembership(change))
-            })
-            .await?;
-        match ended {
-            Ended::Applied { index, completion: Completion::Membership(result), .. } => {
-                result?;
-                Ok(index)
-            }
-            Ended::Applied { .. } => Err(RequestError::Stopped),
-            Ended::Refused(error) => Err(error),
-        }
-    }
-
-    async fn ask_lease(
-        &self,
-        input: impl FnOnce(u64) -> Input,
-        call: leader_request::Call,
-    ) -> Result<Option<LeaseTtl>, RequestError> {
-        match self.ask_lease_if_leading(input).await? {
-            Ok(lease) => Ok(lease),
-            Err(_) => match self.ask_leader(call).await? {
-                leader_reply::Reply::LeaseTtl(ttl) => Ok(lease_ttl(&ttl)),
-                _ => Err(RequestError::Stopped),
-            },
-        }
-    }
-
-    /// The inner error names the leader this member would ask.
-    async fn ask_lease_if_leading(
-        &self,
-        input: impl FnOnce(u64) -> Input,
-    ) -> Result<Result<Option<LeaseTtl>, Option<u64>>, RequestError> {
-        let led = *self.shared.led.borrow();
-        // Where another leads, the raft thread would only say so.
-        match led.leader {
-            Some(leader) if !led.is_leader => Ok(Err(Some(leader))),
-            _ => self.ask_lease_here(input).await,
-        }
-    }
-
-    /// Has the leader renew leases, at most [`crate::renewals::RENEWALS_PER_CALL_MAX`], in one call. One of an
-    /// older version renews the first alone; it is asked for each of the others.
-    async fn renew_at_leader(self, ids: Vec<i64>) -> Vec<Renewed> {
-        let mut answers = self.renew_in_one_call(&ids).await;
-        for id in &ids[answers.len()..] {
-            answers.extend(self.renew_in_one_call(&[*id]).await);
-        }
-        answers
-    }
-
-    /// What the leader answers: for all, or for the first alone. An error is everybody's.
-    async fn renew_in_one_call(&self, ids: &[i64]) -> Vec<Renewed> {
-        let [id, more @ ..] = ids else { return Vec::new() };
-        let call = proto::peer::LeaseKeepAlive { id: *id, more: more.to_vec() };
-        let mut led = self.shared.led.subscribe();
-        let deadline_us = self.shared.deadline_us();
-        let reply = loop {
-            let call = leader_request::Call::LeaseKeepAlive(call.clone());
-            tokio::select! {
-                reply = self.ask_leader(call) => break reply,
-                // Who was asked may never answer, and to renew twice is to renew once.
-                _ = led.changed() => {}
-            }
-            if self.shared.now_us() >= deadline_us {
-                break Err(RequestError::Timeout);
-            }
-        };
-        match reply {
-            Ok(leader_reply::Reply::LeaseTtl(first)) => {
-                let is_for_all = first.more.len() == more.len();
-                let others = if is_for_all { first.more.as_slice() } else { &[] };
-                std::iter::once(&first).chain(others).map(|lease| Ok(lease_ttl(lease))).collect()
-            }
-            Ok(_) => vec![Err(RequestError::Stopped); ids.len()],
-            Err(error) => vec![Err(error); ids.len()],
-        }
-    }
-
-    /// The inner error names the leader this member would ask.
-    pub(crate) async fn ask_lease_here(
-        &self,
-        input: impl FnOnce(u64) -> Input,
-    ) -> Result<Result<Option<LeaseTtl>, Option<u64>>, RequestError> {
-        let shared = &self.shared;
-        let ticket = shared.next_sequence();
-        let deadline_us = shared.deadline_us();
-        let receiver = shared.leases.draw(ticket, deadline_us);
-        let _held = Held { tickets: &shared.leases, ticket };
-        if !shared.inbox.urgent(input(ticket)) {
-            return Err(shared.inbox.refusal());
-        }
-        receiver.await.map_err(|_| {
-            let is_late = shared.now_us() >= deadline_us;
-            if is_late { RequestError::Timeout } else { RequestError::Stopped }
-        })
-    }
-
     pub(crate) async fn ask_leader(
         &self,
         call: leader_request::Call,
@@ -481,16 +317,6 @@ impl Handle {
             None => Err(RequestError::Stopped),
         }
     }
-}
-
-/// As a leader tells it: no time at all stands for no lease.
-fn lease_ttl(told: &proto::peer::LeaseTtl) -> Option<LeaseTtl> {
-    (told.ttl >= 0).then_some(LeaseTtl { ttl: told.ttl, granted_ttl: told.granted_ttl })
-}
-
-/// What asks this member to renew a lease.
-pub(crate) fn renewal(id: i64) -> impl FnOnce(u64) -> Input {
-    move |ticket| Input::LeaseKeepAlive { ticket, id }
 }
 
 impl Door for Handle {
@@ -573,16 +399,8 @@ impl Door for Handle {
     async fn change_membership(
         &self,
         change: door::MembershipChange,
-    ) -> Result<Vec<MemberRow>, RequestError> {
-        let change =
-            MembershipChange { id: None, kind: change.kind.into(), member: Some(change.member) };
-        let index = self.change_membership_by_leader(change).await?;
-        // What the leader has applied the caller may expect to see here too.
-        let wait = self.shared.applied.wait_for(index);
-        tokio::time::timeout(self.shared.request_timeout, wait)
-            .await
-            .map_err(|_| RequestError::TimeoutAppliedIndex)?;
-        Ok(Door::view(self).members())
+    ) -> Result<Vec<Member>, RequestError> {
+        self.change_members(change).await
     }
 
     async fn move_leader(&self, to: u64) -> Result<(), RequestError> {
@@ -620,23 +438,11 @@ impl Door for Handle {
     }
 
     async fn lease_keep_alive(&self, id: i64) -> Result<i64, RequestError> {
-        let lease = match self.ask_lease_if_leading(renewal(id)).await? {
-            Ok(lease) => lease,
-            Err(_) => {
-                let handle = self.clone();
-                let ask = move |ids| handle.clone().renew_at_leader(ids);
-                self.shared.renewals.renew(id, ask).await?
-            }
-        };
-        if lease.is_some() && self.shared.led.borrow().is_leader {
-            self.shared.metrics.leases_renewed.inc();
-        }
-        Ok(lease.map_or(0, |lease| lease.ttl))
+        self.renew_lease(id).await
     }
 
     async fn lease_time_to_live(&self, id: i64) -> Result<Option<LeaseTtl>, RequestError> {
-        let call = leader_request::Call::LeaseTimeToLive(proto::peer::LeaseTimeToLive { id });
-        self.ask_lease(|ticket| Input::LeaseTimeToLive { ticket, id }, call).await
+        self.lease_left(id).await
     }
 
     async fn defragment(&self) -> Result<(), RequestError> {
@@ -653,55 +459,7 @@ impl Door for Handle {
     }
 
     fn observe(&self) -> ObserveResponse {
-        let shared = &self.shared;
-        let view = Door::view(self);
-        let now_us = shared.now_us();
-        let signs = shared.vitals.signs(now_us);
-        let mut response = ObserveResponse {
-            member_id: shared.identity.member_id,
-            cluster_id: shared.identity.cluster_id,
-            version: crate::version::VERSION.to_owned(),
-            revision: view.revision(),
-            state_bytes: view.size_in_use_bytes(),
-            batches: Some(shared.figures.batches()),
-            syncs: Some(shared.figures.syncs()),
-            alarms: view.alarms().iter().map(alarm).collect(),
-            tuning_epoch: view.tuning().epoch,
-            tuning_phase: view.tuning().phase,
-            boot_id: shared.origin,
-            uptime_us: now_us,
-            is_learner: shared.leadership.borrow().is_learner,
-            loop_stalls: Some(vitals::distribution(signs.loop_stalls)),
-            loop_stall_max_us: signs.loop_stall_max_us,
-            sync_times: Some(vitals::distribution(signs.syncs)),
-            sync_max_us: signs.sync_max_us,
-            heartbeat_gaps: Some(vitals::distribution(signs.heartbeat_gaps)),
-            writes: Some(vitals::distribution(signs.writes)),
-            writes_per_second: signs.writes_per_second,
-            ..ObserveResponse::default()
-        };
-        let links = self.peers.links();
-        let status = shared.replica.load();
-        if let Some(status) = status.as_ref() {
-            response.leader_id = status.leader.unwrap_or_default();
-            response.term = status.term;
-            response.commit_index = status.commit;
-            response.applied_index = status.applied;
-            response.first_log_index = status.first_index;
-            response.log_bytes = status.log_bytes_in_memory;
-            response.snapshot_index = status.snapshot_index;
-            response.elections = Some(vitals::election_stats(status, &shared.vitals.hints()));
-            response.heartbeat_interval_us = status.effective_timing.heartbeat_interval_us;
-            response.election_timeout_us = status.effective_timing.election_timeout_us;
-        }
-        response.peers = links
-            .values()
-            .map(|link| {
-                let progress = status.as_ref().and_then(|s| s.progress.get(&link.id));
-                peer_observation(link, progress)
-            })
-            .collect();
-        response
+        self.observed()
     }
 
     fn raft_overdue(&self) -> Duration {
@@ -714,40 +472,6 @@ impl Door for Handle {
     }
 }
 
-fn alarm(on: &AlarmMember) -> Alarm {
-    Alarm { member_id: on.member_id, kind: on.alarm().as_str_name().to_owned() }
-}
-
-fn peer_observation(link: &PeerLink, progress: Option<&PeerProgress>) -> PeerObservation {
-    let state = progress.map(|progress| match progress.state {
-        ProgressState::Probe => "probe",
-        ProgressState::Replicate => "replicate",
-        ProgressState::Snapshot => "snapshot",
-    });
-    let rtt = &link.rtt;
-    PeerObservation {
-        member_id: link.id,
-        reachable: link.state == LinkState::Healthy,
-        rtt_srtt_us: rtt.srtt_us(),
-        rtt_var_us: rtt.rttvar_us(),
-        rtt_min_us: rtt.min_us(),
-        rtt_samples: rtt.samples(),
-        match_index: progress.map_or(0, |progress| progress.match_index),
-        next_index: progress.map_or(0, |progress| progress.next_index),
-        state: state.unwrap_or_default().to_owned(),
-        inflight: progress.map_or(0, |progress| progress.inflight as u64),
-        last_contact_us: link.last_contact.map_or(u64::MAX, duration_us),
-        rtt: Some(vitals::distribution(link.round_trips)),
-        rtt_age_us: link.rtt_age.map_or(u64::MAX, duration_us),
-        rtt_marked: link.rtt_marked,
-        gaps: Some(vitals::distribution(link.gaps)),
-        probes_sent: link.probes_sent,
-        probes_lost: link.probes_lost,
-        link: link.state.as_str().to_owned(),
-        boot_id: link.boot_id.unwrap_or_default(),
-    }
-}
-
 fn since_boot() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::try_from(now).unwrap_or_default()
@@ -756,6 +480,6 @@ fn since_boot() -> Duration {
 /// gRPC's code Unknown.
 const UNKNOWN: i32 = 2;
 
-fn duration_us(duration: Duration) -> u64 {
+pub(crate) fn duration_us(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

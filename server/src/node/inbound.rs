@@ -14,8 +14,9 @@ use tonic::Status;
 
 use super::{Fatal, REMOVED};
 use crate::door::RequestError;
+use crate::leases::renewal;
 use crate::peers::{Inbound, Refusal, Versions};
-use crate::propose::{Handle, Shared, renewal};
+use crate::propose::{Handle, Shared};
 use crate::renewals::RENEWALS_PER_CALL_MAX;
 use crate::version;
 
