@@ -1,40 +1,35 @@
 //! Every setting of a member, from etcd's flags, environment variables or configuration file.
 //!
-//! [`load`] is the whole of it: words and variables in, a checked [`Config`] or one line of error
+//! [`load()`] is the whole of it: words and variables in, a checked [`Config`] or one line of error
 //! out. Nothing below this module reads the environment. The rules are etcd's, so that unit files,
 //! manifests and scripts written for etcd work unchanged: a flag wins over its variable, a
 //! configuration file replaces both.
 
+mod check;
 mod cluster;
 mod error;
 mod flags;
+mod load;
 mod sources;
 mod tls;
 mod tracing;
+mod typed;
 mod url;
 mod value;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cluster::InitialMember;
 pub use error::ConfigError;
+pub use load::load;
 pub use tls::{TlsFiles, TlsProtocol};
 pub use url::{Address, Scheme, Url, texts};
 
 use sources::Given;
 
-/// The word that makes the program ask a running member to step down instead of being one.
-const PRE_STOP: &str = "pre-stop";
-/// The variable that allows flags for tests as `--test-flags` does, if it is 1.
-const TEST_FLAGS: &str = "METASTORE_TEST_FLAGS";
 /// Name of the socket in the member's directory.
 const CONTROL_SOCKET: &str = "control.sock";
-/// More threads than any machine has processors are a slip of the keyboard.
-const CLIENT_THREADS_MAX: usize = 1_024;
-/// Longest election timeout etcd accepts.
-const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
 /// The quota when none is given: 2 GiB.
 pub const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
 
@@ -258,211 +253,10 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// Reads the settings. `args` is without the name of the program.
-pub fn load(args: &[String], variables: &BTreeMap<String, String>) -> Result<Start, ConfigError> {
-    if args.first().is_some_and(|word| word == PRE_STOP) {
-        return pre_stop(&args[1..], variables);
-    }
-    let line = sources::command_line(args)?;
-    if line.wants_help {
-        return Ok(Start::Print(flags::help()));
-    }
-    if line.wants_version {
-        return Ok(Start::Print(crate::version::report()));
-    }
-    let mut warnings = Vec::new();
-    let from_environment = || variables.get("ETCD_CONFIG_FILE").filter(|path| !path.is_empty());
-    let given = match line.config_file.as_ref().or_else(from_environment) {
-        Some(path) => {
-            let (given, retired) = sources::file(path)?;
-            warnings.push(format!("config file {path}: other flags and variables are ignored"));
-            warnings
-                .extend(retired.iter().map(|key| format!("config file {path}: {key} is ignored")));
-            given
-        }
-        None => {
-            let mut given = line.given;
-            let unrecognized = sources::environment(&mut given, variables)?;
-            warnings.extend(
-                unrecognized
-                    .iter()
-                    .map(|variable| format!("unrecognized environment variable {variable}")),
-            );
-            given
-        }
-    };
-    for (name, value) in given.iter() {
-        let flag = flags::find(name).unwrap_or_else(|| panic!("--{name} is in the table"));
-        let is_gateway = name == "enable-grpc-gateway" && flag.is_default(value);
-        if is_gateway || (flag.support == flags::Support::NoEffect && !flag.is_default(value)) {
-            warnings.push(format!("--{name}={value} has no effect in this version"));
-        }
-    }
-    let may_test = variables.get(TEST_FLAGS).is_some_and(|value| value == "1")
-        || boolean(&given, "test-flags");
-    let for_tests =
-        |name: &str| flags::find(name).is_some_and(|it| it.support == flags::Support::ForTests);
-    if let Some((name, _)) = given.iter().find(|(name, _)| !may_test && for_tests(name)) {
-        return Err(ConfigError::Contradiction(format!(
-            "--{name} is for tests of MetaStore itself and needs --test-flags"
-        )));
-    }
-    let mut config = Config::from_given(&given, warnings)?;
-    config.tracing = tracing::settings(&given, variables, &config.name)?;
-    Ok(Start::Serve(Box::new(config)))
-}
-
-/// `pre-stop [--timeout DURATION]` and whatever says where the data lies: the same flags, variables or
-/// file the member was started with, all the others of which are read and not used.
-fn pre_stop(args: &[String], variables: &BTreeMap<String, String>) -> Result<Start, ConfigError> {
-    let mut timeout = crate::shutdown::TRANSFER_TIMEOUT;
-    let mut rest = Vec::new();
-    let mut words = args.iter();
-    while let Some(word) = words.next() {
-        let name = word.trim_start_matches('-');
-        let value = match name.split_once('=') {
-            Some(("timeout", value)) => value.to_owned(),
-            None if name == "timeout" && name != word => {
-                let missing = || ConfigError::MissingValue { name: "timeout".to_owned() };
-                words.next().cloned().ok_or_else(missing)?
-            }
-            _ => {
-                rest.push(word.clone());
-                continue;
-            }
-        };
-        timeout = value::parse_duration(&value).map_err(|reason| ConfigError::InvalidValue {
-            value,
-            origin: "flag -timeout".to_owned(),
-            reason,
-        })?;
-    }
-    let line = sources::command_line(&rest)?;
-    if line.wants_help {
-        return Ok(Start::Print(flags::help()));
-    }
-    let from_environment = || variables.get("ETCD_CONFIG_FILE").filter(|path| !path.is_empty());
-    let given = match line.config_file.as_ref().or_else(from_environment) {
-        Some(path) => sources::file(path)?.0,
-        None => {
-            let mut given = line.given;
-            sources::environment(&mut given, variables)?;
-            given
-        }
-    };
-    let socket = data_dir(&given).join("member").join(CONTROL_SOCKET);
-    Ok(Start::PreStop { socket, timeout })
-}
-
-fn data_dir(given: &Given) -> PathBuf {
-    match given.text("data-dir") {
-        "" => PathBuf::from(format!("{}.metastore", given.text("name"))),
-        path => PathBuf::from(path),
-    }
-}
-
 impl Config {
     /// The settings of a member started without any flag.
     pub fn defaults() -> Self {
         Self::from_given(&Given::default(), Vec::new()).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    fn from_given(given: &Given, warnings: Vec<String>) -> Result<Self, ConfigError> {
-        let name = given.text("name").to_owned();
-        check_name(&name)?;
-        let data_dir = data_dir(given);
-        let listen_client_urls = urls(given, "listen-client-urls");
-        let advertise_peer_urls = urls(given, "initial-advertise-peer-urls");
-        if given.explicit("listen-client-urls").is_some()
-            && given.explicit("advertise-client-urls").is_none_or(str::is_empty)
-        {
-            return Err(ConfigError::Contradiction(
-                "--advertise-client-urls is required when --listen-client-urls is set explicitly"
-                    .to_owned(),
-            ));
-        }
-        let initial_cluster = match given.text("initial-cluster") {
-            "" => advertise_peer_urls
-                .iter()
-                .map(|url| format!("{name}={url}"))
-                .collect::<Vec<_>>()
-                .join(","),
-            text => text.to_owned(),
-        };
-        let tls = tls::settings(given)?;
-        let mut config = Self {
-            client_tls: tls.client,
-            peer_tls: tls.peer,
-            wal_dir: Some(given.text("wal-dir")).filter(|p| !p.is_empty()).map(PathBuf::from),
-            // 0 is etcd's way of saying "as you think best".
-            snapshot_count: given
-                .explicit("snapshot-count")
-                .map(|_| uint(given, "snapshot-count"))
-                .filter(|count| *count > 0),
-            snapshot_catchup_entries: uint(given, "snapshot-catchup-entries"),
-            heartbeat_interval_ms: uint(given, "heartbeat-interval"),
-            election_timeout_ms: uint(given, "election-timeout"),
-            listen_peer_urls: urls(given, "listen-peer-urls"),
-            listen_client_http_urls: urls(given, "listen-client-http-urls"),
-            listen_metrics_urls: urls(given, "listen-metrics-urls"),
-            advertise_client_urls: urls(given, "advertise-client-urls"),
-            initial_cluster_state: match given.text("initial-cluster-state") {
-                "existing" => ClusterState::Existing,
-                _ => ClusterState::New,
-            },
-            initial_cluster_token: given.text("initial-cluster-token").to_owned(),
-            strict_reconfig_check: boolean(given, "strict-reconfig-check"),
-            force_new_cluster: boolean(given, "force-new-cluster"),
-            quota_bytes: match int(given, "quota-backend-bytes") {
-                0 => Some(QUOTA_BYTES_DEFAULT),
-                bytes => u64::try_from(bytes).ok(),
-            },
-            max_txn_ops: size(given, "max-txn-ops"),
-            max_request_bytes: size(given, "max-request-bytes"),
-            max_concurrent_streams: u32::try_from(uint(given, "max-concurrent-streams"))
-                .unwrap_or(u32::MAX),
-            grpc_keepalive_interval: duration(given, "grpc-keepalive-interval"),
-            grpc_keepalive_timeout: duration(given, "grpc-keepalive-timeout"),
-            socket_reuse_port: boolean(given, "socket-reuse-port"),
-            socket_reuse_address: boolean(given, "socket-reuse-address"),
-            auto_compaction: auto_compaction(
-                given.text("auto-compaction-mode"),
-                given.text("auto-compaction-retention"),
-            )?,
-            watch_progress_notify_interval: duration(given, "watch-progress-notify-interval"),
-            warning_apply_duration: duration(given, "warning-apply-duration"),
-            warning_unary_request_duration: duration(given, "warning-unary-request-duration"),
-            log_outputs: log_outputs(given.text("log-outputs"))?,
-            log_level: LogLevel::named(given.text("log-level")).unwrap_or(LogLevel::Info),
-            log_format: log_format(given.text("log-format"))?,
-            batch_proposals: boolean(given, "batch-proposals"),
-            batch_commands_max: size(given, "batch-commands-max"),
-            batch_bytes_max: size(given, "batch-bytes-max"),
-            batch_linger: duration(given, "batch-linger"),
-            crash_hints: boolean(given, "crash-hints"),
-            peer_compression: match given.text("peer-compression") {
-                "lz4" => PeerCompression::Lz4,
-                "zstd" => PeerCompression::Zstd,
-                "auto" => PeerCompression::Auto,
-                _ => PeerCompression::None,
-            },
-            batch_gather_max: duration(given, "batch-gather-max"),
-            test_wall_clock_offset_us: value::parse_signed_us(given.text("test-wall-clock-offset"))
-                .unwrap_or_default(),
-            test_plan_format: u32::try_from(uint(given, "test-plan-format")).unwrap_or(u32::MAX),
-            tracing: None,
-            client_threads: Some(size(given, "client-threads")).filter(|n| *n > 0),
-            client_connections_max: size(given, "client-connections-max"),
-            name,
-            data_dir,
-            listen_client_urls,
-            advertise_peer_urls,
-            initial_cluster,
-            warnings,
-        };
-        config.check()?;
-        config.check_tls()?;
-        Ok(config)
     }
 
     /// Where the log lies.
@@ -500,194 +294,6 @@ impl Config {
             linger_us: micros(self.batch_linger),
             gather_us_max: micros(self.batch_gather_max),
         }
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let contradiction = |text: String| Err(ConfigError::Contradiction(text));
-        for urls in [
-            &self.listen_peer_urls,
-            &self.listen_client_urls,
-            &self.listen_client_http_urls,
-            &self.listen_metrics_urls,
-        ] {
-            for url in urls {
-                url.check_bind().map_err(ConfigError::Contradiction)?;
-            }
-        }
-        for url in &self.advertise_peer_urls {
-            if let Err(reason) = url.check_advertise() {
-                let all = texts(&self.advertise_peer_urls).join(",");
-                return contradiction(format!(
-                    "--initial-advertise-peer-urls {all:?} must be \"host:port\" ({reason})"
-                ));
-            }
-        }
-        for url in &self.advertise_client_urls {
-            if let Err(reason) = url.check_advertise() {
-                let all = texts(&self.advertise_client_urls).join(",");
-                return contradiction(format!(
-                    "--advertise-client-urls {all:?} must be in the format \"host:port\", \
-                     \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" ({reason})"
-                ));
-            }
-        }
-        let (heartbeat, election) = (self.heartbeat_interval_ms, self.election_timeout_ms);
-        if heartbeat == 0 {
-            return contradiction("--heartbeat-interval must be >0 (set to 0ms)".to_owned());
-        }
-        if election == 0 {
-            return contradiction("--election-timeout must be >0 (set to 0ms)".to_owned());
-        }
-        if 5 * heartbeat > election {
-            return contradiction(format!(
-                "--election-timeout[{election}ms] should be at least as 5 times as \
-                 --heartbeat-interval[{heartbeat}ms]"
-            ));
-        }
-        if election > ELECTION_TIMEOUT_MS_MAX {
-            return contradiction(format!(
-                "--election-timeout[{election}ms] is too long, and should be set less than \
-                 {ELECTION_TIMEOUT_MS_MAX}ms"
-            ));
-        }
-        for (name, value) in [
-            ("max-txn-ops", self.max_txn_ops),
-            ("max-request-bytes", self.max_request_bytes),
-            ("batch-commands-max", self.batch_commands_max),
-            ("batch-bytes-max", self.batch_bytes_max),
-            ("client-connections-max", self.client_connections_max),
-        ] {
-            if value == 0 {
-                return contradiction(format!("--{name} must be >0"));
-            }
-        }
-        if self.watch_progress_notify_interval.is_zero() {
-            return contradiction("--watch-progress-notify-interval must be >0".to_owned());
-        }
-        if let Err(error) = self.batching().validate() {
-            return contradiction(format!("--batch-…: {error}"));
-        }
-        if self.client_threads.is_some_and(|threads| threads > CLIENT_THREADS_MAX) {
-            return contradiction(format!("--client-threads is above {CLIENT_THREADS_MAX}"));
-        }
-        Ok(())
-    }
-}
-
-/// A name becomes part of `--initial-cluster`, where commas and equal signs separate.
-fn check_name(name: &str) -> Result<(), ConfigError> {
-    if name.is_empty() || name.contains([',', '=', '/']) || name.chars().any(char::is_control) {
-        return Err(ConfigError::InvalidValue {
-            value: name.to_owned(),
-            origin: "flag -name".to_owned(),
-            reason: "a name is not empty and has no comma, equal sign, slash or control character"
-                .to_owned(),
-        });
-    }
-    Ok(())
-}
-
-fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, ConfigError> {
-    let contradiction = |text: String| ConfigError::Contradiction(text);
-    let whole: Option<i64> = retention.parse().ok();
-    if whole.is_some_and(|n| n < 0) {
-        return Err(contradiction(format!("--auto-compaction-retention {retention} is negative")));
-    }
-    match mode {
-        "periodic" => {
-            let period = match whole {
-                // A bare number is of hours.
-                Some(hours) => u64::try_from(hours)
-                    .ok()
-                    .and_then(|hours| hours.checked_mul(3600))
-                    .map(Duration::from_secs)
-                    .ok_or_else(|| format!("{retention} hours are too many")),
-                None => value::parse_duration(retention),
-            };
-            let period = period
-                .map_err(|e| contradiction(format!("error parsing CompactionRetention: {e}")))?;
-            Ok(if period.is_zero() {
-                AutoCompaction::Off
-            } else {
-                AutoCompaction::Periodic(period)
-            })
-        }
-        "revision" => match whole {
-            Some(0) => Ok(AutoCompaction::Off),
-            Some(revisions) => Ok(AutoCompaction::Revision(revisions)),
-            // etcd reads a duration as its nanoseconds here; nobody can mean that.
-            None => Err(contradiction(format!(
-                "error parsing CompactionRetention: {retention:?} is not a number of revisions"
-            ))),
-        },
-        "" => Err(contradiction("undefined auto-compaction-mode".to_owned())),
-        _ => Err(contradiction(format!("unknown auto-compaction-mode {mode:?}"))),
-    }
-}
-
-fn log_format(text: &str) -> Result<LogFormat, ConfigError> {
-    match text {
-        "json" => Ok(LogFormat::Json),
-        "console" => Ok(LogFormat::Console),
-        _ => Err(ConfigError::Contradiction(format!(
-            "unknown log format: {text}, supported values json, console"
-        ))),
-    }
-}
-
-fn log_outputs(text: &str) -> Result<Vec<LogOutput>, ConfigError> {
-    let mut outputs = Vec::new();
-    for word in text.split(',') {
-        let output = match word {
-            "default" | "stderr" => LogOutput::Stderr,
-            "stdout" => LogOutput::Stdout,
-            "systemd/journal" => {
-                return Err(ConfigError::NotSupported {
-                    name: "log-outputs systemd/journal".to_owned(),
-                });
-            }
-            "" => {
-                return Err(ConfigError::InvalidValue {
-                    value: text.to_owned(),
-                    origin: "flag -log-outputs".to_owned(),
-                    reason: "an output is empty".to_owned(),
-                });
-            }
-            path => LogOutput::File(PathBuf::from(path)),
-        };
-        if !outputs.contains(&output) {
-            outputs.push(output);
-        }
-    }
-    Ok(outputs)
-}
-
-// The forms were checked when the values were set, so reading them cannot fail.
-
-fn uint(given: &Given, name: &'static str) -> u64 {
-    given.text(name).parse().unwrap_or_else(|_| panic!("--{name} was checked"))
-}
-
-fn size(given: &Given, name: &'static str) -> usize {
-    usize::try_from(uint(given, name)).unwrap_or(usize::MAX)
-}
-
-fn int(given: &Given, name: &'static str) -> i64 {
-    given.text(name).parse().unwrap_or_else(|_| panic!("--{name} was checked"))
-}
-
-fn boolean(given: &Given, name: &'static str) -> bool {
-    value::parse_bool(given.text(name)).unwrap_or_else(|_| panic!("--{name} was checked"))
-}
-
-fn duration(given: &Given, name: &'static str) -> Duration {
-    value::parse_duration(given.text(name)).unwrap_or_else(|_| panic!("--{name} was checked"))
-}
-
-fn urls(given: &Given, name: &'static str) -> Vec<Url> {
-    match given.text(name) {
-        "" => Vec::new(),
-        text => Url::parse_list(text).unwrap_or_else(|_| panic!("--{name} was checked")),
     }
 }
 

@@ -339,7 +339,7 @@ fn a_config_file_replaces_flags_and_variables() {
 
 #[test]
 fn retention_is_read_by_mode() {
-    let compaction = |mode: &str, retention: &str| auto_compaction(mode, retention);
+    let compaction = |mode: &str, retention: &str| typed::auto_compaction(mode, retention);
     let hours = |n: u64| AutoCompaction::Periodic(Duration::from_secs(3600 * n));
     assert_eq!(compaction("periodic", "0"), Ok(AutoCompaction::Off));
     assert_eq!(compaction("periodic", "1"), Ok(hours(1)));

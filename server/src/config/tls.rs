@@ -7,8 +7,9 @@
 use std::path::PathBuf;
 
 use super::sources::Given;
+use super::typed::boolean;
 use super::url::{Scheme, Url};
-use super::{Config, ConfigError, boolean};
+use super::{Config, ConfigError};
 
 /// etcd's name of a suite of TLS 1.2 that is offered here, and rustls's.
 const SUITES: [(&str, rustls::CipherSuite); 8] = {
