@@ -4,61 +4,32 @@
 //! the leader) and the decisions that join rooms: which entries go to apply and when, when to take a
 //! snapshot, how far the log may be released, whether a membership change is safe to propose.
 
+mod changes;
 mod lease_rounds;
 mod plan;
+mod proposals;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
-use consensus::{Boot, Output, ProposeError, Replica, Status};
-use prost::Message as _;
-use proto::log::{Command, Member as MemberRow, MembershipChange, RequestId, SnapshotMeta};
+use consensus::{Boot, Output, Replica, Status};
+use proto::log::{Member as MemberRow, MembershipChange, SnapshotMeta};
 use proto::peer::raft_message::Type;
 use wal::{LogBatch, SnapshotMark};
 
 use crate::apply::{ApplyReport, ApplyTask};
-use crate::door::{Effects, Forward, Input, MemberConfig, Proposal, Reply};
+use crate::door::{Effects, Input, MemberConfig, Reply};
 use crate::hints::{HintStatus, Hints};
 use crate::lease_clock::LeaseClock;
 use crate::log_worker::DiskTask;
-use crate::membership::{self, Connectivity, MembershipRefusal};
 use crate::snapshot_policy::SnapshotDecision;
 use crate::tuning::Tuning;
 use lease_rounds::{LeaseQuestion, LeaseRound};
+use proposals::Waiting;
 
-/// Proposals kept while there is no leader to give them to; one more is answered `Busy`.
-const WAITING_PROPOSALS_MAX: usize = 20_000;
-/// The same in bytes.
-const WAITING_BYTES_MAX: usize = 64 << 20;
-/// Membership changes waiting for the one in progress.
-const WAITING_CHANGES_MAX: usize = 16;
 /// How many outputs of the replica one step takes at most; a ready replica is stepped again at once.
 const OUTPUTS_PER_STEP_MAX: usize = 16;
 /// Committed entries handed to apply and not reported back, in bytes, before more are held back.
 const APPLY_OUTSTANDING_BYTES_MAX: u64 = 64 << 20;
-
-/// A command that waits for a leader, or for room.
-struct Waiting {
-    /// The caller's ticket; `None`: the caller is another member's and is not told.
-    sequence: Option<u64>,
-    deadline_us: u64,
-    command: Bytes,
-}
-
-impl From<Proposal> for Waiting {
-    fn from(proposal: Proposal) -> Self {
-        let Proposal { sequence, deadline_us, command } = proposal;
-        Waiting { sequence: Some(sequence), deadline_us, command }
-    }
-}
-
-impl Waiting {
-    fn refuse(&self, busy: bool, effects: &mut Effects) {
-        if let Some(sequence) = self.sequence {
-            effects.reply.push(Reply::NotProposed { sequence, busy });
-        }
-    }
-}
 
 /// One member of a cluster, stepped by its shell.
 pub struct Member {
@@ -310,164 +281,6 @@ impl Member {
         }
     }
 
-    // Proposals ------------------------------------------------------------------------------
-
-    fn wait_for_leader(&mut self, proposal: Waiting, effects: &mut Effects) {
-        let bytes = proposal.command.len();
-        if self.waiting.len() >= WAITING_PROPOSALS_MAX
-            || self.waiting_bytes + bytes > WAITING_BYTES_MAX
-        {
-            proposal.refuse(true, effects);
-            return;
-        }
-        self.waiting_bytes += bytes;
-        self.waiting.push_back(proposal);
-    }
-
-    /// Hands waiting proposals to the log if this member leads, else to the leader, else keeps them.
-    fn give_waiting(&mut self, now_us: u64, effects: &mut Effects) {
-        let mut forward: Option<Forward> = effects.forward.take();
-        while let Some(proposal) = self.waiting.front() {
-            if proposal.deadline_us <= now_us {
-                proposal.refuse(false, effects);
-                self.pop_waiting();
-                continue;
-            }
-            match self.replica.propose(proposal.command.clone()) {
-                Ok(()) => self.pop_waiting(),
-                Err(ProposeError::NotLeader { leader: Some(to) }) if to != self.id() => {
-                    let forward =
-                        forward.get_or_insert_with(|| Forward { to, commands: Vec::new() });
-                    if forward.to != to {
-                        break;
-                    }
-                    forward.commands.push(proposal.command.clone());
-                    self.pop_waiting();
-                }
-                Err(ProposeError::TooLarge { .. }) => {
-                    proposal.refuse(true, effects);
-                    self.pop_waiting();
-                }
-                // No leader, or a leader that is full or handing over: it waits, within its deadline.
-                Err(_) => break,
-            }
-        }
-        effects.forward = forward;
-    }
-
-    fn pop_waiting(&mut self) {
-        if let Some(proposal) = self.waiting.pop_front() {
-            self.waiting_bytes -= proposal.command.len();
-        }
-    }
-
-    /// Commands of another member. It will not send them again, and neither is it told when they are
-    /// dropped: its caller's deadline answers.
-    fn take_forwarded(&mut self, commands: Vec<Bytes>, effects: &mut Effects) {
-        for command in commands {
-            // A follower that was asked in error does not send them further: they could go in circles.
-            if let Err(ProposeError::Busy) = self.replica.propose(command.clone()) {
-                // Keep what fits until the batches in the making have left.
-                self.wait_for_leader(
-                    Waiting { sequence: None, deadline_us: u64::MAX, command },
-                    effects,
-                );
-            }
-        }
-    }
-
-    /// Own commands that were handed back before they reached any log or any wire.
-    fn take_back(&mut self, now_us: u64, commands: Vec<Bytes>, effects: &mut Effects) {
-        for command in commands {
-            let Some(id) = request_id(&command) else { continue };
-            // What it did as the leader is its successor's business, which may have renewed the lease
-            // that is to be revoked.
-            if id.member == self.config.origin && id.sequence <= OWN_SEQUENCES_FROM {
-                // The caller's own deadline is not known any more; one election is enough to wait.
-                let deadline_us = now_us + 5 * self.replica.status().timing.election_timeout_us;
-                self.wait_for_leader(
-                    Waiting { sequence: Some(id.sequence), deadline_us, command },
-                    effects,
-                );
-            }
-        }
-    }
-
-    // Membership -----------------------------------------------------------------------------
-
-    fn take_membership(&mut self, now_us: u64, change: MembershipChange, effects: &mut Effects) {
-        let sequence = change.id.as_ref().map_or(0, |id| id.sequence);
-        let refusal = self.check_membership(now_us, &change).err().or_else(|| {
-            (self.waiting_changes.len() >= WAITING_CHANGES_MAX).then_some(MembershipRefusal::Busy)
-        });
-        match refusal {
-            Some(refusal) => effects.reply.push(Reply::MembershipRefused { sequence, refusal }),
-            None => self.waiting_changes.push_back(change),
-        }
-        self.give_membership(effects);
-    }
-
-    fn check_membership(
-        &self,
-        now_us: u64,
-        change: &MembershipChange,
-    ) -> Result<(), MembershipRefusal> {
-        if !self.is_leader {
-            return Err(MembershipRefusal::NotLeader { leader: self.leader });
-        }
-        self.check_membership_with_plan(change)?;
-        let silence_us_max = self.replica.status().timing.election_timeout_us;
-        let connectivity = Connectivity::of(self.id(), &self.heard_us, now_us, silence_us_max);
-        membership::check(
-            change,
-            &self.members,
-            &connectivity,
-            self.config.strict_reconfig_check,
-            |id| self.replica.learner_ready(id),
-        )
-    }
-
-    fn give_membership(&mut self, effects: &mut Effects) {
-        while let Some(change) = self.waiting_changes.front() {
-            match self.replica.propose_membership(change.clone()) {
-                Ok(()) => drop(self.waiting_changes.pop_front()),
-                Err(ProposeError::ChangePending | ProposeError::Busy) => return,
-                Err(error) => {
-                    let sequence = change.id.as_ref().map_or(0, |id| id.sequence);
-                    let refusal = match error {
-                        ProposeError::NotLeader { leader } => {
-                            MembershipRefusal::NotLeader { leader }
-                        }
-                        ProposeError::Membership(error) => error.into(),
-                        _ => MembershipRefusal::Busy,
-                    };
-                    effects.reply.push(Reply::MembershipRefused { sequence, refusal });
-                    self.waiting_changes.pop_front();
-                }
-            }
-        }
-    }
-
-    fn transfer(&mut self, ticket: u64, to: u64, effects: &mut Effects) {
-        let to = if to == 0 { self.most_caught_up_voter() } else { to };
-        effects.reply.push(match self.replica.transfer_leader(to) {
-            Ok(()) => Reply::TransferBegun { ticket },
-            Err(error) => Reply::TransferRefused { ticket, error },
-        });
-    }
-
-    fn most_caught_up_voter(&self) -> u64 {
-        let status = self.replica.status();
-        status
-            .progress
-            .iter()
-            .filter(|(id, p)| **id != self.id() && !p.is_learner && p.recent_active)
-            .max_by_key(|(_, p)| p.match_index)
-            .map_or(0, |(id, _)| *id)
-    }
-
-    // Disk and apply -------------------------------------------------------------------------
-
     fn take_persisted(&mut self, number: u64) {
         self.replica.persisted(number);
         if let Some((of, meta)) = &self.restoring
@@ -637,10 +450,6 @@ impl Member {
 
 /// Sequences of the member's own proposals lie above any that a shell hands to callers.
 pub(crate) const OWN_SEQUENCES_FROM: u64 = 1 << 62;
-
-fn request_id(command: &Bytes) -> Option<RequestId> {
-    Command::decode(command.clone()).ok()?.id
-}
 
 fn to_log(entry: proto::log::Entry) -> wal::Entry {
     wal::Entry {
