@@ -304,6 +304,19 @@ impl Side {
         links[&to].state == LinkState::Healthy && links[&to].connected_for.is_some()
     }
 
+    /// Sends commands on as soon as they are taken: the connection is said to stand a moment before.
+    fn forward(&self, to: u64, mut commands: Vec<Bytes>) {
+        wait_until("the commands are taken", || {
+            match self.peers.forward(to, std::mem::take(&mut commands)) {
+                Ok(()) => true,
+                Err(given_back) => {
+                    commands = given_back;
+                    false
+                }
+            }
+        });
+    }
+
     fn appended_indexes(&self) -> Vec<u64> {
         self.node.seen().appended.iter().map(|message| message.index).collect()
     }
@@ -361,8 +374,8 @@ fn a_member_that_restarts_is_found_again() {
     let (left, right) = pair(Start::member(1), Start::member(2));
     let url = right.url();
     drop(right);
-    wait_until("the loss is noticed", || !left.is_connected(2));
-    assert!(left.node.unreachable_count() > 0);
+    // It is silent before it is lost, and lost before that is told.
+    wait_until("the loss is told", || left.node.unreachable_count() > 0);
     assert!(left.peers.links()[&2].last_error.is_some());
     left.peers.send(vec![left.append(2, 1, 10)]);
 
@@ -588,7 +601,7 @@ fn what_waits_unsent_when_a_member_is_removed_is_given_back() {
 fn a_large_forward_is_split_and_keeps_its_order() {
     let (left, right) = pair(Start::member(1), Start::member(2));
     let commands: Vec<Bytes> = (0..40u8).map(|number| Bytes::from(vec![number; 300_000])).collect();
-    assert_eq!(left.peers.forward(2, commands.clone()), Ok(()));
+    left.forward(2, commands.clone());
     wait_until("all have arrived", || right.node.seen().forwarded.len() == commands.len());
     assert_eq!(right.node.seen().forwarded, commands);
 }
@@ -722,6 +735,15 @@ fn compressing(compression: PeerCompression) -> Start {
     Start { compression, ..Start::member(1) }
 }
 
+/// Two members that ask each other so seldom that what they say of that counts for nothing, however
+/// long the rest takes.
+fn quiet_pair(mut left: Start, mut right: Start) -> (Side, Side) {
+    for start in [&mut left, &mut right] {
+        start.limits.probe_interval = Duration::from_millis(200);
+    }
+    pair(left, right)
+}
+
 /// Bytes in which nothing repeats.
 fn noise(seed: u64, bytes: usize) -> Bytes {
     let mut noise = vec![0; bytes];
@@ -738,11 +760,11 @@ fn what_repeats_itself_crosses_a_compressed_link_in_fewer_bytes_and_noise_as_it_
         (PeerCompression::Lz4, true),
         (PeerCompression::Zstd, true),
     ] {
-        let (left, right) = pair(compressing(compression), Start::member(2));
+        let (left, right) = quiet_pair(compressing(compression), Start::member(2));
         let text: Vec<_> = (1..=50).map(|index| left.append(2, index, 20_000)).collect();
         let before = left.peers.links()[&2].sent;
         left.peers.send(text.clone());
-        left.peers.forward(2, vec![Bytes::from(vec![7; 9_000]); 3]).unwrap();
+        left.forward(2, vec![Bytes::from(vec![7; 9_000]); 3]);
         wait_until("all has arrived", || {
             let seen = right.node.seen();
             seen.appended.len() == 50 && seen.forwarded.len() == 3
@@ -752,8 +774,10 @@ fn what_repeats_itself_crosses_a_compressed_link_in_fewer_bytes_and_noise_as_it_
         let (wire, plain) = (sent.bytes - before.bytes, sent.plain_bytes - before.plain_bytes);
         assert!(plain > 1_027_000, "{plain}");
         assert_eq!(wire < plain / 20, shrinks, "{compression:?}: {wire} of {plain}");
-        let received = right.peers.links()[&1].received;
-        assert!(received.plain_bytes >= plain && (received.bytes < plain) == shrinks);
+        // A probe may still be on its way.
+        let received = || right.peers.links()[&1].received;
+        wait_until("all that was sent is counted", || received().plain_bytes >= plain);
+        assert_eq!(received().bytes < plain, shrinks);
 
         let noisy: Vec<_> = (51..=60)
             .map(|index| {
@@ -772,8 +796,9 @@ fn what_repeats_itself_crosses_a_compressed_link_in_fewer_bytes_and_noise_as_it_
 #[test]
 fn chunks_of_a_snapshot_cross_in_the_form_that_was_asked_for() {
     let chunks = |compression| {
-        let (store, meta) = Store::with_snapshot(5);
-        let (left, right) = pair(Start { store, ..compressing(compression) }, Start::member(2));
+        let (store, meta) = Store::with_snapshot(50);
+        let start = Start { store, ..compressing(compression) };
+        let (left, right) = quiet_pair(start, Start::member(2));
         left.peers.send(vec![snapshot_message(&left, meta.clone())]);
         wait_until("it is taken", || left.node.seen().snapshots == [(2, true)]);
         assert_eq!(*right.store.0.chunks.lock().unwrap(), *left.store.0.chunks.lock().unwrap());
@@ -1113,10 +1138,21 @@ fn a_transfer_cut_short_by_a_move_is_reported_and_one_replaced_is_not() {
 
 #[test]
 fn a_peer_whose_machine_refuses_after_the_connection_closed_is_gone() {
-    let (left, right) = pair(Start::member(1), Start { boot_id: 77, ..Start::member(2) });
-    drop(right);
-    wait_until("the peer is gone", || !left.node.seen().gone.is_empty());
-    assert_eq!(left.node.seen().gone, [(2, 77)]);
+    /// On a machine that is busy the refusals may come too late to be worth anything.
+    const TRIES: usize = 10;
+    for _ in 0..TRIES {
+        let (left, right) = pair(Start::member(1), Start { boot_id: 77, ..Start::member(2) });
+        drop(right);
+        wait_until("the peer is gone, or looked for long after that was worth knowing", || {
+            !left.node.seen().gone.is_empty() || left.peers.links()[&2].failures >= 12
+        });
+        let gone = left.node.seen().gone.clone();
+        if !gone.is_empty() {
+            assert_eq!(gone, [(2, 77)]);
+            return;
+        }
+    }
+    panic!("never said to be gone");
 }
 
 #[test]
