@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use client::{Client, Config, Get, Put};
+use proto::etcdserverpb::Member;
 
 pub(crate) use crate::ports::free_port;
 
@@ -70,6 +71,45 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, ask: imp
         assert!(Instant::now() < deadline, "no end of waiting for {what}");
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// The table of members, as whoever answers has it.
+async fn table(client: &Client) -> Option<Vec<Member>> {
+    Some(client.members().await.ok()?.members)
+}
+
+/// Adds a learner; its id. The answer may be lost, as with all changes of members.
+pub(crate) async fn add_learner(client: &Client, url: &str) -> u64 {
+    until("a learner", || async {
+        match client.member_add_learner(vec![url.to_owned()]).await {
+            Ok(added) => added.member.map(|member| member.id),
+            Err(_) => {
+                let is_it = |row: &&Member| row.peer_ur_ls.iter().any(|at| at == url);
+                table(client).await?.iter().find(is_it).map(|row| row.id)
+            }
+        }
+    })
+    .await
+}
+
+/// Makes a learner a voter, as soon as it may be one.
+pub(crate) async fn promote(client: &Client, id: u64) {
+    until("the promotion", || async {
+        let is_done = client.member_promote(id).await.is_ok()
+            || table(client).await?.iter().any(|row| row.id == id && !row.is_learner);
+        is_done.then_some(())
+    })
+    .await;
+}
+
+/// Removes a member.
+pub(crate) async fn remove(client: &Client, id: u64) {
+    until("the removal", || async {
+        let is_done = client.member_remove(id).await.is_ok()
+            || table(client).await?.iter().all(|row| row.id != id);
+        is_done.then_some(())
+    })
+    .await;
 }
 
 impl Cluster {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use client::{Get, Put};
 
 use crate::bytes::{metric, noise, write};
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, Setup, remove, until};
 
 /// Every file below `dir` with its content, but sockets, the lock and what sled tidies up when it is looked at:
 /// it may be thrown away at any time.
@@ -56,7 +56,8 @@ async fn stopped_with_data(size: usize) -> Cluster {
     let mut cluster = Cluster::start(size).await;
     let client = cluster.client();
     for n in 0..300 {
-        client.put(Put::new(format!("key-{n}"), vec![b'x'; 100])).await.expect("put");
+        let put = || Put::new(format!("key-{n}"), vec![b'x'; 100]);
+        until("a put", || async { client.put(put()).await.ok() }).await;
     }
     cluster.members[0].terminate();
     cluster
@@ -255,7 +256,7 @@ async fn a_backend_that_cannot_write_any_more_keeps_nobody_from_serving_or_from_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_removed_while_it_was_away_ends_with_the_code_for_data() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, &Setup::default().calm()).await;
     cluster.accepts_writes().await;
     let client = cluster.client();
     let table = client.members().await.expect("a table").members;
@@ -264,7 +265,7 @@ async fn a_member_removed_while_it_was_away_ends_with_the_code_for_data() {
     let id = table.iter().find(|row| row.peer_ur_ls.contains(&peer_url)).expect("its row").id;
     away.kill();
     cluster.accepts_writes().await;
-    client.member_remove(id).await.expect("removed");
+    remove(&client, id).await;
     // Its own log does not say so, and nobody will send it the entry that does.
     let (code, said) = cluster.members[0].refuses().await;
     assert_eq!(code, Some(3), "{said}");
