@@ -12,9 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status};
 
 use super::{everything, get, kv, put, said};
-use crate::config::Config;
+use crate::config::{Config, Url};
 use crate::fake::Served;
-use crate::serve::Content;
+use crate::serve::{Content, bind_for_test};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn metadata_are_looked_at_before_the_message() {
@@ -204,10 +204,13 @@ async fn ports_serve_what_they_are_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_stopping_server_ends_idle_connections_and_accepts_no_more() {
-    let mut served = Served::start();
+    // No other test listens on this address, so that nobody takes the port when it is free.
+    let url = Url::parse("http://127.0.0.2:0").expect("a URL");
+    let listener = bind_for_test(Content::All, &url).expect("bound");
+    let address = listener.tcp_address().expect("an address");
+    let mut served = Served::start_on(&Config::defaults(), listener, address);
     let mut kv = kv(&served).await;
     kv.put(put("a", "1")).await.expect("put");
-    let address = served.address;
     served.join();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
     assert!(kv.put(put("a", "2")).await.is_err());
