@@ -24,9 +24,7 @@ use proto::etcdserverpb::{
 use rustix::process::Signal;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cluster::{
-    Cluster, PATIENCE, Setup, add_learner, free_port, promote, remove, until,
-};
+use crate::cluster::{Cluster, PATIENCE, Setup, add_learner, free_port, promote, remove, until};
 use crate::manners::{leader, page};
 use crate::plans::{params, submit, upon, uses};
 use crate::tls::{HOSTS, Volume, ca, identity, leaf, server_flags};
@@ -64,8 +62,14 @@ const UNMOVED: &[(&str, &str)] = &[
         "a crash between sync and mark: core/wal, power_cuts.rs",
     ),
     ("metastore_wal_torn_tail_total", "a power cut: core/wal, damage.rs"),
-    ("etcd_network_snapshot_send_failures", "a transfer that breaks: server/tests/peers.rs"),
-    ("etcd_network_snapshot_receive_failures", "a transfer that breaks: server/tests/peers.rs"),
+    (
+        "etcd_network_snapshot_send_failures",
+        "a transfer that breaks: server/tests/peers/snapshots.rs",
+    ),
+    (
+        "etcd_network_snapshot_receive_failures",
+        "a transfer that breaks: server/tests/peers/snapshots.rs",
+    ),
     ("etcd_server_read_indexes_failed_total", "no leader for long: core/consensus, reads.rs"),
     // Over before anybody looks, mostly.
     ("etcd_disk_defrag_inflight", "short"),
