@@ -206,12 +206,12 @@ async fn a_member_that_joins_inherits_the_plan_and_none_is_taken_while_it_does()
     uses(&second, 1, 200, 2_000).await;
     promote(&first, id).await;
     until("another plan", || async {
-        let taken = second.submit_tuning(upon(1, Some(params(100, 1_500)))).await;
+        let taken = second.submit_tuning(upon(1, Some(params(400, 4_000)))).await;
         // Its answer may be lost.
         (taken.is_ok() || plan(&second.tuning().await.ok()?).epoch == 2).then_some(())
     })
     .await;
     for member in [&first, &second] {
-        uses(member, 2, 100, 1_500).await;
+        uses(member, 2, 400, 4_000).await;
     }
 }
