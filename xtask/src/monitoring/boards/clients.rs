@@ -1,7 +1,7 @@
 //! What clients ask, how long they wait and for what, and how watchers fare.
 
 use super::super::panel::{Board, ask, heat, lines, quantile, row};
-use super::{MEMBERS_OF, POD};
+use super::{MEMBERS_OF, POD, gauge_of_each, rate_of_each};
 
 const CALLS: &str = "grpc_service=~\"etcdserverpb.*\", grpc_type=\"unary\"";
 
@@ -96,7 +96,7 @@ pub(super) fn board() -> Board {
                 "Connections of clients that are open.",
                 "short",
                 "README",
-                vec![ask("max by (@P) (metastore_client_connections{@S})", POD)],
+                gauge_of_each("metastore_client_connections"),
             ),
             lines(
                 "Traffic of clients",
@@ -123,7 +123,7 @@ pub(super) fn board() -> Board {
                 "Requests that were refused because the caller may not.",
                 "reqps",
                 "etcd-high-number-of-failed-grpc-requests",
-                vec![ask("sum by (@P) (rate(metastore_auth_denied_total{@S}[@W]))", POD)],
+                rate_of_each("metastore_auth_denied_total"),
             ),
             row("Watches"),
             lines(
@@ -151,7 +151,7 @@ pub(super) fn board() -> Board {
                 "Events handed to watchers.",
                 "cps",
                 "metastore-error-budget-burn",
-                vec![ask("sum by (@P) (rate(etcd_debugging_mvcc_events_total{@S}[@W]))", POD)],
+                rate_of_each("etcd_debugging_mvcc_events_total"),
             ),
             lines(
                 "Events on their way",
@@ -166,14 +166,14 @@ pub(super) fn board() -> Board {
                 "Events that wait for watchers who do not read.",
                 "short",
                 "metastore-error-budget-burn",
-                vec![ask("max by (@P) (etcd_debugging_mvcc_pending_events_total{@S})", POD)],
+                gauge_of_each("etcd_debugging_mvcc_pending_events_total"),
             ),
             lines(
                 "Memory of watches",
                 "Bytes of events that wait for watchers who do not read.",
                 "bytes",
                 "metastore-error-budget-burn",
-                vec![ask("max by (@P) (metastore_watch_buffer_bytes{@S})", POD)],
+                gauge_of_each("metastore_watch_buffer_bytes"),
             ),
             row("Leases"),
             lines(

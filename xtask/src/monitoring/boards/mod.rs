@@ -7,7 +7,7 @@ mod overview;
 mod raft;
 mod storage;
 
-use super::panel::{Board, Panel, ask, lines, quantile};
+use super::panel::{Board, Panel, Target, ask, lines, quantile};
 
 /// All, with the paths of their files.
 pub(super) fn all() -> Vec<(&'static str, Board)> {
@@ -25,6 +25,21 @@ pub(super) fn all() -> Vec<(&'static str, Board)> {
 const MEMBERS_OF: &str = "metastore_build_info";
 /// A line of a member.
 const POD: &str = "{{namespace}}/{{cluster}}/{{pod}}";
+
+/// A gauge, for each member.
+fn gauge_of_each(metric: &str) -> Vec<Target> {
+    vec![ask(&format!("max by (@P) ({metric}{{@S}})"), POD)]
+}
+
+/// What a counter gains in a second, for each member.
+fn rate_of_each(metric: &str) -> Vec<Target> {
+    vec![ask(&format!("sum by (@P) (rate({metric}{{@S}}[@W]))"), POD)]
+}
+
+/// A gauge, of the member of a cluster that says most.
+fn gauge_of_cluster(metric: &str) -> Vec<Target> {
+    vec![ask(&format!("max by (@C) ({metric}{{@S}})"), "{{namespace}}/{{cluster}}")]
+}
 
 /// The slowest puts and ranges against what is promised of them.
 fn slow_calls(title: &str, about: &str) -> Panel {

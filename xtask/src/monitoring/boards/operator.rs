@@ -9,6 +9,12 @@ const OF_STORE: &str = "metastore_namespace=~\"$namespace\", metastore=~\"$clust
 pub(super) fn board() -> Board {
     let of_store = |metric: &str| format!("{metric}{{{OF_STORE}}}");
     let own = |metric: &str| format!("{metric}{{pod=~\"$pod\"}}");
+    let of_stores = |outer: &str, metric: &str, legend: &str| {
+        vec![ask(&format!("{outer} ({})", of_store(metric)), legend)]
+    };
+    let of_pods = |outer: &str, metric: &str, legend: &str| {
+        vec![ask(&format!("{outer} ({})", own(metric)), legend)]
+    };
     Board {
         uid: "metastore-operator",
         title: "MetaStore / Operator",
@@ -20,7 +26,7 @@ pub(super) fn board() -> Board {
                 "Whether this operator holds the lease; others stand by.",
                 "bool_yes_no",
                 "metastore-operator-down",
-                vec![ask(&format!("max by (pod) ({})", own("metastore_operator_leader")), "{{pod}}")],
+                of_pods("max by (pod)", "metastore_operator_leader", "{{pod}}"),
             )
             .steps("orange", &[(1.0, "green")])
             .size(6, 4),
@@ -45,13 +51,7 @@ pub(super) fn board() -> Board {
                 "How long ago each MetaStore was last looked at.",
                 "s",
                 "metastore-operator-not-reconciling",
-                vec![ask(
-                    &format!(
-                        "time() - max by (metastore_namespace, metastore) ({})",
-                        of_store("metastore_operator_last_reconcile_timestamp_seconds")
-                    ),
-                    "{{metastore}}",
-                )],
+                of_stores("time() - max by (metastore_namespace, metastore)", "metastore_operator_last_reconcile_timestamp_seconds", "{{metastore}}"),
             )
             .steps("green", &[(300.0, "orange"), (900.0, "red")])
             .size(6, 4),
@@ -60,13 +60,7 @@ pub(super) fn board() -> Board {
                 "Whether tuning of a MetaStore is held, and why.",
                 "bool_yes_no",
                 "metastore-tuning-frozen",
-                vec![ask(
-                    &format!(
-                        "max by (metastore_namespace, metastore, reason) ({})",
-                        of_store("metastore_operator_autotune_frozen")
-                    ),
-                    "{{metastore}} {{reason}}",
-                )],
+                of_stores("max by (metastore_namespace, metastore, reason)", "metastore_operator_autotune_frozen", "{{metastore}} {{reason}}"),
             )
             .steps("green", &[(1.0, "orange")])
             .size(6, 4),
@@ -100,20 +94,14 @@ pub(super) fn board() -> Board {
                 "How long ago each MetaStore was last looked at.",
                 "s",
                 "metastore-operator-not-reconciling",
-                vec![ask(
-                    &format!(
-                        "time() - max by (metastore_namespace, metastore) ({})",
-                        of_store("metastore_operator_last_reconcile_timestamp_seconds")
-                    ),
-                    "{{metastore}}",
-                )],
+                of_stores("time() - max by (metastore_namespace, metastore)", "metastore_operator_last_reconcile_timestamp_seconds", "{{metastore}}"),
             ),
             lines(
                 "Steps",
                 "Steps that were carried out, by kind.",
                 "short",
                 "metastore-operator-not-reconciling",
-                vec![ask(&format!("sum by (step) ({})", own("metastore_operator_steps_total")), "{{step}}")],
+                of_pods("sum by (step)", "metastore_operator_steps_total", "{{step}}"),
             ),
             lines(
                 "Writes to the API server",
@@ -142,23 +130,14 @@ pub(super) fn board() -> Board {
                 "Clusters whose condition is true.",
                 "short",
                 "metastore-operator-not-reconciling",
-                vec![ask(
-                    &format!("max by (condition) ({})", own("metastore_operator_clusters")),
-                    "{{condition}}",
-                )],
+                of_pods("max by (condition)", "metastore_operator_clusters", "{{condition}}"),
             ),
             lines(
                 "Members",
                 "Members that are ready, and those that are wanted.",
                 "short",
                 "metastore-member-down",
-                vec![ask(
-                    &format!(
-                        "sum by (metastore_namespace, metastore, state) ({})",
-                        of_store("metastore_operator_members")
-                    ),
-                    "{{metastore}} {{state}}",
-                )],
+                of_stores("sum by (metastore_namespace, metastore, state)", "metastore_operator_members", "{{metastore}} {{state}}"),
             ),
             row("Tuning"),
             lines(
@@ -166,40 +145,28 @@ pub(super) fn board() -> Board {
                 "Plans since the operator began, by what became of them.",
                 "short",
                 "metastore-tuning-rolled-back",
-                vec![ask(
-                    &format!("sum by (result) ({})", own("metastore_operator_autotune_plans_total")),
-                    "{{result}}",
-                )],
+                of_pods("sum by (result)", "metastore_operator_autotune_plans_total", "{{result}}"),
             ),
             lines(
                 "Plans taken back",
                 "Plans of timing that were taken back, since the operator began.",
                 "short",
                 "metastore-tuning-rolled-back",
-                vec![ask(
-                    &format!("sum by (pod) ({})", own("metastore_operator_autotune_rollbacks_total")),
-                    "{{pod}}",
-                )],
+                of_pods("sum by (pod)", "metastore_operator_autotune_rollbacks_total", "{{pod}}"),
             ),
             lines(
                 "Age of a plan under way",
                 "Age of the oldest plan that has not arrived everywhere; 0: there is none.",
                 "s",
                 "metastore-tuning-frozen",
-                vec![ask(
-                    &format!("max by (pod) ({})", own("metastore_operator_autotune_plan_age_seconds")),
-                    "{{pod}}",
-                )],
+                of_pods("max by (pod)", "metastore_operator_autotune_plan_age_seconds", "{{pod}}"),
             ),
             lines(
                 "Members that do not tell",
                 "Members that were asked what they measure and did not answer, since the operator began.",
                 "short",
                 "metastore-tuning-frozen",
-                vec![ask(
-                    &format!("sum by (pod) ({})", own("metastore_operator_autotune_collect_errors_total")),
-                    "{{pod}}",
-                )],
+                of_pods("sum by (pod)", "metastore_operator_autotune_collect_errors_total", "{{pod}}"),
             ),
             lines(
                 "Predicted failover",
@@ -216,13 +183,7 @@ pub(super) fn board() -> Board {
                 "1 while tuning of a MetaStore is held, by reason.",
                 "short",
                 "metastore-tuning-frozen",
-                vec![ask(
-                    &format!(
-                        "max by (metastore_namespace, metastore, reason) ({})",
-                        of_store("metastore_operator_autotune_frozen")
-                    ),
-                    "{{metastore}} {{reason}}",
-                )],
+                of_stores("max by (metastore_namespace, metastore, reason)", "metastore_operator_autotune_frozen", "{{metastore}} {{reason}}"),
             ),
         ],
     }

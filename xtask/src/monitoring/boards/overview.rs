@@ -4,7 +4,7 @@
 use super::super::panel::{
     Board, Column, alert_list, ask, column, lines, quantile, row, stat, table, timeline,
 };
-use super::{MEMBERS_OF, POD, slow_calls};
+use super::{MEMBERS_OF, POD, gauge_of_each, rate_of_each, slow_calls};
 
 const GREEN_RED: (&str, &[(f64, &str)]) = ("green", &[]);
 
@@ -137,14 +137,14 @@ in which the machine did not let it. Nearest peer: round trip to it.";
                 "Processors that members keep busy.",
                 "short",
                 "metastore-cpu-starved",
-                vec![ask("sum by (@P) (rate(process_cpu_seconds_total{@S}[@W]))", POD)],
+                rate_of_each("process_cpu_seconds_total"),
             ),
             lines(
                 "Memory",
                 "Memory of members that is in use.",
                 "bytes",
                 "README",
-                vec![ask("max by (@P) (process_resident_memory_bytes{@S})", POD)],
+                gauge_of_each("process_resident_memory_bytes"),
             ),
         ],
     }

@@ -3,7 +3,7 @@
 use super::super::panel::{
     Board, Panel, ask, column, heat, lines, quantile, row, stat, table, timeline,
 };
-use super::{MEMBERS_OF, POD};
+use super::{MEMBERS_OF, POD, gauge_of_cluster, gauge_of_each};
 
 /// A line of a pair of members.
 const PAIR: &str = "{{namespace}}/{{cluster}}/{{pod}} → {{To}}";
@@ -29,7 +29,7 @@ fn leadership() -> Vec<Panel> {
             "Who leads",
             "Which member led, and when.",
             "metastore-no-leader",
-            vec![ask("max by (@P) (etcd_server_is_leader{@S})", POD)],
+            gauge_of_each("etcd_server_is_leader"),
         )
         .words(&[("0", "follows", "text"), ("1", "leads", "blue")]),
         lines(
@@ -83,7 +83,7 @@ fn timing() -> Vec<Panel> {
             "Number of the newest plan of timing that members have applied; 0: their flags rule.",
             "short",
             "metastore-tuning-frozen",
-            vec![ask("max by (@C) (metastore_tuning_epoch{@S})", "{{namespace}}/{{cluster}}")],
+            gauge_of_cluster("metastore_tuning_epoch"),
         ),
         stat(
             "How far the plan is",
@@ -161,7 +161,7 @@ fn timing() -> Vec<Panel> {
              election timeout. From 1 on elections begin.",
             "percentunit",
             "metastore-spurious-elections",
-            vec![ask("max by (@P) (metastore_heartbeat_slack_ratio{@S})", POD)],
+            gauge_of_each("metastore_heartbeat_slack_ratio"),
         )
         .steps("green", &[(0.8, "red")]),
         heat(

@@ -1,7 +1,7 @@
 //! The log, the store behind it, and the disk below both.
 
 use super::super::panel::{Board, ask, heat, lines, quantile, row, stat};
-use super::{MEMBERS_OF, POD};
+use super::{MEMBERS_OF, POD, gauge_of_cluster, gauge_of_each, rate_of_each};
 
 #[allow(clippy::too_many_lines, reason = "a list")]
 pub(super) fn board() -> Board {
@@ -30,7 +30,7 @@ pub(super) fn board() -> Board {
                 "Age of a sync of the log that has not ended; 0: none is under way.",
                 "s",
                 "metastore-disk-stalled",
-                vec![ask("max by (@C) (metastore_wal_sync_pending_seconds{@S})", "{{namespace}}/{{cluster}}")],
+                gauge_of_cluster("metastore_wal_sync_pending_seconds"),
             )
             .steps("green", &[(0.3, "orange"), (1.0, "red")])
             .size(6, 4),
@@ -39,7 +39,7 @@ pub(super) fn board() -> Board {
                 "Keys that live.",
                 "short",
                 "metastore-quota-nearly-full",
-                vec![ask("max by (@C) (etcd_debugging_mvcc_keys_total{@S})", "{{namespace}}/{{cluster}}")],
+                gauge_of_cluster("etcd_debugging_mvcc_keys_total"),
             )
             .size(6, 4),
             stat(
@@ -75,7 +75,7 @@ pub(super) fn board() -> Board {
                 "Age of the sync that has not ended: a disk that stands still shows here before its sync ends.",
                 "s",
                 "metastore-disk-stalled",
-                vec![ask("max by (@P) (metastore_wal_sync_pending_seconds{@S})", POD)],
+                gauge_of_each("metastore_wal_sync_pending_seconds"),
             ),
             lines(
                 "Writes that share a sync",
@@ -93,7 +93,7 @@ pub(super) fn board() -> Board {
                 "Bytes of the log that were made durable.",
                 "Bps",
                 "metastore-disk-slow",
-                vec![ask("sum by (@P) (rate(metastore_log_synced_bytes_total{@S}[@W]))", POD)],
+                rate_of_each("metastore_log_synced_bytes_total"),
             ),
             lines(
                 "Entries in one sync",
@@ -117,7 +117,7 @@ pub(super) fn board() -> Board {
                 "Segments of the log on disk.",
                 "short",
                 "metastore-member-lagging",
-                vec![ask("max by (@P) (metastore_wal_segments{@S})", POD)],
+                gauge_of_each("metastore_wal_segments"),
             ),
             lines(
                 "Entries kept",
@@ -169,7 +169,7 @@ pub(super) fn board() -> Board {
                 "Bytes of the newest snapshot of each member.",
                 "bytes",
                 "metastore-member-lagging",
-                vec![ask("max by (@P) (metastore_snapshot_bytes{@S})", POD)],
+                gauge_of_each("metastore_snapshot_bytes"),
             ),
             lines(
                 "Entries since the snapshot",
@@ -216,7 +216,7 @@ pub(super) fn board() -> Board {
                 "Applies that took longer than --warning-apply-duration.",
                 "cps",
                 "metastore-cpu-starved",
-                vec![ask("sum by (@P) (rate(etcd_server_slow_apply_total{@S}[@W]))", POD)],
+                rate_of_each("etcd_server_slow_apply_total"),
             ),
         ],
     }
