@@ -182,10 +182,11 @@ fn leases_are_kept_alive_at_a_third_of_their_time() {
     let time = ["--duration", "1.5", "--warmup", "0"];
     let report = report(&store, &[&["lease", "keepalive"][..], &leases, &time].concat());
     let renewals = store.store.contents.lock().unwrap().leases.clone();
-    // Each is due once a second, so one or two times.
+    // Each is due once a second, so one or two times. What was due in time is sent, however late: the
+    // sum is the same on any machine.
     assert!(renewals.len() == 100 && renewals.values().all(|renewals| (1..=2).contains(renewals)));
     let all: u64 = renewals.values().sum();
-    assert!((148..=153).contains(&all), "{all}");
+    assert_eq!(all, 150);
     // One of them has run out, which is no success.
     let gone = renewals[&i64::MAX];
     assert_eq!(report["ops"].as_u64(), Some(all - gone));
@@ -212,20 +213,22 @@ fn the_seconds_of_a_load_add_up_to_it() {
 #[test]
 fn progress_is_a_line_a_second_and_none_when_a_program_reads() {
     let store = start();
+    let (line, ..) = interrupt(&store, &["put", "--rate", "50"], rustix::process::Signal::INT);
+    let (second, rest) = line.strip_prefix("  ").unwrap().split_once(" s: ").unwrap();
+    assert!(second.parse::<u32>().unwrap() >= 1, "{line}");
+    assert!(rest.contains(" done, ") && rest.contains("p99"), "{line}");
     let load = ["bench", "put", "--rate", "50", "--duration", "1.5", "--warmup", "0"];
-    let lines = text(&run(&store, &load).stderr);
-    assert!(lines.starts_with("  1 s: "), "{lines}");
-    assert!(lines.lines().all(|line| line.contains(" done, ") && line.contains("p99")), "{lines}");
     let output = run(&store, &[&["--json"][..], &load].concat());
     assert!(output.status.success() && output.stderr.is_empty());
 }
 
-/// Starts a load without an end, waits until it is measured, and sends it a signal.
+/// Starts a load without an end, waits until it is measured, and sends it a signal: the first line
+/// about what is measured, the exit code, and what it printed.
 fn interrupt(
     store: &Running,
     arguments: &[&str],
     signal: rustix::process::Signal,
-) -> (i32, String) {
+) -> (String, i32, String) {
     use rustix::process::{Pid, kill_process};
     let mut load = Command::new(env!("CARGO_BIN_EXE_metactl"))
         .args(["--endpoints", &store.address.to_string(), "bench"])
@@ -243,7 +246,7 @@ fn interrupt(
     kill_process(Pid::from_child(&load), signal).unwrap();
     let mut said = String::new();
     load.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    (load.wait().unwrap().code().unwrap(), said)
+    (measured, load.wait().unwrap().code().unwrap(), said)
 }
 
 #[test]
@@ -260,7 +263,7 @@ fn a_load_that_is_ended_shows_what_it_has() {
     std::thread::scope(|scope| {
         for (arguments, signal, code) in cases {
             scope.spawn(move || {
-                let (ended, said) = interrupt(store, arguments, signal);
+                let (_, ended, said) = interrupt(store, arguments, signal);
                 assert_eq!(ended, code, "{said}");
                 assert!(said.contains("interrupted") && said.contains("latency"), "{said}");
             });

@@ -19,6 +19,10 @@ fn metactl(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+/// An address on which nobody listens, and which no other test is given: the kernel gives whoever
+/// asks for any port one from 32768 on.
+const NOBODY: &str = "127.0.0.1:1";
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }

@@ -1,7 +1,7 @@
 //! Whatever is wrong is said in one line on standard error that names the thing, with an exit code
 //! that is not 0.
 
-use crate::{metactl, text};
+use crate::{NOBODY, metactl, text};
 
 /// Runs and expects one line of complaint.
 fn complaint(arguments: &[&str], code: i32) -> String {
@@ -81,10 +81,6 @@ fn values_out_of_their_range_are_named_with_it() {
 
 #[test]
 fn an_endpoint_nobody_listens_on_is_named() {
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().to_string()
-    };
     for command in [
         &["get", "k"][..],
         &["put", "k", "v"],
@@ -93,9 +89,9 @@ fn an_endpoint_nobody_listens_on_is_named() {
         &["bench", "watch"],
         &["members"],
     ] {
-        let arguments = [&["--timeout", "2", "--endpoints", &nobody][..], command].concat();
+        let arguments = [&["--timeout", "2", "--endpoints", NOBODY][..], command].concat();
         let said = complaint(&arguments, 1);
-        assert!(said.contains(&nobody) && said.contains("cannot be reached"), "{said}");
+        assert!(said.contains(NOBODY) && said.contains("cannot be reached"), "{said}");
     }
 }
 
