@@ -9,6 +9,9 @@
 //! disks, as in BBR (Cardwell et al., 2016); what is beyond it is queueing, and the next batch leaves no
 //! sooner than a multiple of that after the last one. A quiet member, or one whose peers are merely far
 //! away, never waits.
+//!
+//! Queueing may be other programs', and the callers few: then a batch that waits finds no company, and
+//! waiting is given up for a while.
 
 use std::collections::VecDeque;
 
@@ -20,6 +23,10 @@ const QUEUEING_FACTOR: u64 = 3;
 const SMOOTHING: u64 = 8;
 /// The least time to commit is taken from one to two such periods.
 const PERIOD_US: u64 = 10_000_000;
+/// Batches that leave at once after those that waited have found less than one companion.
+const UNHELD_BATCHES: u32 = 64;
+/// What one companion counts.
+const COMPANION: u64 = 256;
 /// Batches on their way that are timed; more are not.
 const TIMED_MAX: usize = 64;
 
@@ -33,9 +40,30 @@ pub(crate) struct Pace {
     commit_us: u64,
     /// The least time to commit.
     least_us: Lately,
+    /// Smoothed number of commands beside the first in batches that waited, in [`COMPANION`]s.
+    company: u64,
+    /// So many batches are not made to wait.
+    unheld: u32,
 }
 
 impl Pace {
+    /// A batch of so many commands is about to leave, which could have left at `due_us`.
+    pub(crate) fn gathered(&mut self, commands: usize, due_us: u64, gather_us_max: u64) {
+        if self.unheld > 0 {
+            self.unheld -= 1;
+            return;
+        }
+        if self.next_us(gather_us_max) <= due_us {
+            return;
+        }
+        let found = COMPANION * (commands as u64).saturating_sub(1);
+        self.company = (self.company * (SMOOTHING - 1) + found) / SMOOTHING;
+        if self.company < COMPANION {
+            // The next one that waits tells whether it is worth it again.
+            (self.company, self.unheld) = (COMPANION, UNHELD_BATCHES);
+        }
+    }
+
     /// A batch leaves whose last entry has this index.
     pub(crate) fn left(&mut self, now_us: u64, last_index: u64) {
         self.left_us = now_us;
@@ -64,7 +92,9 @@ impl Pace {
 
     /// When the next batch may leave, at most so long after the last.
     pub(crate) fn next_us(&self, gather_us_max: u64) -> u64 {
-        let Some(least_us) = self.least_us.get(u64::min) else { return 0 };
+        let Some(least_us) = self.least_us.get(u64::min).filter(|_| self.unheld == 0) else {
+            return 0;
+        };
         let queueing_us = self.commit_us.saturating_sub(least_us);
         self.left_us.saturating_add((QUEUEING_FACTOR * queueing_us).min(gather_us_max))
     }
@@ -123,6 +153,37 @@ mod tests {
     fn a_network_that_has_become_slower_is_not_taken_for_queueing_for_ever() {
         let slower = std::iter::once(500).chain([2_500; (2 * PERIOD_US / 2_500) as usize + 2]);
         assert_eq!(gathers_us(slower), 0);
+    }
+
+    /// Batches of so many commands each that come right after the last has left: which of them wait.
+    fn waits(pace: &mut Pace, commands: usize, batches: usize) -> Vec<bool> {
+        let batch = |_| {
+            let due_us = pace.left_us;
+            let next_us = pace.next_us(GATHER_US_MAX);
+            pace.gathered(commands, due_us, GATHER_US_MAX);
+            pace.left(next_us.max(due_us), 1_000_000);
+            next_us > due_us
+        };
+        (0..batches).map(batch).collect()
+    }
+
+    #[test]
+    fn waiting_that_finds_no_company_is_given_up_and_tried_again_now_and_then() {
+        let (mut pace, _) = after(std::iter::once(500).chain([2_500; 100]));
+        let round = 1 + UNHELD_BATCHES as usize;
+        let waits = waits(&mut pace, 1, 10 * round);
+        assert!(waits.iter().enumerate().all(|(n, waits)| *waits == (n % round == 0)), "{waits:?}");
+    }
+
+    #[test]
+    fn waiting_that_finds_company_goes_on() {
+        let (mut pace, _) = after(std::iter::once(500).chain([2_500; 100]));
+        assert_eq!(waits(&mut pace, 20, 50), [true; 50]);
+        // Of few callers the last ones are still company.
+        assert_eq!(waits(&mut pace, 2, 500), [true; 500]);
+        // Nobody comes any more: it is found out within a few batches.
+        let alone = waits(&mut pace, 1, 100);
+        assert_eq!(alone.iter().filter(|waits| **waits).count(), 2);
     }
 
     #[test]

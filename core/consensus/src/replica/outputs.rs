@@ -79,6 +79,10 @@ impl Replica {
         if self.batch_due_us().is_none_or(|due_us| due_us > self.now_us) {
             return;
         }
+        let batching = &self.config.batching;
+        if let Some(due_us) = self.making.due_us(batching) {
+            self.pace.gathered(self.making.len(), due_us, batching.gather_us_max);
+        }
         let entries = self.making.take_entries(&self.config.batching);
         let entries = entries.into_iter().map(convert::proposal).collect();
         let before = self.raw.raft.state;
