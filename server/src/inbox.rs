@@ -274,8 +274,10 @@ impl Inbox {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().len() == 0
+    /// Something waits, and little enough for whoever finds it.
+    pub(crate) fn is_little(&self) -> bool {
+        let lanes = self.lock();
+        lanes.len() > 0 && lanes.may_help()
     }
 
     fn take_if(&self, wanted: impl FnOnce(&Lanes) -> bool) -> Option<Vec<Input>> {

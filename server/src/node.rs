@@ -8,7 +8,8 @@
 //!                                    └─ reply ─▶ callers
 //! ```
 //!
-//! The member's turn is the raft thread's; while that rests, whoever brings a little takes it (`inbox`).
+//! The member's turn is the raft thread's; while that rests, whoever brings a little takes it (`inbox`),
+//! and afterwards applies what the step has found, if that too is little (`apply_turn`).
 //! Whoever has the turn never waits for disk, apply or a reader. What must not happen before the disk has
 //! it is held inside the member, so the order in which this file carries effects out does not matter
 //! for safety; it is the order that costs least time. The channels between the threads have no bound
@@ -16,13 +17,17 @@
 //!
 //! Any failure of the log ends the member: [`Fatal`] tells `main`, nothing is acknowledged any more.
 
-mod apply_thread;
+mod applier;
+mod apply_turn;
+mod combining;
 mod inbound;
 mod log_thread;
 mod raft_thread;
 mod snapshot_thread;
 mod stage_clock;
 mod steward;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -30,6 +35,8 @@ use std::time::Duration;
 
 use member::{ApplyWorker, LogWorker, Member};
 use tokio::sync::watch;
+
+use apply_turn::ApplyTurn;
 
 use crate::backend::BackendWriter;
 use crate::disk::OsDisk;
@@ -39,8 +46,8 @@ use crate::peers::Peers;
 use crate::propose::{Handle, Shared};
 use crate::seldom::Seldom;
 
-pub use apply_thread::AppliedSink;
-pub(crate) use apply_thread::addresses;
+pub use applier::AppliedSink;
+pub(crate) use applier::addresses;
 pub(crate) use inbound::NodeInbound;
 pub(crate) use snapshot_thread::SnapshotDoor;
 pub use steward::{StewardConfig, run as run_steward};
@@ -128,38 +135,35 @@ impl Node {
             parts;
         let inbox = Arc::clone(&shared.inbox);
         let (to_log, log_tasks) = std::sync::mpsc::channel();
-        let (to_apply, apply_tasks) = std::sync::mpsc::channel();
         let mut threads = Vec::new();
         threads.push(spawn("log", &fatal, {
             let (inbox, fatal) = (Arc::clone(&inbox), fatal.clone());
             let (metrics, shared) = (Arc::clone(&metrics), Arc::clone(&shared));
             move || log_thread::run(log, &log_tasks, &inbox, &metrics, &shared, &fatal)
         })?);
+        let warning_duration = shared.warning_apply_duration.as_micros();
+        let applier = applier::Applier {
+            worker: apply,
+            shared: Arc::clone(&shared),
+            snapshots,
+            backend,
+            sinks,
+            peers: peers.clone(),
+            warning_duration_us: u64::try_from(warning_duration).unwrap_or(u64::MAX),
+            slow: Seldom::default(),
+            sweeping_since_us: None,
+            metrics: Arc::clone(&metrics),
+        };
+        let apply = Arc::new(ApplyTurn::new(applier, fatal.clone()));
         threads.push(spawn("apply", &fatal, {
-            let (shared, fatal) = (Arc::clone(&shared), fatal.clone());
-            let peers = peers.clone();
-            let warning_duration = shared.warning_apply_duration.as_micros();
-            let warning_duration_us = u64::try_from(warning_duration).unwrap_or(u64::MAX);
-            let mut thread = apply_thread::ApplyThread {
-                worker: apply,
-                shared,
-                snapshots,
-                backend,
-                sinks,
-                peers,
-                warning_duration_us,
-                slow: Seldom::default(),
-                sweeping_since_us: None,
-                metrics: Arc::clone(&metrics),
-                fatal,
-            };
-            move || thread.run(&apply_tasks)
+            let (apply, inbox) = (Arc::clone(&apply), Arc::clone(&inbox));
+            move || apply.run(&|| inbox.wake())
         })?);
         threads.push(spawn("raft", &fatal, {
             let fatal = fatal.clone();
             let (shared, peers) = (Arc::clone(&shared), peers.clone());
             let stepper =
-                raft_thread::Stepper::new(member, shared, peers, to_log, to_apply, metrics, fatal);
+                raft_thread::Stepper::new(member, shared, peers, to_log, apply, metrics, fatal);
             let turn = Arc::new(raft_thread::RaftTurn::new(stepper));
             let helpers = Arc::downgrade(&turn);
             inbox.open(helpers);

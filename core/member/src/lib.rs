@@ -30,6 +30,7 @@
 mod apply;
 mod boot;
 mod door;
+mod effort;
 mod hints;
 pub mod identity;
 mod lease_clock;
@@ -49,6 +50,7 @@ pub use boot::{
     force_new_cluster, join, read_log, recover, recover_from,
 };
 pub use door::{Effects, Forward, Input, LeaseTtl, MemberConfig, Proposal, Reply};
+pub use effort::Effort;
 pub use hints::{FALSE_HINTS_MAX, FALSE_HINTS_WITHIN_US, HintStatus, SILENCED_US};
 pub use lease_clock::LeaseClock;
 pub use log_worker::{DiskTask, LogWorker};

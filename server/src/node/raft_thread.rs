@@ -1,16 +1,19 @@
 //! Drain, step, carry out: by the raft thread, or by whoever brings something to a member at rest.
 
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use member::{ApplyTask, DiskTask, Effects, Forward, Input, Member, Reply, consensus};
 use otlp::Span;
 use proto::peer::RaftMessage;
 
-use super::apply_thread::ApplyWork;
+use super::applier::Applier;
+use super::apply_turn::ApplyTurn;
+use super::combining::Combining;
 use super::log_thread::LogWork;
 use super::stage_clock::{Since, StageClock};
 use super::{Fatal, REMOVED, panic_text};
@@ -31,53 +34,59 @@ const HELP_TURNS_MAX: usize = 4;
 
 /// The member and who may step it: one at a time.
 pub(super) struct RaftTurn {
-    /// `None`: over, or a step has failed and left the member in no state to be stepped again.
-    stepper: Mutex<Option<Stepper>>,
+    stepper: Combining<Stepper>,
     inbox: Arc<Inbox>,
+    apply: Arc<ApplyTurn<Applier>>,
     fatal: Fatal,
 }
 
 impl RaftTurn {
     pub(super) fn new(stepper: Stepper) -> Self {
         let (inbox, fatal) = (Arc::clone(&stepper.shared.inbox), stepper.fatal.clone());
-        RaftTurn { stepper: Mutex::new(Some(stepper)), inbox, fatal }
+        let apply = Arc::clone(&stepper.apply);
+        RaftTurn { stepper: Combining::new(stepper), inbox, apply, fatal }
     }
 
     /// The raft thread: whatever nobody else has taken, and whatever time brings.
     pub(super) fn run(&self) {
         while self.inbox.wait() {
-            let mut stepper = self.stepper.lock().unwrap_or_else(PoisonError::into_inner);
-            let (Some(stepper), Some(inputs)) = (stepper.as_mut(), self.inbox.take()) else {
+            let stepped = self.stepper.take(|stepper| {
+                let inputs = self.inbox.take()?;
+                self.inbox.set_due(stepper.step(inputs));
+                Some(())
+            });
+            if stepped.flatten().is_none() {
                 break;
-            };
-            self.inbox.set_due(stepper.step(inputs));
+            }
+            self.apply.try_take();
         }
         // Whom it spoke to ends with it.
-        *self.stepper.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.stepper.end();
     }
 }
 
 impl Turn for RaftTurn {
     fn try_take(&self) {
-        for _ in 0..HELP_TURNS_MAX {
-            let Ok(mut held) = self.stepper.try_lock() else { return };
-            let Some(stepper) = held.as_mut() else { return };
-            let Some(inputs) = self.inbox.take_little() else { return };
+        let step = |stepper: &mut Stepper| {
+            let Some(inputs) = self.inbox.take_little() else { return ControlFlow::Continue(()) };
             match catch_unwind(AssertUnwindSafe(|| stepper.step(inputs))) {
                 Ok(due) => self.inbox.set_due(due),
                 Err(panic) => {
-                    *held = None;
                     let why = panic_text(panic.as_ref());
-                    return self.fatal.raise(format!("a step of the member failed: {why}"));
+                    self.fatal.raise(format!("a step of the member failed: {why}"));
+                    return ControlFlow::Break(());
                 }
             }
-            drop(held);
-            // Whoever came in between left it to this turn.
-            if self.inbox.is_empty() {
-                return;
-            }
+            ControlFlow::Continue(())
+        };
+        let is_left = || {
+            // What the step has found to apply; the report of it is then left for the next turn.
+            self.apply.try_take();
+            self.inbox.is_little()
+        };
+        if !self.stepper.try_take(HELP_TURNS_MAX, step, is_left) {
+            self.inbox.pass_on();
         }
-        self.inbox.pass_on();
     }
 }
 
@@ -86,7 +95,7 @@ pub(super) struct Stepper {
     shared: Arc<Shared>,
     peers: Peers,
     to_log: Sender<LogWork>,
-    to_apply: Sender<ApplyWork>,
+    apply: Arc<ApplyTurn<Applier>>,
     metrics: Arc<Metrics>,
     fatal: Fatal,
     status_at: Option<Instant>,
@@ -103,7 +112,7 @@ impl Stepper {
         shared: Arc<Shared>,
         peers: Peers,
         to_log: Sender<LogWork>,
-        to_apply: Sender<ApplyWork>,
+        apply: Arc<ApplyTurn<Applier>>,
         metrics: Arc<Metrics>,
         fatal: Fatal,
     ) -> Self {
@@ -114,7 +123,7 @@ impl Stepper {
             shared,
             peers,
             to_log,
-            to_apply,
+            apply,
             metrics,
             fatal,
             status_at: None,
@@ -167,7 +176,7 @@ impl Stepper {
         self.stages.committed(now_us, self.member.commit_index());
         if !apply.is_empty() {
             let since = self.stages.given_to_apply(last_index(&apply));
-            drop(self.to_apply.send(ApplyWork { tasks: apply, since }));
+            self.apply.push(apply, since);
         }
         if !net.is_empty() {
             self.peers.send(net);
@@ -331,6 +340,12 @@ impl Stepper {
         }
         self.heartbeat_interval_us = status.effective_timing.heartbeat_interval_us;
         self.shared.replica.store(Some(Arc::new(status)));
+    }
+}
+
+impl Drop for Stepper {
+    fn drop(&mut self) {
+        self.apply.close();
     }
 }
 

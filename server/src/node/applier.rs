@@ -1,7 +1,6 @@
 //! Applies what is committed, lets readers see it, then tells everyone who waits.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::SystemTime;
 
 use member::{Applied, ApplyTask, ApplyWorker, Completion, Input, Proposal};
@@ -11,8 +10,9 @@ use proto::log::{Command, RequestId, command};
 use state::parts::Changes;
 use state::{Outcome, Response, View};
 
+use super::SnapshotDoor;
+use super::apply_turn::{Apply, ApplyWork};
 use super::stage_clock::Since;
-use super::{Fatal, SnapshotDoor};
 use crate::backend::BackendWriter;
 use crate::metrics::{Batch, Metrics, Stage};
 use crate::peers::{PeerAddress, Peers};
@@ -25,13 +25,8 @@ pub trait AppliedSink: Send {
     fn applied(&mut self, view: &View, changes: &Changes, replaced: bool);
 }
 
-/// Tasks of one step, and since when how many of the commands in them are committed.
-pub(super) struct ApplyWork {
-    pub(super) tasks: Vec<ApplyTask>,
-    pub(super) since: Vec<Since>,
-}
-
-pub(super) struct ApplyThread {
+/// Owns the state, and knows everyone who is to hear of it. Whoever has it applies (`apply_turn`).
+pub(super) struct Applier {
     pub(super) worker: ApplyWorker,
     pub(super) shared: Arc<Shared>,
     pub(super) snapshots: SnapshotDoor,
@@ -39,7 +34,6 @@ pub(super) struct ApplyThread {
     pub(super) sinks: Vec<Box<dyn AppliedSink>>,
     pub(super) peers: Peers,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) fatal: Fatal,
     /// Longer applies are told of.
     pub(super) warning_duration_us: u64,
     pub(super) slow: Seldom,
@@ -47,60 +41,43 @@ pub(super) struct ApplyThread {
     pub(super) sweeping_since_us: Option<u64>,
 }
 
-impl ApplyThread {
-    pub(super) fn run(&mut self, tasks: &Receiver<ApplyWork>) {
-        loop {
-            let ApplyWork { tasks: mut batch, mut since } = match tasks.try_recv() {
-                Ok(batch) => batch,
-                // Nothing to apply: the moment to go on with a compaction.
-                Err(TryRecvError::Empty) => match self.sweep() {
-                    Some((view, changes)) => {
-                        self.shared.view.store(Arc::new(view.clone()));
-                        // Whoever keeps an older view keeps what was swept alive with it.
-                        for sink in &mut self.sinks {
-                            sink.applied(&view, &changes, false);
-                        }
-                        self.backend.applied(&view, changes, false);
-                        continue;
-                    }
-                    None => match tasks.recv() {
-                        Ok(batch) => batch,
-                        Err(_) => return,
-                    },
-                },
-                Err(TryRecvError::Disconnected) => return,
-            };
-            while let Ok(more) = tasks.try_recv() {
-                batch.extend(more.tasks);
-                since.extend(more.since);
+impl Apply for Applier {
+    fn apply(&mut self, work: ApplyWork, reported: &dyn Fn()) -> Result<(), String> {
+        let ApplyWork { tasks, mut since } = work;
+        for task in joined(tasks) {
+            let snapshots = self.snapshots.clone();
+            let traced = self.shared.flights.are_any().then(SystemTime::now);
+            let began_us = self.shared.now_us();
+            let restores = matches!(task, ApplyTask::Restore(_));
+            self.metrics.snapshot_applies.set(i64::from(restores));
+            let result = self.worker.run(task, &mut |meta| snapshots.load(meta.clone()));
+            self.metrics.snapshot_applies.set(0);
+            let applied = result.map_err(|error| error.to_string())?;
+            if let Some(start) = traced {
+                let ids = applied.completed.iter().map(|done| (&done.id, done.index));
+                self.shared.flights.applied(ids, start);
             }
-            for task in joined(batch) {
-                let snapshots = self.snapshots.clone();
-                let traced = self.shared.flights.are_any().then(SystemTime::now);
-                let began_us = self.shared.now_us();
-                let restores = matches!(task, ApplyTask::Restore(_));
-                self.metrics.snapshot_applies.set(i64::from(restores));
-                let result = self.worker.run(task, &mut |meta| snapshots.load(meta.clone()));
-                self.metrics.snapshot_applies.set(0);
-                match result {
-                    Ok(applied) => {
-                        if let Some(start) = traced {
-                            let ids = applied.completed.iter().map(|done| (&done.id, done.index));
-                            self.shared.flights.applied(ids, start);
-                        }
-                        let applied_us = self.spread(applied, &mut since, began_us);
-                        self.note_slow(applied_us.saturating_sub(began_us));
-                    }
-                    Err(error) => {
-                        return self.fatal.raise(error.to_string());
-                    }
-                }
-            }
+            let applied_us = self.spread(applied, &mut since, began_us, reported);
+            self.note_slow(applied_us.saturating_sub(began_us));
         }
+        Ok(())
     }
 
+    fn sweep(&mut self) -> bool {
+        let Some((view, changes)) = self.sweep_on() else { return false };
+        self.shared.view.store(Arc::new(view.clone()));
+        // Whoever keeps an older view keeps what was swept alive with it.
+        for sink in &mut self.sinks {
+            sink.applied(&view, &changes, false);
+        }
+        self.backend.applied(&view, changes, false);
+        true
+    }
+}
+
+impl Applier {
     /// A step of a compaction, if one is under way.
-    fn sweep(&mut self) -> Option<(View, Changes)> {
+    fn sweep_on(&mut self) -> Option<(View, Changes)> {
         let began_us = self.shared.now_us();
         let swept = self.worker.sweep();
         let now_us = self.shared.now_us();
@@ -120,7 +97,13 @@ impl ApplyThread {
     }
 
     /// Shows and tells what was applied. Returns when readers could see it.
-    fn spread(&mut self, applied: Applied, since: &mut Vec<Since>, began_us: u64) -> u64 {
+    fn spread(
+        &mut self,
+        applied: Applied,
+        since: &mut Vec<Since>,
+        began_us: u64,
+        reported: &dyn Fn(),
+    ) -> u64 {
         let Applied { report, completed, view, changes, snapshot, replaced } = applied;
         // Readers first: who is answered now must find the own write.
         self.shared.view.store(Arc::new(view.clone()));
@@ -160,7 +143,7 @@ impl ApplyThread {
                 self.shared.proposals.call(done.id.sequence, ended);
             }
         }
-        self.shared.inbox.wake();
+        reported();
         self.metrics.applies.note(&batch, applied_us.saturating_sub(began_us));
         let bytes: usize = changes.records.iter().map(|record| record.as_bytes().len()).sum();
         self.metrics.put_bytes.add(i64::try_from(bytes).unwrap_or(i64::MAX));
