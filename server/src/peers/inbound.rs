@@ -32,6 +32,7 @@ use super::codec::{FrameCodec, Received};
 use super::compress::Reads;
 use super::link::{Lane, Link};
 use super::outbound::{APPEND, CONTROL, LEADER, SNAPSHOT};
+use super::waits::HELLO_TIMEOUT;
 use super::wire::Caller;
 use super::{Chunks, Core, Inbound, pages, snapshot, wire};
 use crate::strangers::{Stranger, Strangers};
@@ -42,8 +43,6 @@ const CONNECTIONS_MAX: usize = 512;
 /// Connections at one time on which no member has greeted yet; one more, and the oldest is closed.
 const STRANGERS_MAX: usize = 256;
 const _: () = assert!(STRANGERS_MAX < CONNECTIONS_MAX, "strangers must leave room for members");
-/// For the greeting, once a stream is open.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest frame on the control connection.
 pub(super) const CONTROL_FRAME_BYTES_MAX: usize = 256 << 10;
 /// Largest question to the leader.

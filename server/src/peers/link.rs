@@ -481,6 +481,11 @@ impl Link {
         lock(&self.health).probes.rtt()
     }
 
+    /// The smoothed round trip; zero: not known.
+    pub(super) fn round_trip(&self) -> Duration {
+        Duration::from_micros(self.rtt().map_or(0, |rtt| rtt.srtt_us()))
+    }
+
     /// How long nothing has been heard.
     pub(super) fn silence(&self, now: Instant) -> Duration {
         lock(&self.health)

@@ -105,10 +105,10 @@ impl Collector for LinkCollector {
             families.extend(metric.collect());
         }
         let local = format!("{:x}", self.core.config.member_id);
-        let (now, quiet_after) = (Instant::now(), self.core.quiet_after());
+        let now = Instant::now();
         let (active, disconnected) = (catalogue::gauges(ACTIVE), catalogue::counters(DISCONNECTED));
         for (id, link) in &named {
-            let is_active = link.state(now, quiet_after) == LinkState::Healthy;
+            let is_active = link.state(now, self.core.quiet_after(link)) == LinkState::Healthy;
             active.with_label_values(&[&local, id]).set(i64::from(is_active));
             disconnected.with_label_values(&[&local, id]).inc_by(link.losses());
         }

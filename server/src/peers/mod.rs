@@ -38,6 +38,7 @@ mod pages;
 mod ports;
 mod probes;
 mod snapshot;
+mod waits;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -77,8 +78,6 @@ const ENTRY_BYTES: usize = 96;
 const TRACE_BYTES: usize = 56;
 /// How often a stopping transport looks whether all has arrived.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(2);
-/// A peer silent for this long is given a new connection, however short the election timeout.
-const SILENCE_MIN: Duration = Duration::from_secs(2);
 /// Largest answer of a leader.
 const LEADER_REPLY_BYTES_MAX: usize = 256 << 10;
 
@@ -469,14 +468,14 @@ impl Peers {
     /// Every peer, as of now.
     pub fn links(&self) -> BTreeMap<u64, PeerLink> {
         let now = Instant::now();
-        let quiet_after = self.core.quiet_after();
         let links = self.core.links();
-        links.iter().map(|(id, link)| (*id, link.view(now, quiet_after))).collect()
+        let view = |link: &Link| link.view(now, self.core.quiet_after(link));
+        links.iter().map(|(id, link)| (*id, view(link))).collect()
     }
 
     /// How one peer can be reached: cheaper than [`Peers::links`]. `None`: there is no such peer.
     pub fn link_state(&self, id: u64) -> Option<LinkState> {
-        let state = |link: &Arc<Link>| link.state(Instant::now(), self.core.quiet_after());
+        let state = |link: &Arc<Link>| link.state(Instant::now(), self.core.quiet_after(link));
         self.core.links().get(&id).map(state)
     }
 
@@ -566,14 +565,15 @@ impl Core {
     }
 
     /// A healthy link is heard from at least once in this time.
-    fn quiet_after(&self) -> Duration {
-        self.config.limits.probe_interval + SILENCE_MIN
+    fn quiet_after(&self, link: &Link) -> Duration {
+        waits::quiet_after(self.config.limits.probe_interval, link.round_trip())
     }
 
     /// A connection silent for longer is made anew.
-    fn silence_max(&self) -> Duration {
-        let doubtful = 2 * self.config.timing.election_timeout();
-        doubtful.max(SILENCE_MIN).max(3 * self.config.limits.probe_interval)
+    fn silence_max(&self, link: &Link) -> Duration {
+        let election_timeout = self.config.timing.election_timeout();
+        let probe_interval = self.config.limits.probe_interval;
+        waits::silence_max(election_timeout, probe_interval, link.round_trip())
     }
 
     fn count_refused(&self) {

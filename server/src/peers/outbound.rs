@@ -23,6 +23,7 @@ use super::admission::{Refusal, Topic};
 use super::codec::{Frame, FrameCodec, Received};
 use super::compress::{Agreed, Reads};
 use super::link::{Bulk, Lane, Link, Urgent};
+use super::waits::GREETING_TIMEOUT;
 use super::wire::Dialled;
 use super::{Core, Reports, gone, wire};
 
@@ -32,8 +33,6 @@ pub(super) const CONTROL: &str = "/metastore.peer.v1.Peer/Control";
 pub(super) const SNAPSHOT: &str = "/metastore.peer.v1.Peer/Snapshot";
 pub(super) const LEADER: &str = "/metastore.peer.v1.Peer/Leader";
 
-/// For the connection and the answer to the greeting.
-pub(super) const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer that is read on the append and control connections.
 const REPLY_BYTES_MAX: usize = 64 << 10;
 /// First wait before connecting again; doubled each time,
@@ -42,8 +41,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// or to this when the peer will not have us.
 const RETRY_REFUSED_MAX: Duration = Duration::from_secs(5);
-/// A connection that stood this long begins over with short waits.
-const STOOD_LONG: Duration = Duration::from_secs(1);
+/// An attempt that lasted this long, whether the connection stood or not, begins over with short waits:
+/// far away it takes its time by itself.
+const LASTED_LONG: Duration = Duration::from_secs(1);
 
 /// How often a connection asks whether its peer has fallen silent; twice in a row, and it has.
 const SILENCE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -135,7 +135,7 @@ pub(super) async fn keep(core: Arc<Core>, reports: Arc<dyn Reports>, link: Arc<L
                 ended.why
             );
         }
-        if begun.elapsed() >= STOOD_LONG {
+        if begun.elapsed() >= LASTED_LONG {
             backoff.reset();
         }
         let max = if ended.refusal.is_some() { RETRY_REFUSED_MAX } else { RETRY_MAX };
@@ -247,7 +247,7 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
             },
             () = tokio::time::sleep_until(next_check) => {
                 let now = Instant::now();
-                if link.silence(now) <= core.silence_max() {
+                if link.silence(now) <= core.silence_max(link) {
                     is_suspect = false;
                 } else if !is_suspect {
                     // It may be this member that was asleep.

@@ -2,7 +2,6 @@
 //! asked of others before this member's own raft runs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -13,13 +12,12 @@ use proto::log::Member;
 use serde::{Deserialize, Serialize};
 use tonic::body::Body;
 
+use super::waits::FETCH_TIMEOUT;
 use super::{Inbound, wire};
 use crate::config::Url;
 use crate::tls::Tls;
 
 const CLUSTER_ID_HEADER: &str = "X-Etcd-Cluster-Id";
-/// For one peer to answer.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer that is read.
 const FETCH_BYTES_MAX: usize = 1 << 20;
 

@@ -31,7 +31,8 @@ use super::codec::{CHUNKS_PER_SNAPSHOT_MAX, FrameCodec, Received};
 use super::compress::{pack_chunk, unpack_chunk};
 use super::inbound::Door;
 use super::link::{Lane, Link, Way};
-use super::outbound::{Ended, GREETING_TIMEOUT, SNAPSHOT, open_stream};
+use super::outbound::{Ended, SNAPSHOT, open_stream};
+use super::waits::GREETING_TIMEOUT;
 use super::{ChunkHash, Chunks, Core, Inbound, wire};
 
 /// Snapshots received at one time: one leader's, and its successor's.

@@ -12,7 +12,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
@@ -27,6 +26,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::PeersError;
 use super::link::Lane;
+use super::waits::{
+    CALLER_TIMEOUT, CONNECT_TIMEOUT, FETCH_TIMEOUT, GREETING_TIMEOUT, KEEPALIVE_INTERVAL,
+    KEEPALIVE_TIMEOUT,
+};
 use crate::config::{Address, Scheme, Url};
 use crate::serve::{SocketOptions, bind_tcp};
 use crate::strangers::Stranger;
@@ -35,12 +38,6 @@ use crate::tls::{MaybeTls, Speaks, Tls};
 /// What a control connection begins with.
 const CONTROL_PREFACE: &[u8] = b"\0metastore control\n";
 
-/// For a TCP connection to be made, for its preface, and for a member to greet on it.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// An idle connection is asked for a sign of life this often,
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// and given up when none came for this long. TCP gives up unacknowledged data after the same time.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/2 windows of bulk connections: 80 ms of 100 MB/s.
 const BULK_STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const BULK_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -83,7 +80,7 @@ pub(super) async fn dial(url: &Url, lane: Lane, tls: Option<&Arc<Tls>>) -> Resul
         Lane::Bulk | Lane::Snapshot => (BULK_STREAM_WINDOW_BYTES, BULK_CONNECTION_WINDOW_BYTES),
     };
     let endpoint = Endpoint::from(origin)
-        .connect_timeout(HANDSHAKE_TIMEOUT)
+        .connect_timeout(GREETING_TIMEOUT)
         .initial_stream_window_size(stream_window)
         .initial_connection_window_size(connection_window)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -122,7 +119,8 @@ async fn connect(
         }
         _ => return Err(io::Error::other("members speak over TCP alone")),
     };
-    let mut stream = TcpStream::connect((url.host(), url.port())).await?;
+    let connecting = TcpStream::connect((url.host(), url.port()));
+    let mut stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
     set_options(&stream)?;
     if lane == Lane::Control {
         stream.write_all(CONTROL_PREFACE).await?;
@@ -139,7 +137,7 @@ pub(super) async fn connect_for_page(
     tls: Option<&Arc<Tls>>,
 ) -> io::Result<MaybeTls<TcpStream>> {
     let connecting = connect(url, Lane::Bulk, tls, Speaks::Http1);
-    tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await?
+    tokio::time::timeout(FETCH_TIMEOUT, connecting).await?
 }
 
 fn set_options(stream: &TcpStream) -> io::Result<()> {
@@ -166,7 +164,7 @@ pub(super) async fn lane_of(stream: &mut TcpStream) -> io::Result<Lane> {
             Err(io::Error::other("an unknown preface"))
         }
     };
-    tokio::time::timeout(HANDSHAKE_TIMEOUT, first).await?
+    tokio::time::timeout(CALLER_TIMEOUT, first).await?
 }
 
 /// Who calls, as far as a connection shows.
@@ -200,7 +198,7 @@ pub(super) async fn serve<S, F>(
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(CALLER_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -213,7 +211,7 @@ pub(super) async fn serve<S, F>(
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let deadline = tokio::time::sleep(HANDSHAKE_TIMEOUT);
+    let deadline = tokio::time::sleep(CALLER_TIMEOUT);
     tokio::select! {
         // However it ends, the streams on it are told; there is nobody else to tell.
         ended = &mut connection => return drop(ended),
