@@ -15,13 +15,15 @@
 //! brought acknowledgements of its first asking along, and they vouched for younger questions queued
 //! before it: a stale read (etcd-io/etcd#20418, #21378, #21399). Here a question asked again gets a
 //! new context, raft's queue only ever sees rounds this leader began in this term, and an answer
-//! counts only for the very round that is waiting for it. Contexts carry the boot's seed, or an
-//! answer meant for the process that died could reach its successor.
+//! counts only for tickets that were taken before its very question was asked. Contexts carry the
+//! boot's seed, or an answer meant for the process that died could reach its successor.
 //!
 //! Rounds get lost: a leader that has not yet committed in its term drops them, a follower without
 //! a leader drops them, networks do. A change of leader or term begins a lost round again, and a
-//! follower also asks again after half an election timeout; a leader's own round is repeated by
-//! every heartbeat. Tickets that waited too long fail.
+//! follower also asks again after half an election timeout, or twice what an answer took of late; a
+//! leader's own round is repeated by every heartbeat. The leader may be farther away than that: then
+//! no answer would ever be in time, were those to questions asked before not taken, too. Tickets that
+//! waited too long fail.
 
 use std::collections::VecDeque;
 
@@ -30,11 +32,22 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::config::{PEER_READS_WAITING_MAX, READ_WAIT_US, READS_WAITING_MAX};
 use crate::output::ReadReady;
 
+/// However long answers take, one that is lost is asked again within a read's time.
+const TOOK_US_MAX: u64 = READ_WAIT_US / 8;
+/// How often the wait before a question is asked again is doubled.
+const DOUBLINGS_MAX: u32 = 2;
+/// Questions asked again whose answers are still taken; the oldest is forgotten.
+const EARLIER_MAX: usize = 16;
+/// With each answer so small a part of what one took at most is forgotten.
+const TOOK_WEARS: u64 = 8;
+
 /// A local read.
 #[derive(Clone, Copy, Debug)]
 struct Ticket {
     ticket: u64,
     taken_us: u64,
+    /// In the order they were taken.
+    number: u64,
 }
 
 /// Another member's round.
@@ -50,9 +63,19 @@ struct Round {
     context: Bytes,
     tickets: Vec<Ticket>,
     peers: Vec<PeerRead>,
+    /// The newest ticket taken before it began.
+    through: u64,
     began_us: u64,
     term: u64,
     leader: u64,
+}
+
+/// A follower's question that was asked again before an answer came.
+#[derive(Debug)]
+struct Asked {
+    context: Bytes,
+    through: u64,
+    began_us: u64,
 }
 
 /// Who leads, and whether a leader may answer reads.
@@ -75,6 +98,14 @@ pub(crate) struct Reads {
     gathering: VecDeque<Ticket>,
     gathering_peers: Vec<PeerRead>,
     round: Option<Round>,
+    /// The round's, with other contexts, to the same leader in the same term; oldest first.
+    earlier: VecDeque<Asked>,
+    /// How often the round was asked again.
+    repeats: u32,
+    /// How long an answer took of late.
+    took_us: u64,
+    /// Tickets taken.
+    taken: u64,
     failed: Vec<u64>,
 }
 
@@ -87,6 +118,10 @@ impl Reads {
             gathering: VecDeque::new(),
             gathering_peers: Vec::new(),
             round: None,
+            earlier: VecDeque::new(),
+            repeats: 0,
+            took_us: 0,
+            taken: 0,
             failed: Vec::new(),
         }
     }
@@ -96,7 +131,8 @@ impl Reads {
         if self.waiting() >= READS_WAITING_MAX {
             self.failed.push(ticket);
         } else {
-            self.gathering.push_back(Ticket { ticket, taken_us: now_us });
+            self.taken += 1;
+            self.gathering.push_back(Ticket { ticket, taken_us: now_us, number: self.taken });
         }
     }
 
@@ -115,18 +151,32 @@ impl Reads {
         self.gathering.len() + self.round.as_ref().map_or(0, |round| round.tickets.len())
     }
 
-    /// Whether a round of this context is waiting for its answer.
+    /// Whether an answer to this context is waited for.
     pub(crate) fn expects(&self, context: &[u8]) -> bool {
         self.round.as_ref().is_some_and(|round| round.context == context)
+            || self.earlier.iter().any(|asked| asked.context == context)
     }
 
     /// Gives up rounds that cannot be answered any more and tickets that waited too long.
     pub(crate) fn check(&mut self, now_us: u64, lead: Lead, election_timeout_us: u64) {
-        let outdated = self.round.as_ref().is_some_and(|round| {
-            let lost = !lead.is_self && now_us >= retry_us(round.began_us, election_timeout_us);
-            round.term != lead.term || round.leader != lead.leader || lost
-        });
-        if outdated && let Some(round) = self.round.take() {
+        let is_over = |round: &mut Round| round.term != lead.term || round.leader != lead.leader;
+        let mut outdated = self.round.take_if(is_over);
+        if outdated.is_some() {
+            self.forget_earlier();
+        } else {
+            let due_us = self.round.as_ref().map(|it| self.repeat_us(it, election_timeout_us));
+            let is_late = !lead.is_self && due_us.is_some_and(|due_us| now_us >= due_us);
+            outdated = self.round.take_if(|_| is_late);
+            if let Some(Round { context, through, began_us, .. }) = &outdated {
+                let (context, through, began_us) = (context.clone(), *through, *began_us);
+                self.repeats += 1;
+                self.earlier.push_back(Asked { context, through, began_us });
+                if self.earlier.len() > EARLIER_MAX {
+                    self.earlier.pop_front();
+                }
+            }
+        }
+        if let Some(round) = outdated {
             for ticket in round.tickets.into_iter().rev() {
                 self.gathering.push_front(ticket);
             }
@@ -150,6 +200,15 @@ impl Reads {
                 !expired
             });
         }
+        if self.round.is_none() && self.gathering.is_empty() {
+            // Nobody waits any more.
+            self.forget_earlier();
+        }
+    }
+
+    fn forget_earlier(&mut self) {
+        self.earlier.clear();
+        self.repeats = 0;
     }
 
     /// Whether a round should begin now.
@@ -174,6 +233,7 @@ impl Reads {
             context: context.clone(),
             tickets: self.gathering.drain(..).collect(),
             peers: std::mem::take(&mut self.gathering_peers),
+            through: self.taken,
             began_us: now_us,
             term: lead.term,
             leader: lead.leader,
@@ -181,15 +241,36 @@ impl Reads {
         context
     }
 
-    /// The round of this context is answered: the local reads, and other members' to be told.
+    /// The question of this context is answered: the local reads, and other members' to be told.
     pub(crate) fn complete(
         &mut self,
+        now_us: u64,
         context: &[u8],
         index: u64,
     ) -> Option<(Vec<ReadReady>, Vec<PeerRead>)> {
-        let round = self.round.take_if(|round| round.context == context)?;
         let ready = |ticket: &Ticket| ReadReady { ticket: ticket.ticket, index };
-        Some((round.tickets.iter().map(ready).collect(), round.peers))
+        if let Some(round) = self.round.take_if(|round| round.context == context) {
+            self.took(now_us, round.began_us);
+            self.forget_earlier();
+            return Some((round.tickets.iter().map(ready).collect(), round.peers));
+        }
+        let at = self.earlier.iter().position(|asked| asked.context == context)?;
+        let asked = self.earlier.drain(..=at).next_back()?;
+        self.took(now_us, asked.began_us);
+        // They are questions of this round, whose tickets are in the order they were taken.
+        let round = self.round.as_mut()?;
+        let count = round.tickets.partition_point(|ticket| ticket.number <= asked.through);
+        let done: Vec<Ticket> = round.tickets.drain(..count).collect();
+        if round.tickets.is_empty() {
+            self.round = None;
+            self.forget_earlier();
+        }
+        Some((done.iter().map(ready).collect(), Vec::new()))
+    }
+
+    fn took(&mut self, now_us: u64, began_us: u64) {
+        let worn_us = self.took_us - self.took_us / TOOK_WEARS;
+        self.took_us = worn_us.max(now_us.saturating_sub(began_us));
     }
 
     pub(crate) fn take_failed(&mut self) -> Vec<u64> {
@@ -203,17 +284,20 @@ impl Reads {
     /// When [`Reads::check`] has something to do at the latest.
     pub(crate) fn deadline_us(&self, election_timeout_us: u64, is_leader: bool) -> Option<u64> {
         let round = self.round.as_ref();
-        let retry =
-            round.filter(|_| !is_leader).map(|round| retry_us(round.began_us, election_timeout_us));
+        let retry = round.filter(|_| !is_leader);
+        let retry = retry.map(|round| self.repeat_us(round, election_timeout_us));
         // Tickets are in the order they were taken.
         let oldest = round.and_then(|round| round.tickets.first()).or(self.gathering.front());
         let fail = oldest.map(|ticket| fail_us(ticket.taken_us, election_timeout_us));
         retry.into_iter().chain(fail).min()
     }
-}
 
-fn retry_us(began_us: u64, election_timeout_us: u64) -> u64 {
-    began_us.saturating_add(election_timeout_us / 2)
+    /// When a follower asks again.
+    fn repeat_us(&self, round: &Round, election_timeout_us: u64) -> u64 {
+        let wait_us = (election_timeout_us / 2).max(2 * self.took_us.min(TOOK_US_MAX));
+        let wait_us = wait_us.saturating_mul(1 << self.repeats.min(DOUBLINGS_MAX));
+        round.began_us.saturating_add(wait_us)
+    }
 }
 
 fn fail_us(taken_us: u64, election_timeout_us: u64) -> u64 {
@@ -246,12 +330,12 @@ mod tests {
         let first = reads.begin(0, leader(5));
         reads.push(1, 12);
         assert!(!reads.may_begin(leader(5)), "one round at a time");
-        let (ready, _) = reads.complete(&first, 7).unwrap();
+        let (ready, _) = reads.complete(2, &first, 7).unwrap();
         assert_eq!(tickets(&ready), [10, 11]);
         let second = reads.begin(2, leader(5));
         assert_ne!(first, second);
-        assert!(reads.complete(&first, 8).is_none(), "an answer counts for its own round only");
-        assert_eq!(tickets(&reads.complete(&second, 8).unwrap().0), [12]);
+        assert!(reads.complete(2, &first, 8).is_none(), "an answer counts for its own round only");
+        assert_eq!(tickets(&reads.complete(3, &second, 8).unwrap().0), [12]);
     }
 
     #[test]
@@ -275,7 +359,7 @@ mod tests {
             assert!(!reads.expects(&first));
             let second = reads.begin(3, follower(7, 2));
             assert_ne!(first, second);
-            assert_eq!(tickets(&reads.complete(&second, 8).unwrap().0), [10, 11]);
+            assert_eq!(tickets(&reads.complete(3, &second, 8).unwrap().0), [10, 11]);
         }
     }
 
@@ -288,13 +372,76 @@ mod tests {
         reads.check(499_999, follower(5, 2), ELECTION_US);
         assert!(reads.expects(&first));
         reads.check(500_000, follower(5, 2), ELECTION_US);
-        assert!(!reads.expects(&first));
+        assert!(reads.may_begin(follower(5, 2)));
+        assert_ne!(reads.begin(500_000, follower(5, 2)), first);
 
         let mut reads = Reads::new(1, 9);
         reads.push(0, 10);
         let round = reads.begin(0, leader(5));
         reads.check(6_000_000, leader(5), ELECTION_US);
         assert!(reads.expects(&round));
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_question_was_asked_again_counts_for_tickets_before_it() {
+        let mut reads = Reads::new(1, 9);
+        let lead = follower(5, 2);
+        reads.push(0, 10);
+        let first = reads.begin(0, lead);
+        // In the same microsecond, and yet after the question.
+        reads.push(0, 11);
+        reads.check(500_000, lead, ELECTION_US);
+        let second = reads.begin(500_000, lead);
+        reads.push(500_000, 12);
+        assert_eq!(tickets(&reads.complete(1_200_000, &first, 7).unwrap().0), [10]);
+        assert!(reads.complete(1_200_000, &first, 7).is_none(), "once");
+        assert_eq!(tickets(&reads.complete(1_700_000, &second, 8).unwrap().0), [11]);
+        assert!(!reads.expects(&second));
+        reads.begin(1_700_000, lead);
+        assert_eq!(reads.waiting(), 1);
+    }
+
+    #[test]
+    fn a_follower_asks_again_ever_later_and_not_before_twice_what_an_answer_took() {
+        let mut reads = Reads::new(1, 9);
+        let lead = follower(5, 2);
+        reads.push(0, 10);
+        let mut context = reads.begin(0, lead);
+        assert!(reads.expects(&context));
+        let mut waits = Vec::new();
+        let mut now_us = 0;
+        for _ in 0..4 {
+            let due_us = reads.deadline_us(ELECTION_US, false).unwrap();
+            waits.push((due_us - now_us) / 1_000);
+            now_us = due_us;
+            reads.check(now_us, lead, ELECTION_US);
+            context = reads.begin(now_us, lead);
+        }
+        assert_eq!(waits, [500, 1_000, 2_000, 2_000]);
+        for (took_us, wait_us) in [(600_000, 1_200_000), (9_000_000, 2 * TOOK_US_MAX)] {
+            reads.complete(now_us + took_us, &context, 7).unwrap();
+            reads.push(now_us, 11);
+            context = reads.begin(now_us, lead);
+            assert_eq!(reads.deadline_us(ELECTION_US, false), Some(now_us + wait_us));
+        }
+    }
+
+    #[test]
+    fn questions_asked_again_are_bounded_and_forgotten_when_nobody_waits() {
+        let mut reads = Reads::new(1, 9);
+        let lead = follower(5, 2);
+        reads.push(0, 10);
+        let mut now_us = 0;
+        let first = reads.begin(0, lead);
+        for _ in 0..=EARLIER_MAX {
+            now_us = reads.repeat_us(reads.round.as_ref().unwrap(), 10_000);
+            reads.check(now_us, lead, 10_000);
+            reads.begin(now_us, lead);
+        }
+        assert_eq!(reads.earlier.len(), EARLIER_MAX);
+        assert!(!reads.expects(&first));
+        reads.check(now_us + READ_WAIT_US, lead, 10_000);
+        assert_eq!((reads.take_failed(), reads.earlier.len()), (vec![10], 0));
     }
 
     #[test]
@@ -332,7 +479,7 @@ mod tests {
         assert!(reads.push_peer(theirs.clone()));
         assert!(reads.push_peer(theirs.clone()), "a repeated question counts once");
         let round = reads.begin(0, leader(5));
-        assert_eq!(reads.complete(&round, 8).unwrap().1, std::slice::from_ref(&theirs));
+        assert_eq!(reads.complete(1, &round, 8).unwrap().1, std::slice::from_ref(&theirs));
         reads.push_peer(theirs);
         reads.check(1, follower(6, 2), ELECTION_US);
         assert!(!reads.may_begin(follower(6, 2)));

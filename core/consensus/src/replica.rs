@@ -27,6 +27,7 @@
 //! * **A requested snapshot** stays requested if it is acknowledged before it is reported as sent,
 //!   and is then sent for ever. The request is taken back when the acknowledgement arrives.
 
+mod appends;
 mod elections;
 mod hint;
 mod leases;
@@ -61,6 +62,7 @@ use crate::pace::Pace;
 use crate::reads::{Lead, PeerRead, Reads};
 use crate::timing::ScaledClock;
 use crate::validate::{self, Ourselves};
+use appends::Appends;
 use elections::Elections;
 use roads::Roads;
 
@@ -76,6 +78,7 @@ pub struct Replica {
     making: BatchMaking,
     pace: Pace,
     roads: Roads,
+    appends: Appends,
     lease: Lease,
     /// Until then no vote is given: one may have been promised before this boot.
     mute_until_us: u64,
@@ -136,6 +139,7 @@ impl Replica {
             making: BatchMaking::default(),
             pace: Pace::default(),
             roads: Roads::default(),
+            appends: Appends::default(),
             lease: Lease::default(),
             mute_until_us: 0,
             outbox: Outbox::default(),
@@ -196,20 +200,38 @@ impl Replica {
         let before = self.raw.raft.state;
         let term = message.term;
         let sent_us = message.sent_us;
+        self.note_question(kind, from, sent_us);
+        if kind == Type::MsgRequestPreVote {
+            self.give_way(&message);
+        }
+        if self.is_given_up(kind, &message) {
+            // Raft need not hear it; how long it took is worth knowing.
+            if self.raw.raft.prs().get(from).is_some() {
+                self.heard_us.insert(from, self.now_us);
+                self.note_answer(kind, term, sent_us);
+            }
+            return Ok(());
+        }
+        let is_no_sign = self.is_no_sign_of_loss(kind, &message);
+        if kind == Type::MsgAppendResponse {
+            self.appends.over(from);
+        }
         let mut message = convert::message_to_raft(message);
         if kind == Type::MsgAppendResponse && !self.mend_append_response(&mut message) {
             return Ok(());
         }
         let acknowledged = message.index;
         let accepted = kind == Type::MsgAppendResponse && !message.reject;
-        self.raw.step(message).map_err(|_| Rejected::UnknownPeer { from })?;
+        let stepped =
+            if is_no_sign { self.step_without_sending(message) } else { self.raw.step(message) };
+        stepped.map_err(|_| Rejected::UnknownPeer { from })?;
         if accepted {
             self.note_acknowledged(from, acknowledged);
         }
         self.note_lease(kind, from, term, sent_us);
         if self.raw.raft.prs().get(from).is_some() {
             self.heard_us.insert(from, self.now_us);
-            self.note_answer(kind, term);
+            self.note_answer(kind, term, sent_us);
         }
         if kind == Type::MsgTimeoutNow && self.raw.raft.state != StateRole::Follower {
             self.begin_candidacy(ElectionCause::Transfer);
@@ -351,6 +373,8 @@ impl Replica {
         }
         let peers = self.raw.raft.prs();
         self.heard_us.retain(|id, _| peers.get(*id).is_some());
+        self.elections.retain(|id| peers.get(id).is_some());
+        self.appends.retain(|id| peers.get(id).is_some());
         self.settle(before);
         Ok(self.conf_state())
     }
@@ -371,6 +395,7 @@ impl Replica {
 
     /// A message to a peer was probably lost.
     pub fn report_unreachable(&mut self, to: u64) {
+        self.appends.over(to);
         self.raw.report_unreachable(to);
     }
 

@@ -22,14 +22,17 @@
 //!   in time, no leader lasts, and no plan with a longer timeout can be committed. A member that
 //!   loses [`LOSSES_MAX`] elections in a row although voters did answer, or steps down as leader
 //!   although followers did, lengthens its own timeout, doubling up to [`WIDENED_US_MAX`], until a
-//!   leader commits. Who sees how long an answer took does not wait for further losses: its timeout
-//!   becomes [`ROUND_TRIPS_MIN`] times that at least. Silence does not count: alone in a partition
-//!   nothing is learnt about the round trip, and long timeouts would only delay the recovery.
+//!   leader commits. Who sees how long an answer took does not wait for losses: its timeout
+//!   becomes [`ROUND_TRIPS_MIN`] times that at least. Already the question whether an election could be
+//!   won tells it, before there is a candidacy to lose, for answers say when their questions were sent.
+//!   Silence does not count: alone in a partition nothing is learnt about the round trip, and long
+//!   timeouts would only delay the recovery.
 //! * Once a leader commits, the timeout is again as it was set, which may still be shorter than the
 //!   round trip. Then answers come as evenly as heartbeats leave, until the network or a busy machine
 //!   holds some of them back, and a leader that looks for a quorum within one such timeout finds none.
-//!   So a leader waits for as long as its heartbeats' answers take of late, times [`ROUND_TRIPS_MIN`].
-//!   For how long followers refuse their votes, and with it every lease, stays as it was set.
+//!   So a leader waits for as long as its heartbeats' answers take of late, times [`ROUND_TRIPS_MIN`];
+//!   until one has come, for as long as its first commit took. For how long followers refuse their
+//!   votes, and with it every lease, stays as it was set.
 
 use autotune::Timing;
 

@@ -6,14 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use proto::peer::raft_message::Type;
+use proto::peer::{RaftMessage, raft_message::Type};
 use raft::StateRole;
 
 use super::Replica;
+use super::appends::Appends;
 use super::roads::Roads;
 use crate::output::{ElectionCause, ElectionCauses};
 use crate::pace::Pace;
-use crate::timing::election_ticks;
+use crate::timing::{election_ticks, mix};
 
 /// The candidacies of this member.
 #[derive(Debug, Default)]
@@ -35,6 +36,42 @@ pub(super) struct Elections {
     pub(super) asked: (u64, u64),
     /// In the term it leads: how long each peer's answers to heartbeats took at most. It wears off.
     pub(super) answers_us: BTreeMap<u64, u64>,
+    /// The last term in which it led and committed.
+    pub(super) committed_in: u64,
+    /// The last term in which it gave way, and when it did.
+    pub(super) gave_way: Option<(u64, u64)>,
+    /// When each peer says it sent the newest question of each kind, to be told with the answer.
+    pub(super) asked_at_us: BTreeMap<(u64, Question), u64>,
+}
+
+/// Whether an election could be won, or a vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Question {
+    PreVote,
+    Vote,
+}
+
+impl Question {
+    fn of(kind: Type) -> Option<Question> {
+        match kind {
+            Type::MsgRequestPreVote | Type::MsgRequestPreVoteResponse => Some(Question::PreVote),
+            Type::MsgRequestVote | Type::MsgRequestVoteResponse => Some(Question::Vote),
+            _ => None,
+        }
+    }
+}
+
+impl Elections {
+    /// When the question was sent which an answer of this kind to this peer belongs to; 0: unknown.
+    pub(super) fn echo(&self, to: u64, kind: Type) -> u64 {
+        let question = Question::of(kind).and_then(|it| self.asked_at_us.get(&(to, it)));
+        question.copied().unwrap_or(0)
+    }
+
+    /// Who is no peer any more is not answered.
+    pub(super) fn retain(&mut self, is_peer: impl Fn(u64) -> bool) {
+        self.asked_at_us.retain(|(id, _), _| is_peer(*id));
+    }
 }
 
 /// With each further answer so small a part of the longest one is forgotten: at 25 ms half of it in
@@ -84,6 +121,7 @@ impl Replica {
             self.clock.became_leader(self.now_us);
             self.pace = Pace::default();
             self.roads = Roads::default();
+            self.appends = Appends::default();
             self.lease.begin_term();
             self.open_windows();
         }
@@ -91,7 +129,55 @@ impl Replica {
             self.clock.led_with_answers_after(0);
         }
         if commits {
+            if leads && self.elections.committed_in < self.raw.raft.term {
+                // Until the first heartbeat is answered this is what is known of the way there and back.
+                self.elections.committed_in = self.raw.raft.term;
+                let (_, asked_us) = self.elections.asked;
+                self.clock.led_with_answers_after(self.now_us.saturating_sub(asked_us));
+            }
             self.clock.committed();
+        }
+    }
+
+    /// Two that stand at about the same time are each granted the other's question, ask for votes,
+    /// have given their own to themselves, and both lose; the farther apart they are, the surer. So
+    /// one of them gives way as soon as it hears of the other: who has less in its log, else who comes
+    /// later in an order that differs from term to term. Once a term only, for the other may be deaf
+    /// and ask for ever.
+    pub(super) fn give_way(&mut self, message: &RaftMessage) {
+        let raft = &mut self.raw.raft;
+        let (term, own, log) = (raft.term, raft.id, &raft.raft_log);
+        let stands_too = raft.state == StateRole::PreCandidate && message.term == term + 1;
+        let has_given_way = self.elections.gave_way.is_some_and(|(in_term, _)| in_term == term);
+        if !stands_too || has_given_way || !log.is_up_to_date(message.index, message.log_term) {
+            return;
+        }
+        let is_equal = (message.index, message.log_term) == (log.last_index(), log.last_term());
+        let rank = |id: u64| mix(mix(id) ^ term);
+        if is_equal && rank(own) < rank(message.from) {
+            return;
+        }
+        self.elections.gave_way = Some((term, self.now_us));
+        raft.become_follower(term, raft::INVALID_ID);
+    }
+
+    /// Whether this is the answer to a question of before this member gave way. It would stand
+    /// again upon it, and lose with the one it gave way to.
+    pub(super) fn is_given_up(&self, kind: Type, message: &RaftMessage) -> bool {
+        let Some((term, at_us)) = self.elections.gave_way else { return false };
+        kind == Type::MsgRequestPreVoteResponse
+            && !message.reject
+            && message.term == term + 1
+            && (1..=at_us).contains(&message.sent_us)
+    }
+
+    /// A peer asks, at a time of its own clock which the answer is to tell it.
+    pub(super) fn note_question(&mut self, kind: Type, from: u64, sent_us: u64) {
+        let is_question = matches!(kind, Type::MsgRequestPreVote | Type::MsgRequestVote);
+        if let Some(question) = Question::of(kind).filter(|_| is_question)
+            && self.raw.raft.prs().get(from).is_some()
+        {
+            self.elections.asked_at_us.insert((from, question), sent_us);
         }
     }
 
@@ -104,13 +190,14 @@ impl Replica {
         let longest_us = self.elections.answers_us.entry(from).or_default();
         let worn_us = *longest_us - *longest_us / ANSWER_WEARS;
         *longest_us = worn_us.max(self.now_us - sent_us);
-        // This member answers itself at once; whoever has not answered yet is not waited for.
+        // This member answers itself at once; until a quorum has, what the commit took counts.
         let voters = self.voters();
         let others = self.elections.answers_us.iter().filter(|(id, _)| voters.contains(id));
         let mut answers_us: Vec<u64> = others.map(|(_, us)| *us).chain([0]).collect();
         answers_us.sort_unstable();
-        let quorum_us = answers_us.get(voters.len() / 2).copied().unwrap_or(0);
-        self.clock.led_with_answers_after(quorum_us);
+        if let Some(quorum_us) = answers_us.get(voters.len() / 2) {
+            self.clock.led_with_answers_after(*quorum_us);
+        }
     }
 
     pub(super) fn tick_once(&mut self) {
@@ -158,11 +245,15 @@ impl Replica {
     }
 
     /// Evidence on whether lost elections are a matter of time: answers do come.
-    pub(super) fn note_answer(&mut self, kind: Type, term: u64) {
+    pub(super) fn note_answer(&mut self, kind: Type, term: u64, sent_us: u64) {
         let vote = matches!(kind, Type::MsgRequestVoteResponse | Type::MsgRequestPreVoteResponse);
         let answer = matches!(kind, Type::MsgAppendResponse | Type::MsgHeartbeatResponse);
         if vote || (answer && self.is_leader()) {
             self.elections.answered = true;
+        }
+        if vote && (1..=self.now_us).contains(&sent_us) {
+            // It says which question it answers.
+            self.clock.answered_after(self.now_us - sent_us);
         }
         let (asked_term, asked_us) = self.elections.asked;
         let is_first = answer && term == self.elections.unheard_term;

@@ -97,7 +97,7 @@ impl Replica {
     fn run_reads(&mut self, output: &mut Output) {
         for _ in 0..READ_ROUNDS_PER_OUTPUT {
             for answer in std::mem::take(&mut self.raw.raft.read_states) {
-                let complete = self.reads.complete(&answer.request_ctx, answer.index);
+                let complete = self.reads.complete(self.now_us, &answer.request_ctx, answer.index);
                 let Some((ready, peers)) = complete else { continue };
                 output.reads.extend(ready);
                 for peer in peers {
@@ -136,11 +136,16 @@ impl Replica {
         }
     }
 
-    /// A heartbeat says when it left, its answer which one it answers. With the word to a successor a
-    /// lease is over.
-    fn with_lease(&mut self, mut message: RaftMessage) -> RaftMessage {
+    /// A heartbeat and a question for votes say when they left, their answers which one they answer.
+    /// With the word to a successor a lease is over.
+    fn with_times(&mut self, mut message: RaftMessage) -> RaftMessage {
         match message.r#type() {
-            Type::MsgHeartbeat => message.sent_us = self.now_us,
+            Type::MsgHeartbeat | Type::MsgRequestPreVote | Type::MsgRequestVote => {
+                message.sent_us = self.now_us;
+            }
+            kind @ (Type::MsgRequestPreVoteResponse | Type::MsgRequestVoteResponse) => {
+                message.sent_us = self.elections.echo(message.to, kind);
+            }
             Type::MsgHeartbeatResponse => {
                 message.sent_us = self.lease.echo(message.to, message.term);
             }
@@ -170,7 +175,7 @@ impl Replica {
         );
         for message in ready.take_messages().iter().chain(&ready.take_persisted_messages()) {
             self.note_sent(message);
-            let message = self.with_lease(convert::message_from_raft(message));
+            let message = self.with_times(convert::message_from_raft(message));
             self.outbox.send(message, leader);
         }
         output.committed = ready.committed_entries().iter().map(convert::entry_from_raft).collect();

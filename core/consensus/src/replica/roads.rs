@@ -35,10 +35,11 @@ impl Replica {
 
     /// A message leaves.
     pub(super) fn note_sent(&mut self, message: &eraftpb::Message) {
-        let Some(last) = message.entries.last() else { return };
         if message.get_msg_type() != eraftpb::MessageType::MsgAppend {
             return;
         }
+        self.appends.sent(self.now_us, message.to);
+        let Some(last) = message.entries.last() else { return };
         let bytes = message.entries.iter().map(|entry| entry.data.len() as u64).sum();
         let flow = self.roads.0.entry(message.to).or_default();
         flow.sent(self.now_us, last.index, bytes);

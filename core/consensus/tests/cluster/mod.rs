@@ -106,6 +106,8 @@ pub struct Cluster {
     /// Checks that need a fixed membership.
     pub fixed_membership: bool,
     pub messages_by_type: BTreeMap<&'static str, u64>,
+    /// Of entries, in all appends.
+    pub bytes_sent: u64,
     /// How often the rarer things happened.
     pub reached: BTreeMap<&'static str, u64>,
     /// A fate for each message: the latencies of its copies. Empty: lost.
@@ -132,6 +134,7 @@ impl Cluster {
             quiet: false,
             fixed_membership: true,
             messages_by_type: BTreeMap::new(),
+            bytes_sent: 0,
             reached: BTreeMap::new(),
             fate: None,
         }
@@ -407,6 +410,7 @@ impl Cluster {
     fn send(&mut self, message: &RaftMessage) {
         self.check_promise(message);
         *self.messages_by_type.entry(message.r#type().as_str_name()).or_default() += 1;
+        self.bytes_sent += message.entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
         let copies = match &mut self.fate {
             Some(fate) => fate(),
             None => vec![self.latency_us],
