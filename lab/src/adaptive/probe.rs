@@ -24,8 +24,9 @@ pub(super) const PUT_EVERY: Duration = Duration::from_millis(5);
 pub(super) const PUT_EVERY_LIGHT: Duration = Duration::from_millis(40);
 /// Puts on their way to one member; beyond them none is sent until one is answered or given up.
 const PUTS_MAX: u64 = 2_000;
-/// A put that has no answer after so long is given up.
-const PUT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A put that has no answer after so long is given up, and its connection with all that are on it; servers give
+/// up after 7 s, and say so.
+const PUT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for a connection: above it the first packet was lost more than once.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Pause before a member is dialled again.
