@@ -521,8 +521,11 @@ mod tests {
 
     #[test]
     fn what_a_process_started_and_what_works_in_a_folder_is_found() {
-        let words = ["-c", "sleep 600; true", "/nowhere/run-1-x/m1"];
-        let mut child = std::process::Command::new("sh").args(words).spawn().unwrap();
+        let words = ["-c", "echo; sleep 600; true", "/nowhere/run-1-x/m1"];
+        let mut command = std::process::Command::new("sh");
+        let mut child = command.args(words).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        // A program that has just begun has no words for an instant.
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         assert!(children_of(std::process::id()).contains(&child.id()));
         assert!(works_in(child.id(), Path::new("/nowhere/run-1-x")));
         assert!(!works_in(child.id(), Path::new("/nowhere/run-1")));
