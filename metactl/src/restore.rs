@@ -17,7 +17,7 @@ use clap::Args;
 use client::proto::log::Member;
 use member::state::portable::{PortableError, PortableReader};
 use member::state::snapshot::Restore as Chunks;
-use member::state::{Limits, StateParts};
+use member::state::{Limits, StateParts, Values};
 use member::wal::{Identity, LogOptions};
 use member::{Recovery, identity};
 
@@ -210,6 +210,7 @@ impl Restore {
             limits: Limits::default(),
             log_entries_kept: 0,
             log_bytes_kept: 0,
+            values: Values::default(),
         };
         let made = member::bootstrap(files.clone(), files, identity, parts, &recovery)
             .with_context(named)
@@ -295,6 +296,7 @@ pub(crate) mod tests {
             limits: Limits::default(),
             log_entries_kept: 0,
             log_bytes_kept: 0,
+            values: Values::default(),
         };
         member::recover(files.clone(), files, None, &recovery, None).unwrap()
     }

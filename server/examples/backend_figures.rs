@@ -176,7 +176,7 @@ fn main() {
     let mut backend = SledBackend::open(&next).expect("sled opens");
     let began = Instant::now();
     let (applied, rows) = (view.applied(), view.rows());
-    let records = view.records().cloned();
+    let records = view.whole_records();
     Writeback::rebuild(WritebackLimits::default(), &mut backend, applied, rows, records)
         .expect("rebuilt");
     say(String::from("a new generation of it:"));

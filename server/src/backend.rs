@@ -5,6 +5,10 @@
 //! boot; whenever it fails, falls too far behind or can not be read back, its generation (a
 //! directory `sled-N`) is dropped and the next one is filled from the state in memory. `Defragment`
 //! does just that too: sled does not give back the room that deleted data took.
+//!
+//! With a bounded cache of values ([`crate::values`]) memory lacks what the generation has. Then it is
+//! synced before a value leaves memory, an older one stays until the next has everything, what readers
+//! have pinned is not compacted away, and a generation that fails ends the member.
 
 mod engine;
 
@@ -21,11 +25,13 @@ use std::time::{Duration, Instant};
 
 use state::backend::{Backend, BackendError, Layout, Writeback, WritebackLimits};
 use state::parts::Changes;
-use state::{Limits, State, View};
+use state::{Limits, State, Values, View};
 use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
 use crate::node::panic_text;
+use crate::values::ValueStore;
+pub(crate) use engine::BlockReader;
 pub use engine::SledBackend;
 use engine::{Apart, OPEN_TIMEOUT, engine};
 
@@ -42,6 +48,9 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 const REBUILD_PAUSE: Duration = Duration::from_secs(10);
 /// How long a member that ends waits for the thread. What is not written by then, the log has.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a rebuild waits for those who read values of older views, and between two looks at them.
+const PINS_TIMEOUT: Duration = Duration::from_secs(60);
+const PINS_POLL: Duration = Duration::from_millis(5);
 /// File that names the generation in use.
 const CURRENT: &str = "CURRENT";
 const PREFIX: &str = "sled-";
@@ -118,14 +127,23 @@ impl Generations {
         fs::read_to_string(self.dir.join(CURRENT)).ok()?.trim().parse().ok()
     }
 
-    /// Begins to read the generation in use, in threads of its own.
-    pub(crate) fn read_current(&self, limits: Limits) -> ReadingState {
+    /// Begins to read the generation in use, in threads of its own. Values that `store` keeps apart stay
+    /// there.
+    pub(crate) fn read_current(
+        &self,
+        limits: Limits,
+        store: Option<Arc<ValueStore>>,
+    ) -> ReadingState {
         let (sender, position) = std::sync::mpsc::channel();
         let reading = self.current().map(|generation| {
             let path = self.path(generation);
             let reading = Apart::begin(move || {
                 let backend = SledBackend::open(&path).map_err(|error| error.to_string())?;
-                let loaded = backend.load_state(limits, &sender)?;
+                let values = store.as_ref().map_or_else(Values::default, ValueStore::values);
+                let loaded = backend.load_state(limits, &values, &sender)?;
+                if let Some(store) = &store {
+                    store.attach(backend.reader());
+                }
                 Ok((backend, loaded))
             });
             (generation, reading)
@@ -140,14 +158,18 @@ impl Generations {
         Ok((last + 1, backend))
     }
 
-    /// Makes `generation` the one in use, durably, and removes the others.
+    /// Makes `generation` the one in use, durably.
     fn switch_to(&self, generation: u64) -> std::io::Result<()> {
         let temporary = self.dir.join(format!("{CURRENT}.tmp"));
         let mut file = fs::File::create(&temporary)?;
         writeln!(file, "{generation}")?;
         file.sync_data()?;
         fs::rename(&temporary, self.dir.join(CURRENT))?;
-        fs::File::open(&self.dir)?.sync_all()?;
+        fs::File::open(&self.dir)?.sync_all()
+    }
+
+    /// Removes all generations but this one.
+    fn remove_others(&self, generation: u64) -> std::io::Result<()> {
         for other in self.all().into_iter().filter(|other| *other != generation) {
             fs::remove_dir_all(self.path(other))?;
         }
@@ -238,6 +260,7 @@ impl BackendWriter {
         opened: Option<Opened>,
         view: &View,
         metrics: Arc<Metrics>,
+        values: Option<Arc<ValueStore>>,
     ) -> std::io::Result<BackendWriter> {
         let (tasks, received) = std::sync::mpsc::channel();
         let figures = Arc::new(Figures::default());
@@ -248,6 +271,8 @@ impl BackendWriter {
             latest: view.clone(),
             rebuild_at: None,
             metrics,
+            unsynced_bytes: 0,
+            values,
         };
         let view = view.clone();
         let (ends, ended) = std::sync::mpsc::channel();
@@ -343,6 +368,10 @@ struct Worker {
     /// No generation is in use; not before this is a new one begun.
     rebuild_at: Option<Instant>,
     metrics: Arc<Metrics>,
+    /// Bytes of records taken in since the last sync.
+    unsynced_bytes: usize,
+    /// Where the state's values are, if not all are in memory.
+    values: Option<Arc<ValueStore>>,
 }
 
 impl Worker {
@@ -353,7 +382,13 @@ impl Worker {
                 self.open = Some(Open { generation, backend, writeback });
                 self.note_size();
             }
-            _ => self.rebuild(view),
+            _ => {
+                // What could be opened does not fit the log: everything is in memory.
+                if let Some(values) = &self.values {
+                    values.detach();
+                }
+                drop(self.rebuild(view));
+            }
         }
     }
 
@@ -363,37 +398,56 @@ impl Worker {
             match tasks.recv_timeout(FLUSH_INTERVAL) {
                 Ok(Task::Applied(Gathered { view, changes, count: _, bytes })) => {
                     let began = Instant::now();
-                    let committed = self.guarded(|open| open.feed(&changes, &view));
+                    let values = self.values.clone();
+                    let committed =
+                        self.guarded(|open| open.feed(&changes, &view, values.as_deref()));
                     if committed == Some(true) {
                         let seconds = began.elapsed().as_secs_f64();
                         self.metrics.backend_commit_seconds.observe(seconds);
                     }
                     self.latest = view;
                     self.figures.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    self.unsynced_bytes += bytes;
+                    let unsynced = self.unsynced_bytes;
+                    if self.values.as_ref().is_some_and(|values| values.wants_sync(unsynced)) {
+                        self.sync();
+                    }
                 }
-                Ok(Task::Replace(view)) => self.rebuild(&view),
+                Ok(Task::Replace(view)) => drop(self.rebuild(&view)),
                 Ok(Task::Rebuild(reply)) => {
                     let latest = self.latest.clone();
-                    self.rebuild(&latest);
-                    let done = self.open.is_some();
-                    let failed = || String::from("the backend could not be rebuilt");
-                    drop(reply.send(if done { Ok(()) } else { Err(failed()) }));
+                    drop(reply.send(self.rebuild(&latest)));
                 }
                 Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.guarded(Open::close);
                     return;
                 }
-                Err(RecvTimeoutError::Timeout) => drop(self.guarded(Open::tidy)),
+                Err(RecvTimeoutError::Timeout) => {
+                    let values = self.values.clone();
+                    self.guarded(|open| open.tidy(values.as_deref()));
+                }
             }
             if flushed.elapsed() >= FLUSH_INTERVAL {
                 flushed = Instant::now();
-                self.guarded(|open| open.backend.flush());
+                self.sync();
                 self.note_size();
                 if self.rebuild_at.is_some_and(|at| at <= flushed) {
                     let latest = self.latest.clone();
-                    self.rebuild(&latest);
+                    drop(self.rebuild(&latest));
                 }
             }
+        }
+    }
+
+    /// What is committed becomes durable, and its values may leave memory.
+    fn sync(&mut self) {
+        self.unsynced_bytes = 0;
+        let through = self.guarded(|open| {
+            open.backend.flush()?;
+            Ok(open.writeback.sealed_applied().revision)
+        });
+        if let (Some(through), Some(values)) = (through, &self.values) {
+            values.synced(through);
         }
     }
 
@@ -406,24 +460,53 @@ impl Worker {
             Err(panic) => panic_text(panic.as_ref()),
         };
         tracing::warn!(generation = open.generation, reason, "the backend is given up");
-        self.give_up();
+        self.give_up(&reason);
         None
     }
 
-    fn give_up(&mut self) {
+    fn give_up(&mut self, reason: &str) {
+        if let Some(values) = self.values.as_ref().filter(|values| values.is_attached()) {
+            values.lost(reason);
+        }
         if let Some(open) = self.open.take() {
             let_go(open);
         }
         self.rebuild_at = Some(Instant::now() + REBUILD_PAUSE);
     }
 
-    fn rebuild(&mut self, view: &View) {
+    /// Waits until nobody reads values that a generation of `view` would not have.
+    fn wait_for_pins(&self, view: &View) -> bool {
+        let Some(values) = &self.values else { return true };
+        let until = Instant::now() + PINS_TIMEOUT;
+        while !values.may_drop(view.compact_revision()) {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(PINS_POLL);
+        }
+        true
+    }
+
+    /// Fills a new generation with the state of `view` and drops the old one.
+    fn rebuild(&mut self, view: &View) -> Result<(), String> {
+        // As long as values are in it, the old one is as good as ever: `Defragment` may be asked again.
+        let can_stay = self.values.is_some()
+            && self.open.is_some()
+            && self.latest.applied_index() == view.applied_index();
+        if !self.wait_for_pins(view) {
+            let reason = "values of an older revision are being read for too long";
+            tracing::warn!(reason, "the backend was not built anew");
+            if !can_stay {
+                self.give_up(reason);
+            }
+            return Err(reason.to_owned());
+        }
         // The first store of a member is built, and nothing is built anew; nor is one without content
         // that gives way to a snapshot.
         let is_first = self.generations.current().is_none()
             || (self.open.is_some() && self.latest.revision() <= REVISION_OF_NOTHING);
         self.latest = view.clone();
-        let generations = self.generations.clone();
+        let (generations, values) = (self.generations.clone(), self.values.clone());
         let built = catch_unwind(AssertUnwindSafe(|| {
             let (generation, mut backend) = generations.begin_next()?;
             let writeback = Writeback::rebuild(
@@ -431,9 +514,16 @@ impl Worker {
                 &mut backend,
                 view.applied(),
                 view.rows(),
-                view.records().cloned(),
+                view.whole_records(),
             )?;
             generations.switch_to(generation).map_err(engine)?;
+            if let Some(values) = &values {
+                values.attach(backend.reader());
+                values.synced(view.revision());
+            }
+            if let Err(error) = generations.remove_others(generation) {
+                tracing::warn!(%error, "an older generation of the backend is left behind");
+            }
             Ok::<_, BackendError>(Open { generation, backend, writeback })
         }));
         let reason = match built {
@@ -446,13 +536,16 @@ impl Worker {
                     self.metrics.statestore_rebuilds.inc();
                 }
                 self.note_size();
-                return;
+                return Ok(());
             }
             Ok(Err(error)) => error.to_string(),
             Err(panic) => panic_text(panic.as_ref()),
         };
         tracing::warn!(reason, "the backend could not be built anew");
-        self.give_up();
+        if !can_stay {
+            self.give_up(&reason);
+        }
+        Err(String::from("the backend could not be rebuilt"))
     }
 
     fn note_size(&self) {
@@ -464,10 +557,15 @@ impl Worker {
 
 impl Open {
     /// Whether anything was committed.
-    fn feed(&mut self, changes: &[Changes], view: &View) -> Result<bool, BackendError> {
+    fn feed(
+        &mut self,
+        changes: &[Changes],
+        view: &View,
+        values: Option<&ValueStore>,
+    ) -> Result<bool, BackendError> {
         self.writeback.feed(changes, view);
         let mut committed = self.commit_sealed()?;
-        if self.writeback.wants_compaction()
+        if self.wants_compaction(values)
             && let Some(batch) = self.writeback.compact(&self.backend)?
         {
             self.backend.commit(&batch)?;
@@ -485,9 +583,15 @@ impl Open {
         Ok(committed)
     }
 
+    /// Whether there is something to clear out, and nobody reads it.
+    fn wants_compaction(&self, values: Option<&ValueStore>) -> bool {
+        let through = self.writeback.sealed_applied().compact_revision;
+        self.writeback.wants_compaction() && values.is_none_or(|values| values.may_drop(through))
+    }
+
     /// Work for idle times: what compaction left, in bounded steps.
-    fn tidy(&mut self) -> Result<(), BackendError> {
-        while self.writeback.wants_compaction() {
+    fn tidy(&mut self, values: Option<&ValueStore>) -> Result<(), BackendError> {
+        while self.wants_compaction(values) {
             match self.writeback.compact(&self.backend)? {
                 Some(batch) => self.backend.commit(&batch)?,
                 None => break,

@@ -9,7 +9,7 @@ use member::wal::{self, Disk as _, LogOptions};
 use member::{ApplyWorker, Booted, LogWorker, Member, MemberConfig, Recovery, SnapshotPolicy};
 use member::{autotune, consensus};
 use proto::log::Member as MemberRow;
-use state::{Limits, StateParts, View};
+use state::{Limits, StateParts, Values, View};
 
 use crate::backend::{BackendWriter, Generations};
 use crate::config::{ClusterState, Config, texts};
@@ -23,6 +23,7 @@ use crate::peers::{
 };
 use crate::propose::{Shared, SharedLimits};
 use crate::tls::Tls;
+use crate::values::ValueStore;
 use crate::{version, vitals};
 
 /// File in the member's directory that says whose it is, by name.
@@ -167,7 +168,10 @@ pub async fn begin(
     for warning in data_dir.warnings() {
         tracing::warn!("{warning}");
     }
-    let recovery = recovery(config);
+    let store =
+        config.value_cache_bytes.map(|bytes| ValueStore::new(bytes, metrics, fatal.clone()));
+    let values = store.as_ref().map_or_else(Values::default, ValueStore::values);
+    let recovery = recovery(config, values);
     let shown = shown(config);
     check_owner(config, &data_dir)?;
     check_listen(&config.listen_peer_urls).map_err(|error| BootError::Start(error.to_string()))?;
@@ -186,7 +190,8 @@ pub async fn begin(
         }
         found_or_join(config, &data_dir, &recovery, peer_tls).await?;
     }
-    let (booted, generations, opened) = recover(config, &data_dir, &recovery, metrics)?;
+    let (booted, generations, opened) =
+        recover(config, &data_dir, &recovery, metrics, store.clone())?;
     check_membership(config, &booted)?;
     // Who joins knows nobody yet, and must let in whoever brings the first snapshot.
     let acquaintances = match booted.state.members() {
@@ -195,11 +200,11 @@ pub async fn begin(
     };
     write_owner(config, &data_dir)?;
     let peer_tls = peer_tls.cloned();
-    let found = Found { data_dir, booted, generations, opened, acquaintances, peer_tls };
+    let found = Found { data_dir, booted, generations, opened, store, acquaintances, peer_tls };
     start(config, metrics, fatal, found, sinks)
 }
 
-fn recovery(config: &Config) -> Recovery {
+fn recovery(config: &Config, values: Values) -> Recovery {
     let consensus = consensus_config(config, consensus::Config::new(1, 0));
     Recovery {
         log_entries_kept: consensus.log_entries_kept,
@@ -219,6 +224,7 @@ fn recovery(config: &Config) -> Recovery {
                 .unwrap_or(i64::MAX),
             plan_format: config.test_plan_format,
         },
+        values,
     }
 }
 
@@ -359,12 +365,13 @@ fn recover(
     data_dir: &DataDir,
     recovery: &Recovery,
     metrics: &Metrics,
+    store: Option<Arc<ValueStore>>,
 ) -> Result<Recovered, BootError> {
     let failed = |error| BootError::Recover { data_dir: shown(config), error };
     let generations = Generations::new(data_dir.member_dir().join("state"))
         .map_err(|error| BootError::Start(format!("{}: {error}", shown(config))))?;
     // The log is read while the state is: neither needs the other.
-    let reading = generations.read_current(recovery.limits);
+    let reading = generations.read_current(recovery.limits, store);
     let log = member::read_log(data_dir.disk(), None, recovery, reading.position());
     let was_there = reading.is_begun();
     let (opened, state) = match reading.finish() {
@@ -453,6 +460,8 @@ struct Found {
     booted: Booted<OsDisk>,
     generations: Generations,
     opened: Option<crate::backend::Opened>,
+    /// Where the state's values are, if not all are in memory.
+    store: Option<Arc<ValueStore>>,
     acquaintances: Vec<MemberRow>,
     peer_tls: Option<Arc<Tls>>,
 }
@@ -465,14 +474,14 @@ fn start(
     sinks: impl FnOnce(&View) -> std::io::Result<Vec<Box<dyn AppliedSink>>>,
 ) -> Result<Begun, BootError> {
     let failed = |error: std::io::Error| BootError::Start(error.to_string());
-    let Found { data_dir, booted, generations, opened, acquaintances, peer_tls } = found;
+    let Found { data_dir, booted, generations, opened, store, acquaintances, peer_tls } = found;
     let Booted { identity, state, boot, log, snapshots, held, .. } = booted;
     let identity = Identity { cluster_id: identity.cluster_id, member_id: identity.member_id };
     let origin: u64 = rand::random::<u64>() | 1;
     let mut apply = ApplyWorker::new(state);
     let view = apply.view();
-    let backend =
-        BackendWriter::start(generations, opened, &view, Arc::clone(metrics)).map_err(failed)?;
+    let backend = BackendWriter::start(generations, opened, &view, Arc::clone(metrics), store)
+        .map_err(failed)?;
     let limits = SharedLimits {
         election_timeout: Duration::from_millis(config.election_timeout_ms),
         request_timeout: config.request_timeout(),

@@ -40,5 +40,6 @@ pub mod telemetry;
 mod tickets;
 pub mod tls;
 mod tuning;
+mod values;
 pub mod version;
 mod vitals;

@@ -128,6 +128,14 @@ pub struct Metrics {
     /// Times the store on disk was thrown away and built again.
     pub statestore_rebuilds: IntCounter,
 
+    // Moved by whoever reads or writes values, where there is a bounded cache of them.
+    /// Bytes in it.
+    pub value_cache_bytes: IntGauge,
+    /// Values that were in memory.
+    pub value_cache_hits: IntCounter,
+    /// Values that were read from the backend.
+    pub value_cache_misses: IntCounter,
+
     // Moved by the api.
     /// Ranges answered.
     pub mvcc_ranges: IntCounter,
@@ -327,6 +335,9 @@ impl Metrics {
             backend_defrag_seconds: m.histogram("etcd_disk_backend_defrag_duration_seconds"),
             defrag_inflight: m.gauge("etcd_disk_defrag_inflight"),
             statestore_rebuilds: m.counter("metastore_statestore_rebuild_total"),
+            value_cache_bytes: m.gauge("metastore_value_cache_bytes"),
+            value_cache_hits: m.counter("metastore_value_cache_hits_total"),
+            value_cache_misses: m.counter("metastore_value_cache_misses_total"),
             mvcc_ranges: m.counter("etcd_mvcc_range_total"),
             client_received_bytes: m.counter("etcd_network_client_grpc_received_bytes_total"),
             client_sent_bytes: m.counter("etcd_network_client_grpc_sent_bytes_total"),

@@ -97,6 +97,12 @@ impl Fatal {
         });
     }
 
+    /// What was raised, if anything was.
+    #[cfg(test)]
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.0.borrow().as_ref().map(|cause| cause.reason.clone())
+    }
+
     /// Waits until something is raised.
     pub async fn raised(&self) -> Cause {
         let mut cause = self.0.subscribe();
@@ -154,7 +160,8 @@ impl Node {
             sweeping_since_us: None,
             metrics: Arc::clone(&metrics),
         };
-        let apply = Arc::new(ApplyTurn::new(applier, fatal.clone()));
+        let may_wait = applier.worker.may_wait();
+        let apply = Arc::new(ApplyTurn::new(applier, may_wait, fatal.clone()));
         threads.push(spawn("apply", &fatal, {
             let (apply, inbox) = (Arc::clone(&apply), Arc::clone(&inbox));
             move || apply.run(&|| inbox.wake())

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `world` | the event loop, and the two halves of a run |
 //! | `steps`, `workers`, `transport`, `watchers` | what the server's threads do, by events |
-//! | `node`, `disk`, `process` | a machine, what it remembers, and how it begins and ends |
+//! | `node`, `disk`, `values`, `process` | a machine, what it remembers, and how it begins and ends |
 //! | `network`, `nemesis` | what goes wrong |
 //! | `clients`, `history` | what is asked, and whether the answers fit together |
 //! | `truth` | what must hold at every step |
@@ -37,6 +37,7 @@ mod trace;
 mod transport;
 mod truth;
 mod tunings;
+mod values;
 mod watchers;
 mod workers;
 mod world;

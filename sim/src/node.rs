@@ -1,10 +1,11 @@
 //! One simulated machine: its disk, its backend, and the process that runs on them, if one does.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use member::consensus::Boot;
-use member::state::backend::{MemBackend, Writeback, WritebackLimits};
+use member::state::backend::{Writeback, WritebackLimits};
 use member::state::watch::{Hub, StreamId};
 use member::state::{StateParts, View};
 use member::wal::Identity;
@@ -16,6 +17,7 @@ use proto::log::Member as MemberRow;
 
 use crate::disk::SharedDisk;
 use crate::truth::Watching;
+use crate::values::{SharedBackend, ValueStore};
 
 /// Blocks of the simulated backend are small, so that there are many.
 pub(crate) const WRITEBACK: WritebackLimits = WritebackLimits {
@@ -138,6 +140,8 @@ pub(crate) struct Running {
     pub(crate) apply: ApplyWorker,
     pub(crate) snapshots: SnapshotWorker<SharedDisk>,
     pub(crate) writeback: Option<Writeback>,
+    /// Where its values are, if not all are in memory.
+    pub(crate) values: Option<Arc<ValueStore>>,
     pub(crate) view: View,
     /// What the member has not been stepped with yet.
     pub(crate) inbox: Vec<Input>,
@@ -184,7 +188,7 @@ impl Running {
 pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) disk: SharedDisk,
-    pub(crate) backend: MemBackend,
+    pub(crate) backend: SharedBackend,
     /// Grows with every stop: what belongs to an earlier process is void.
     pub(crate) boot: u64,
     /// The disk stands still until then.
@@ -208,7 +212,7 @@ impl Node {
         Node {
             identity,
             disk,
-            backend: MemBackend::new(),
+            backend: SharedBackend::default(),
             boot: 0,
             stalled_us: 0,
             paused_us: 0,

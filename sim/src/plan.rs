@@ -49,6 +49,8 @@ pub struct Plan {
     pub stale_blocks: bool,
     /// Membership changes are judged strictly.
     pub strict_reconfig_check: bool,
+    /// Bytes of values a member keeps in memory; none: all.
+    pub value_cache_bytes: Option<usize>,
 }
 
 /// Which kinds of faults a run has; a run with all of them would hide each behind the others.
@@ -90,6 +92,8 @@ impl Plan {
         let delay_us_max = [400, 2_000, election_timeout_us / 20][random.below(3) as usize];
         // Kinds that came later draw from a stream of their own, so that seeds keep what they had.
         let mut new_faults = Random::of(seed, "plan", 1);
+        let mut caches = Random::of(seed, "plan", 2);
+        let value_cache_bytes = caches.permille(500).then(|| caches.below(2_000) as usize);
         let mut sometimes = |permille| random.permille(permille);
         let faults = Faults {
             process_deaths: sometimes(600),
@@ -128,6 +132,7 @@ impl Plan {
             segment_bytes: random.within(24, 96) << 10,
             stale_blocks: random.permille(500),
             strict_reconfig_check: random.permille(500),
+            value_cache_bytes,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Processes begin and end: on what a machine's disk has, with what its power failure took.
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use member::consensus::Config;
-use member::state::backend::{Layout, MemBackend, MemFault, Writeback, load};
+use member::state::backend::{Layout, MemFault, Writeback, load};
 use member::state::watch::{Hub, HubLimits};
-use member::state::{Limits, StateParts, View};
+use member::state::{Limits, StateParts, Values, View};
 use member::wal::{LogFaults, LogOptions};
 use member::{
     ApplyWorker, Booted, Input, LogWorker, Member, MemberConfig, Proposal, Recovery, SnapshotPolicy,
@@ -15,6 +16,7 @@ use proto::log::command::Op;
 use crate::disk::SharedDisk;
 use crate::mutant::Mutant;
 use crate::node::{Caller, Node, Running, WRITEBACK, encoded};
+use crate::values::{SharedBackend, ValueStore};
 use crate::world::{CLUSTER_ID, Event, Phase, World};
 
 /// The log marks itself after so long without work.
@@ -63,6 +65,7 @@ impl World {
             limits: Limits::default(),
             log_entries_kept: self.plan.log_entries_kept,
             log_bytes_kept: LOG_BYTES_KEPT,
+            values: Values::default(),
         }
     }
 
@@ -100,12 +103,12 @@ impl World {
             Crash::Death => node.disk.get().process_crash(),
             Crash::Power => node.disk.get().power_loss(&mut |end| loss.below(end)),
         }
-        let kept = loss.below(node.backend.unflushed() as u64 + 1);
-        node.backend.crash(usize::try_from(kept).unwrap_or(0));
+        let kept = loss.below(node.backend.get().unflushed() as u64 + 1);
+        node.backend.get().crash(usize::try_from(kept).unwrap_or(0));
         if loss.permille(BACKEND_LOST_PERMILLE) {
             // It may be thrown away at any time: nothing is promised on it.
             self.figures.count("backends lost");
-            node.backend = MemBackend::new();
+            node.backend = SharedBackend::default();
         }
     }
 
@@ -134,7 +137,8 @@ impl World {
 
     /// Starts a process on what its machine has.
     pub(crate) fn start(&mut self, id: u64) {
-        let recovery = self.recovery(id);
+        let mut recovery = self.recovery(id);
+        let cache_bytes = self.plan.value_cache_bytes;
         let empties = self.is(Mutant::EmptyDisk) && self.nodes[&id].starts == 1;
         let lies = self.is(Mutant::LyingDirSync);
         let fault = match self.mutant {
@@ -156,7 +160,7 @@ impl World {
             node.disk = fresh.disk;
             node.backend = fresh.backend;
         }
-        node.backend.set_fault(fault);
+        node.backend.get().set_fault(fault);
         {
             let mut disk = node.disk.get();
             disk.faults.stale_blocks = stale_blocks;
@@ -172,6 +176,8 @@ impl World {
             }
         };
         let (parts, layout) = loaded.map_or((None, None), |it| (Some(it.parts), Some(it.layout)));
+        let values = cache_bytes.map(|bytes| ValueStore::new(bytes, node.backend.clone()));
+        recovery.values = values.as_ref().map_or_else(Values::default, ValueStore::values);
         let (disk, identity) = (node.disk.clone(), node.identity);
         let recovered =
             member::recover(disk.clone(), disk.clone(), Some(identity), &recovery, parts);
@@ -198,7 +204,7 @@ impl World {
         if node.origin == 0 || self.mutant != Some(Mutant::SameOrigin) {
             node.origin = new_origin;
         }
-        self.begin(id, booted, layout);
+        self.begin(id, booted, layout, values);
     }
 
     pub(crate) fn cannot_recover(&mut self, id: u64, error: &str) {
@@ -215,7 +221,13 @@ impl World {
         self.start(id);
     }
 
-    fn begin(&mut self, id: u64, booted: Booted<SharedDisk>, layout: Option<Layout>) {
+    fn begin(
+        &mut self,
+        id: u64,
+        booted: Booted<SharedDisk>,
+        layout: Option<Layout>,
+        values: Option<Arc<ValueStore>>,
+    ) {
         let Booted { state, boot, log, snapshots, held, from_backend, .. } = booted;
         let now_us = self.now_us;
         self.figures.count(if from_backend {
@@ -261,6 +273,9 @@ impl World {
             Some(layout) => Some(Writeback::resume(WRITEBACK, layout, &view)),
             None => rebuilt(&mut node.backend, &view),
         };
+        if let (Some(values), Some(writeback)) = (&values, &writeback) {
+            while values.cache().synced(writeback.sealed_applied().revision) {}
+        }
         node.process = Some(Box::new(Running {
             origin,
             started_us: now_us,
@@ -269,6 +284,7 @@ impl World {
             apply,
             snapshots,
             writeback,
+            values,
             hub: Hub::new(
                 HubLimits { stream_buffer_bytes_max: 4 << 10, ..HubLimits::default() },
                 &view,
@@ -334,7 +350,7 @@ impl World {
 }
 
 /// A backend filled anew from a whole state.
-pub(crate) fn rebuilt(backend: &mut MemBackend, view: &View) -> Option<Writeback> {
+pub(crate) fn rebuilt(backend: &mut SharedBackend, view: &View) -> Option<Writeback> {
     let StateParts { applied, rows, records } = view.parts();
     Writeback::rebuild(WRITEBACK, backend, applied, rows, records).ok()
 }

@@ -275,15 +275,24 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(running) = node.process.as_deref_mut() else { return };
         // The backend.
+        let values = running.values.clone();
+        let may_drop = |compact_revision: i64| {
+            values.as_ref().is_none_or(|values| values.cache().may_drop(compact_revision))
+        };
+        let mut synced = None;
         if replaced || running.writeback.is_none() {
-            running.writeback = rebuilt(&mut node.backend, view);
+            // Until nobody needs what the backend has now, it stays as it is.
+            let is_free = may_drop(view.compact_revision());
+            running.writeback = if is_free { rebuilt(&mut node.backend, view) } else { None };
+            synced = running.writeback.as_ref().map(|_| view.revision());
         } else if let Some(writeback) = &mut running.writeback {
             writeback.feed([changes], view);
             let mut done = Ok(());
             while let Some(batch) = writeback.take_batch() {
                 done = done.and_then(|()| node.backend.commit(&batch));
             }
-            if tidies && writeback.wants_compaction() {
+            let through = writeback.sealed_applied().compact_revision;
+            if tidies && writeback.wants_compaction() && may_drop(through) {
                 match writeback.compact(&node.backend) {
                     Ok(Some(batch)) => done = done.and_then(|()| node.backend.commit(&batch)),
                     Ok(None) => {}
@@ -292,10 +301,14 @@ impl World {
             }
             if flushes {
                 done = done.and_then(|()| node.backend.flush());
+                synced = done.is_ok().then(|| writeback.sealed_applied().revision);
             }
             if let Err(error) = done {
                 return self.broken(format!("backend of member {id}: {error}"));
             }
+        }
+        if let (Some(values), Some(through)) = (&values, synced) {
+            while values.cache().synced(through) {}
         }
         // The watchers.
         if replaced {

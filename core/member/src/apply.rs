@@ -3,6 +3,8 @@
 //! Everything here is deterministic. An error of a command is its outcome, the same on every
 //! member; one command that fails never touches its neighbours in the batch.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message as _;
 use proto::log::{
@@ -10,7 +12,7 @@ use proto::log::{
     entry,
 };
 use state::tuning::UnknownFormat;
-use state::{Changes, LeaseChange, Outcome, State, StateError, StateParts, View};
+use state::{Changes, LeaseChange, Outcome, Pin, State, StateError, StateParts, View};
 
 use crate::boot::conf_state_of;
 use crate::snapshot_worker::SnapshotError;
@@ -41,6 +43,19 @@ pub struct SnapshotJob {
     pub view: View,
     /// Index, term and configuration; chunks and sizes are filled in as they are written.
     pub meta: SnapshotMeta,
+    /// Keeps the values of the view readable until the snapshot is written.
+    pub pin: Arc<Pin>,
+}
+
+impl SnapshotJob {
+    /// Of a view that has just been published.
+    ///
+    /// # Panics
+    /// If a backend has been told already of what newer views lack.
+    pub fn new(view: View, meta: SnapshotMeta) -> Self {
+        let pin = view.pin().expect("compaction overtakes no view that nobody has heard of");
+        SnapshotJob { view, meta, pin: Arc::new(pin) }
+    }
 }
 
 /// How one request ended.
@@ -146,6 +161,11 @@ impl ApplyWorker {
         ApplyWorker { state, compacting: false }
     }
 
+    /// Whether a command may wait for the disk: values do not all stay in memory.
+    pub fn may_wait(&self) -> bool {
+        !self.state.values().are_in_memory()
+    }
+
     /// The state as it is now, for readers.
     pub fn view(&mut self) -> View {
         let view = self.state.publish();
@@ -183,7 +203,8 @@ impl ApplyWorker {
             }
             ApplyTask::Restore(meta) => {
                 let parts = load(&meta)?;
-                let state = State::from_parts(parts, *self.state.limits());
+                let values = self.state.values().clone();
+                let state = State::restore(parts, *self.state.limits(), values);
                 self.state = state.map_err(SnapshotError::from)?;
                 replaced = true;
                 let view = self.state.publish();
@@ -203,7 +224,7 @@ impl ApplyWorker {
                     revision: view.revision(),
                     ..SnapshotMeta::default()
                 };
-                snapshot = Some(SnapshotJob { view, meta });
+                snapshot = Some(SnapshotJob::new(view, meta));
                 report.snapshot_begun = true;
             }
         }

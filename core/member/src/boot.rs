@@ -6,7 +6,7 @@
 //! backup is the same with more in it.
 
 use proto::log::{ConfState, Entry, HardState, Member as MemberRow, SnapshotMeta};
-use state::{Limits, State, StateParts};
+use state::{Limits, State, StateParts, Values};
 use thiserror::Error;
 use wal::{
     Disk, Identity, Kept, Log, LogBatch, LogError, LogOptions, Manifest, Reading, Recovered,
@@ -91,6 +91,8 @@ pub struct Recovery {
     pub log_entries_kept: u64,
     /// Bytes of these entries.
     pub log_bytes_kept: u64,
+    /// Where the state keeps its values.
+    pub values: Values,
 }
 
 impl Recovery {
@@ -196,7 +198,8 @@ pub fn recover<D: Disk>(
 ) -> Result<Booted<D>, BootError> {
     let applied = from_backend.as_ref().map_or(0, |parts| parts.applied.index);
     let log = read_log(log_disk, expected, recovery, applied)?;
-    let from_backend = from_backend.map(|parts| State::from_parts(parts, recovery.limits));
+    let from_backend =
+        from_backend.map(|parts| State::restore(parts, recovery.limits, recovery.values.clone()));
     let from_backend = from_backend.transpose().map_err(SnapshotError::from)?;
     recover_from(snapshot_disk, log, recovery, from_backend)
 }
@@ -255,7 +258,8 @@ pub fn recover_from<D: Disk>(
         if base.is_none() {
             match snapshots.load(&meta) {
                 Ok(parts) => {
-                    let state = State::from_parts(parts, recovery.limits);
+                    let values = recovery.values.clone();
+                    let state = State::restore(parts, recovery.limits, values);
                     base = Some((state.map_err(SnapshotError::from)?, false));
                 }
                 Err(error) => {
@@ -268,7 +272,9 @@ pub fn recover_from<D: Disk>(
     }
     let (state, from_backend) = match base {
         Some(base) => base,
-        None if window.base_index == 0 => (State::new(recovery.limits), false),
+        None if window.base_index == 0 => {
+            (State::new_with(recovery.limits, recovery.values.clone()), false)
+        }
         None => {
             return Err(BootError::NoBase {
                 first_index: window.base_index + 1,
@@ -330,7 +336,8 @@ pub fn force_new_cluster<D: Disk>(
     // the new beginning.
     let (index, term) = (last.max(booted.snapshots.newest_index()) + 1, term + 1);
     let parts = parts.rebased(index, term);
-    let mut state = State::from_parts(parts, recovery.limits).map_err(SnapshotError::from)?;
+    let mut state = State::restore(parts, recovery.limits, recovery.values.clone())
+        .map_err(SnapshotError::from)?;
     let view = state.publish();
     let meta = booted.snapshots.save_to_begin(job(&view, index, term))?;
     let (hard_state, mark) = beginning(index, term);
@@ -352,16 +359,14 @@ pub fn force_new_cluster<D: Disk>(
 }
 
 fn job(view: &state::View, index: u64, term: u64) -> SnapshotJob {
-    SnapshotJob {
-        view: view.clone(),
-        meta: SnapshotMeta {
-            index,
-            term,
-            conf_state: Some(conf_state_of(&view.members())),
-            revision: view.revision(),
-            ..SnapshotMeta::default()
-        },
-    }
+    let meta = SnapshotMeta {
+        index,
+        term,
+        conf_state: Some(conf_state_of(&view.members())),
+        revision: view.revision(),
+        ..SnapshotMeta::default()
+    };
+    SnapshotJob::new(view.clone(), meta)
 }
 
 /// How a log begins behind a snapshot.

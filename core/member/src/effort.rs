@@ -24,7 +24,7 @@ pub struct Effort {
 
 impl Effort {
     /// It may take long.
-    const MUCH: Effort = Effort { operations: usize::MAX, bytes: u64::MAX };
+    pub const MUCH: Effort = Effort { operations: usize::MAX, bytes: u64::MAX };
 
     /// What these tasks take. Much: a snapshot, a change of the membership, whatever touches a range
     /// of keys or all keys of a lease.

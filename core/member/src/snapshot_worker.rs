@@ -90,7 +90,7 @@ impl<D: Disk> SnapshotWorker<D> {
     }
 
     fn write(&mut self, job: SnapshotJob, begins_log: bool) -> Result<SnapshotMeta, SnapshotError> {
-        let SnapshotJob { view, mut meta } = job;
+        let SnapshotJob { view, mut meta, pin: _pin } = job;
         for chunk in state::snapshot::chunks(&view) {
             let hash = *blake3::hash(&chunk).as_bytes();
             if !self.store.has_chunk(&hash) {

@@ -1,6 +1,6 @@
 //! What a start makes of snapshots and a log that do not fit each other.
 
-use member::state::{Limits, StateParts};
+use member::state::{Limits, StateParts, Values};
 use member::wal::mem::MemDisk;
 use member::wal::{Identity, LogError, LogOptions};
 use member::{
@@ -23,7 +23,13 @@ struct Disks {
 
 fn recovery(allow_damaged_tail: bool) -> Recovery {
     let log = LogOptions { allow_damaged_tail, ..LogOptions::default() };
-    Recovery { log, limits: Limits::default(), log_entries_kept: 10, log_bytes_kept: 1 << 20 }
+    Recovery {
+        log,
+        limits: Limits::default(),
+        log_entries_kept: 10,
+        log_bytes_kept: 1 << 20,
+        values: Values::default(),
+    }
 }
 
 fn founders() -> StateParts {
@@ -59,7 +65,7 @@ fn job_ahead(booted: &mut Booted<&mut MemDisk>) -> SnapshotJob {
         revision: view.revision(),
         ..SnapshotMeta::default()
     };
-    SnapshotJob { view, meta }
+    SnapshotJob::new(view, meta)
 }
 
 #[test]

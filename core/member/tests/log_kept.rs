@@ -1,6 +1,6 @@
 //! How much of its log a member brings back into memory.
 
-use member::state::{Limits, StateParts};
+use member::state::{Limits, StateParts, Values};
 use member::wal::mem::MemDisk;
 use member::wal::{Entry, HardState, Identity, LogBatch, LogOptions};
 use member::{BASE_INDEX, BASE_TERM, Booted, Recovery, bootstrap, recover};
@@ -12,7 +12,7 @@ const APPLIED: u64 = 15;
 
 fn recovery(log_entries_kept: u64) -> Recovery {
     let (log, limits) = (LogOptions::default(), Limits::default());
-    Recovery { log, limits, log_entries_kept, log_bytes_kept: 1 << 20 }
+    Recovery { log, limits, log_entries_kept, log_bytes_kept: 1 << 20, values: Values::default() }
 }
 
 fn founders() -> StateParts {

@@ -37,9 +37,9 @@ pub use load::{Layout, Loaded, Loading, Pair, load};
 pub use memory::{MemBackend, MemFault};
 pub use writeback::{Writeback, WritebackLimits};
 
-use crate::block::BlockError;
+use crate::block::{self, BlockError};
 use crate::parts::{APPLIED_BYTES, Applied, AppliedError, Row, Table};
-use crate::record::Revision;
+use crate::record::{Record, Revision};
 
 /// Where the [`Mark`] lies.
 pub const APPLIED_KEY: &[u8] = b"m/applied";
@@ -276,6 +276,19 @@ pub fn pair_digest(key: &[u8], value: &[u8]) -> u64 {
         digest = (digest ^ digest >> 30).wrapping_mul(factor);
     }
     digest ^ digest >> 31
+}
+
+/// The records of a block, from the last pair whose key is not behind [`block_key`] of `wanted`: the one
+/// in which that revision lies, if it is there at all. Every checksum is checked.
+///
+/// # Errors
+/// [`BackendError`]; whoever is sure that the revision is there must take it for damage.
+pub fn block_at(wanted: Revision, key: &[u8], value: &[u8]) -> Result<Vec<Record>, BackendError> {
+    let revision = block_first(key).ok_or(BackendError::BlockMissing(wanted))?;
+    let decoded = block::decode(value);
+    let records = decoded.map_err(|error| BackendError::Block { revision, error })?;
+    let is_its_own = records.first().is_some_and(|first| first.revision() == revision);
+    if is_its_own { Ok(records) } else { Err(BackendError::Misplaced(revision)) }
 }
 
 /// Key of the block that begins with `first`.

@@ -29,6 +29,7 @@ use crate::outcome::{Event, LeaseChange, Outcome, Response, header};
 use crate::parts::{Applied, Changes, RowChange, StateParts, Table};
 use crate::record::Record;
 use crate::tuning::{self, Tuning, TuningError, UnknownFormat};
+use crate::values::Values;
 use crate::view::View;
 use crate::{hash, txn};
 
@@ -172,7 +173,20 @@ impl State {
     /// An empty state at revision 1, before the first entry of the log.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { contents: Contents { limits, ..Contents::default() }, ..Self::default() }
+        Self::new_with(limits, Values::default())
+    }
+
+    /// As [`State::new`], of a state that keeps its values there.
+    #[must_use]
+    pub fn new_with(limits: Limits, values: Values) -> Self {
+        let store = Store::with_values(values);
+        Self { contents: Contents { store, limits, ..Contents::default() }, ..Self::default() }
+    }
+
+    /// Where its values are.
+    #[must_use]
+    pub fn values(&self) -> &Values {
+        self.contents.store.values()
     }
 
     /// A state from its parts, as a snapshot or a backend keeps them.
@@ -180,8 +194,18 @@ impl State {
     /// # Errors
     /// [`PartsError`] for parts that no state would have come apart into.
     pub fn from_parts(parts: StateParts, limits: Limits) -> Result<Self, PartsError> {
+        Self::restore(parts, limits, Values::default())
+    }
+
+    /// As [`State::from_parts`], of a state that keeps its values there. Records that come without their
+    /// value are in the backend already.
+    ///
+    /// # Errors
+    /// As [`State::from_parts`].
+    pub fn restore(parts: StateParts, limits: Limits, values: Values) -> Result<Self, PartsError> {
         let StateParts { applied, rows, records } = parts;
-        let store = Store::restore(applied.revision, applied.compact_revision, records)?;
+        let Applied { revision, compact_revision, .. } = applied;
+        let store = Store::restore(revision, compact_revision, records, values)?;
         let mut contents = Contents {
             store,
             index: applied.index,

@@ -53,7 +53,9 @@ pub fn hash_kv(view: &View, revision: i64) -> Result<KvHash, StateError> {
         .records()
         .take_while(|record| record.revision() <= Revision::last_of(hash_revision))
         .filter(|record| !record.is_tombstone() || record.mod_revision() > compact_revision)
-        .fold(seed, |hash, record| crc32c::crc32c_append(hash, record.as_bytes()));
+        .fold(seed, |hash, record| {
+            crc32c::crc32c_append(hash, view.values().walk(record).as_bytes())
+        });
     Ok(KvHash { hash, compact_revision, hash_revision })
 }
 

@@ -12,6 +12,7 @@
 //! | who deletes a leased key, what an alarm refuses, who is a member, how a plan of timing goes on | [`lease`], [`alarm`], [`membership`], [`tuning`] |
 //! | what a watcher is told | [`watch`] |
 //! | how the state is kept and sent | [`parts`], [`block`], [`backend`], [`snapshot`], [`portable`] |
+//! | where values are that are not in memory | [`values`] |
 //! | how members compare what they hold | [`hash`] |
 //!
 //! Invariant: nothing here asks for the time, a random number, or how this member is configured when
@@ -42,6 +43,7 @@ pub mod record;
 pub mod snapshot;
 pub mod tuning;
 pub mod txn;
+pub mod values;
 pub mod view;
 pub mod watch;
 
@@ -54,4 +56,5 @@ pub use outcome::{Event, LeaseChange, Outcome, Response};
 pub use parts::{Applied, Changes, StateParts};
 pub use record::{Record, RecordError, Revision};
 pub use tuning::TuningError;
+pub use values::{Pin, ValueCache, ValueSource, Values};
 pub use view::{LeaseInfo, RangePage, View};

@@ -9,6 +9,7 @@ use crate::error::StateError;
 use crate::mvcc::{KeyRange, Store};
 use crate::outcome::header;
 use crate::record::Record;
+use crate::values::{Fetched, Patience, Values};
 
 /// Answers a request that [`crate::check::range`] has passed. `revision` is the store's own, or that
 /// of the transaction the request is part of; the header tells it, and what is asked for must not
@@ -18,6 +19,25 @@ pub(crate) fn range(
     request: &RangeRequest,
     revision: i64,
 ) -> Result<RangeResponse, StateError> {
+    answer(store, request, revision, Patience::Waits)
+        .map(|it| it.expect("who waits gets an answer"))
+}
+
+/// As [`range`]; `None` if that takes a value that is not in memory.
+pub(crate) fn range_at_hand(
+    store: &Store,
+    request: &RangeRequest,
+    revision: i64,
+) -> Option<Result<RangeResponse, StateError>> {
+    answer(store, request, revision, Patience::AtHand).transpose()
+}
+
+fn answer(
+    store: &Store,
+    request: &RangeRequest,
+    revision: i64,
+    patience: Patience,
+) -> Result<Option<RangeResponse>, StateError> {
     if request.revision > revision {
         return Err(StateError::FutureRevision);
     }
@@ -33,18 +53,25 @@ pub(crate) fn range(
         ..RangeResponse::default()
     };
     if request.count_only {
-        return Ok(response);
+        return Ok(Some(response));
     }
 
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
-    let mut found = Found::new(request, limit, count, store.live_at(keys, at));
+    let live = store.live_at(keys, at);
+    let Some(found) = Found::new(request, limit, count, live, store.values(), patience) else {
+        return Ok(None);
+    };
     response.more = found.more;
+    let records = found.records;
     if request.keys_only {
-        response.kvs = found.records.drain(..).map(Record::to_key_only).collect();
+        response.kvs = records.into_iter().map(Record::to_key_only).collect();
     } else {
-        response.kvs = found.records.drain(..).map(Record::to_key_value).collect();
+        let Some(whole) = store.values().fetch(records.iter().copied(), patience) else {
+            return Ok(None);
+        };
+        response.kvs = records.into_iter().map(|it| whole.of(it).to_key_value()).collect();
     }
-    Ok(response)
+    Ok(Some(response))
 }
 
 struct Found<'a> {
@@ -58,7 +85,9 @@ impl<'a> Found<'a> {
         limit: Option<usize>,
         count: usize,
         live: impl Iterator<Item = &'a Record>,
-    ) -> Self {
+        values: &Values,
+        patience: Patience,
+    ) -> Option<Self> {
         // Without an order etcd looks no further than one key past the limit, and only then sorts by
         // a target other than the key.
         let cut_first = !is_filtered(request) && !is_sorted(request);
@@ -67,9 +96,11 @@ impl<'a> Found<'a> {
         records.extend(live.filter(|record| passes(request, record)).take(most));
 
         let more = limit.is_some_and(|limit| records.len() > limit);
-        sort(request, limit.filter(|_| more), &mut records);
+        let by_value = request.sort_target() == SortTarget::Value;
+        let compared = values.fetch(records.iter().copied().filter(|_| by_value), patience)?;
+        sort(request, limit.filter(|_| more), &mut records, &compared);
         records.truncate(limit.unwrap_or(usize::MAX));
-        Self { records, more }
+        Some(Self { records, more })
     }
 }
 
@@ -105,14 +136,15 @@ fn passes(request: &RangeRequest, record: &Record) -> bool {
 }
 
 /// Brings records, which come by key, into the order asked for. Equals stay in the order of keys.
-/// With a limit only so many are put in order, the rest follow anyhow.
-fn sort(request: &RangeRequest, limit: Option<usize>, records: &mut [&Record]) {
+/// With a limit only so many are put in order, the rest follow anyhow. `compared` has the values, if it
+/// is by them.
+fn sort(request: &RangeRequest, limit: Option<usize>, records: &mut [&Record], compared: &Fetched) {
     let by = |a: &Record, b: &Record| match request.sort_target() {
         SortTarget::Key => a.key().cmp(b.key()),
         SortTarget::Version => a.version().cmp(&b.version()),
         SortTarget::Create => a.create_revision().cmp(&b.create_revision()),
         SortTarget::Mod => a.mod_revision().cmp(&b.mod_revision()),
-        SortTarget::Value => a.value().cmp(b.value()),
+        SortTarget::Value => compared.of(a).value().cmp(compared.of(b).value()),
     };
     let order = |a: &&Record, b: &&Record| {
         let wanted = match request.sort_order() {

@@ -21,6 +21,11 @@
 //!
 //! Invariant: a `Record` that exists is well formed. [`Record::from_bytes`] refuses anything else,
 //! so the accessors need no error.
+//!
+//! Where values do not all stay in memory the trees hold records *without their value*: header and key,
+//! marked as such. Whoever wants such a value asks [`crate::values::Values`] for the whole record.
+//! Invariant: a record without its value never leaves memory, and its value is never taken for empty:
+//! [`Record::value`] and [`Record::as_bytes`] of one panic.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -39,6 +44,8 @@ pub const HEADER_BYTES: usize = 48;
 pub const KEY_VALUE_BYTES_MAX: usize = 1 << 30;
 
 const FLAG_TOMBSTONE: u32 = 1;
+/// In memory only: the value lies elsewhere ([`crate::values`]). No reader of a disk takes it.
+const FLAG_APART: u32 = 1 << 31;
 
 const MOD_MAIN: Range<usize> = 0..8;
 const MOD_SUB: Range<usize> = 8..12;
@@ -214,9 +221,35 @@ impl Record {
     }
 
     /// The whole record as it lies in a block or a snapshot.
+    ///
+    /// # Panics
+    /// If the record is without its value.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
+        assert!(self.is_whole(), "record {} is without its value", self.revision());
         &self.0
+    }
+
+    /// Bytes of the whole record, whether or not the value is here.
+    #[must_use]
+    pub fn bytes_len(&self) -> usize {
+        self.value_start() + self.value_len()
+    }
+
+    /// Whether the value is here.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        u32_at(&self.0, FLAGS) & FLAG_APART == 0
+    }
+
+    /// The same record without its value, in memory of its own.
+    #[must_use]
+    pub(crate) fn without_value(&self) -> Self {
+        let mut bytes: Arc<[u8]> = Arc::from(&self.0[..self.value_start()]);
+        let buffer = Arc::get_mut(&mut bytes).expect("not shared yet");
+        let flags = u32_at(buffer, FLAGS) | FLAG_APART;
+        buffer[FLAGS].copy_from_slice(&flags.to_le_bytes());
+        Self(bytes)
     }
 
     /// How many places share the bytes.
@@ -267,9 +300,18 @@ impl Record {
     }
 
     /// The value; empty in a tombstone.
+    ///
+    /// # Panics
+    /// If the record is without its value.
     #[must_use]
     pub fn value(&self) -> &[u8] {
-        &self.0[self.value_start()..]
+        &self.as_bytes()[self.value_start()..]
+    }
+
+    /// Length of the value, whether or not it is here.
+    #[must_use]
+    pub fn value_len(&self) -> usize {
+        u32_at(&self.0, VALUE_LEN) as usize
     }
 
     fn value_start(&self) -> usize {
@@ -284,8 +326,12 @@ impl Record {
 
     /// The key as a client sees it. Key and value share the record's memory. A tombstone carries
     /// the key and `mod_revision` only, as a DELETE event does.
+    ///
+    /// # Panics
+    /// If the record is without its value.
     #[must_use]
     pub fn to_key_value(&self) -> KeyValue {
+        assert!(self.is_whole(), "record {} is without its value", self.revision());
         let whole = Bytes::from_owner(self.clone());
         KeyValue {
             key: whole.slice(HEADER_BYTES..self.value_start()),
@@ -319,8 +365,15 @@ impl AsRef<[u8]> for Record {
 }
 
 impl PartialEq for Record {
+    /// Of a record without its value everything else is compared.
     fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
+        if self.is_whole() == other.is_whole() {
+            return self.0 == other.0;
+        }
+        let [own, its] = [self, other].map(|record| &record.0[..record.value_start()]);
+        own.len() == its.len()
+            && own[..FLAGS.start] == its[..FLAGS.start]
+            && own[FLAGS.end..] == its[FLAGS.end..]
     }
 }
 
@@ -349,7 +402,7 @@ impl fmt::Debug for Record {
             f,
             "{} put {key} ({} bytes, created {}, version {}, lease {})",
             self.revision(),
-            self.value().len(),
+            self.value_len(),
             self.create_revision(),
             self.version(),
             self.lease(),
@@ -447,6 +500,27 @@ mod tests {
         keyless[KEY_LEN.start] = 0;
         keyless[VALUE_LEN.start] = 8;
         assert_eq!(Record::from_bytes(&keyless), Err(RecordError::EmptyKey));
+    }
+
+    #[test]
+    fn a_record_without_its_value_tells_all_but_the_value() {
+        let (whole, apart) = (sample(), sample().without_value());
+        assert!(whole.is_whole() && !apart.is_whole());
+        assert_eq!(apart, whole);
+        assert_eq!(apart.to_key_only(), whole.to_key_only());
+        assert_eq!((apart.bytes_len(), apart.value_len()), (whole.as_bytes().len(), 5));
+        assert_eq!(format!("{apart:?}"), format!("{whole:?}"));
+        let other = Record::put(Revision { main: 7, sub: 2 }, 3, 4, 8, b"key", b"value");
+        assert_ne!(apart, other);
+        let asks: [fn(&Record) -> usize; 2] = [|it| it.value().len(), |it| it.as_bytes().len()];
+        for ask in asks {
+            let asked = std::panic::catch_unwind(|| ask(&apart));
+            assert!(asked.is_err(), "a value that is not here is not an empty one");
+        }
+        assert_eq!(
+            Record::from_bytes(&apart.0).map(drop),
+            Err(RecordError::Length { claimed: 56, actual: 51 })
+        );
     }
 
     #[test]

@@ -120,15 +120,14 @@ pub enum SnapshotError {
 
 /// The chunks of a state, made one by one as they are asked for.
 pub fn chunks(view: &View) -> impl Iterator<Item = Bytes> {
-    let records = view.records().cloned();
-    Chunks::new(view.applied(), view.rows(), records)
+    Chunks::new(view.applied(), view.rows(), view.whole_records())
 }
 
 /// As [`chunks`], without what is of no use to another cluster: the plan of timing.
 pub(crate) fn chunks_for_others(view: &View) -> impl Iterator<Item = Bytes> + use<'_> {
     let mut rows = view.rows();
     rows.retain(|row| row.table != Table::Tuning);
-    Chunks::new(view.applied(), rows, view.records().cloned())
+    Chunks::new(view.applied(), rows, view.whole_records())
 }
 
 /// As [`chunks`], for a state taken apart.

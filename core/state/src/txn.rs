@@ -169,6 +169,9 @@ fn matches(store: &Store, compare: &Compare) -> bool {
         let by_value = compare.target == CompareTarget::Value as i32;
         return !by_value && matches_record(None, compare);
     }
+    if compare.target == CompareTarget::Value as i32 {
+        return live.all(|record| matches_record(Some(&store.values().read(record)), compare));
+    }
     live.all(|record| matches_record(Some(record), compare))
 }
 
@@ -246,6 +249,10 @@ pub(crate) fn check_put(
 pub(crate) fn put(transaction: &mut Transaction<'_>, request: &PutRequest) -> PutResponse {
     let asks = request.prev_kv || request.ignore_value || request.ignore_lease;
     let prev = if asks { transaction.store().get(&request.key).cloned() } else { None };
+    // Whoever asks for the lease alone does not need the value.
+    let wants_value = request.prev_kv || request.ignore_value;
+    let values = transaction.store().values();
+    let prev = if wants_value { prev.map(|prev| values.read(&prev)) } else { prev };
     let value = match &prev {
         Some(prev) if request.ignore_value => prev.value(),
         _ => &request.value,
@@ -267,7 +274,8 @@ pub(crate) fn delete_range(
 ) -> DeleteRangeResponse {
     let deleted = transaction.delete_range(KeyRange::new(&request.key, &request.range_end));
     let prev_kvs = if request.prev_kv {
-        deleted.iter().map(Record::to_key_value).collect()
+        let whole = transaction.store().values().fetched(&deleted);
+        deleted.iter().map(|record| whole.of(record).to_key_value()).collect()
     } else {
         Vec::new()
     };

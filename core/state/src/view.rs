@@ -2,6 +2,9 @@
 //!
 //! A view never changes and holds nobody up: apply goes on with its own copy, sharing what is equal.
 //! Any number of views may be held at a time; what they keep alive is what has changed since.
+//!
+//! Records handed out one by one may be without their value, where values do not all stay in memory:
+//! [`View::values`] has the whole ones, and whoever asks it holds a [`View::pin`] meanwhile.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +21,7 @@ use crate::mvcc::log::EventPage;
 use crate::mvcc::{KeyRange, Store};
 use crate::parts::{Applied, Row, StateParts};
 use crate::record::{Record, Revision};
+use crate::values::{Pin, Values};
 use crate::{check, query, txn};
 
 /// The state at one moment. `Clone` copies a pointer.
@@ -129,13 +133,39 @@ impl View {
             || quota.is_none_or(|quota| self.size_bytes().saturating_add(cost_bytes) < quota)
     }
 
-    /// Answers a range request.
+    /// Where the values are that its records are without.
+    #[must_use]
+    pub fn values(&self) -> &Values {
+        self.store().values()
+    }
+
+    /// To be held by whoever reads values of this view. `None` if compaction has overtaken it, and values
+    /// of what it had may be gone: the newest view can be pinned.
+    #[must_use]
+    pub fn pin(&self) -> Option<Pin> {
+        self.values().pin(self.compact_revision())
+    }
+
+    /// Answers a range request. May wait for the disk, where values do not all stay in memory.
     ///
     /// # Errors
     /// What [`check::range`] finds, or a revision that cannot be read.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, StateError> {
         check::range(request)?;
         query::range(self.store(), request, self.revision())
+    }
+
+    /// As [`View::range`], by one who must not wait; `None` if that takes a value that is not in memory.
+    /// Needs no pin.
+    #[must_use]
+    pub fn range_at_hand(
+        &self,
+        request: &RangeRequest,
+    ) -> Option<Result<RangeResponse, StateError>> {
+        match check::range(request) {
+            Ok(()) => query::range_at_hand(self.store(), request, self.revision()),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// The response a range that is sent in pieces ends with, without keys: header, count and
@@ -177,7 +207,7 @@ impl View {
             if full && !records.is_empty() {
                 return Ok(RangePage { records, next_key: Some(record.key().to_vec()) });
             }
-            bytes += record.as_bytes().len();
+            bytes += record.bytes_len();
             records.push(record.clone());
         }
         Ok(RangePage { records, next_key: None })
@@ -250,6 +280,11 @@ impl View {
         self.store().records(Revision::default())
     }
 
+    /// [`View::records`], whole. May wait for the disk.
+    pub fn whole_records(&self) -> impl Iterator<Item = Record> + use<'_> {
+        self.records().map(|record| self.values().walk(record))
+    }
+
     /// Whether a record that was once applied outlives the compactions so far.
     #[must_use]
     pub fn keeps(&self, record: &Record) -> bool {
@@ -275,7 +310,7 @@ impl View {
     /// Everything there is to know.
     #[must_use]
     pub fn parts(&self) -> StateParts {
-        let records = self.records().cloned().collect();
+        let records = self.whole_records().collect();
         StateParts { applied: self.applied(), rows: self.rows(), records }
     }
 

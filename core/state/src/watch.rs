@@ -401,7 +401,7 @@ impl Hub {
                 matched.entry(id).or_default().push(index);
             });
         }
-        let mut rendered = Rendered::new(events);
+        let mut rendered = Rendered::new(events, view);
         for (id, indices) in matched {
             self.notify(id, events, indices, &mut rendered);
         }

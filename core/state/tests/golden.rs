@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod apart;
 mod script;
 
 use std::path::{Path, PathBuf};
@@ -22,8 +23,8 @@ fn scripts() -> Vec<PathBuf> {
 }
 
 /// The script with the answers it gets now.
-fn replay(text: &str) -> String {
-    let mut session = Session::new();
+fn replay(text: &str, is_apart: bool) -> String {
+    let mut session = Session::new(is_apart);
     let mut replayed = String::new();
     let mut answering = false;
     for line in text.lines() {
@@ -54,7 +55,8 @@ fn golden_scripts_get_the_answers_written_down() {
         let name = path.file_name().unwrap().display().to_string();
         let first = text.lines().next().unwrap_or_default();
         assert!(first.ends_with('.') && first.contains(' '), "{name} begins with no sentence");
-        let replayed = replay(&text);
+        let replayed = replay(&text, false);
+        assert_eq!(replay(&text, true), replayed, "{name}: where values lie changes the answer");
         if replayed == text {
             continue;
         }

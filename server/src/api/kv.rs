@@ -13,7 +13,8 @@ use proto::etcdserverpb::{
     PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
 use proto::log::command::Op;
-use state::{KeyRange, Response as Applied, View, check, txn, view};
+use proto::mvccpb::KeyValue;
+use state::{KeyRange, Record, Response as Applied, StateError, View, check, txn, view};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -29,6 +30,9 @@ const INLINE_KEYS_MAX: i64 = 1_000;
 const FIRST_PIECE_RECORDS: usize = 10;
 /// Pieces of a streamed range that wait for the client.
 const PIECES_WAITING_MAX: usize = 2;
+/// How often a newer view is looked for when compaction has overtaken one. The newest can be pinned but
+/// for the moment in which a still newer one is published.
+const PIN_TRIES_MAX: usize = 16;
 /// How often a physical compaction is asked whether it is done.
 const SWEEP_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -64,10 +68,10 @@ impl<D: Door> KvService<D> {
             let count = RangeRequest { count_only: true, ..request.clone() };
             view.range(&count).map_err(state_status)?.count > INLINE_KEYS_MAX
         };
-        let answer = if is_large {
-            self.shared.beside(move || view.range(&request)).await?
-        } else {
-            view.range(&request)
+        let at_hand = if is_large { None } else { view.range_at_hand(&request) };
+        let answer = match at_hand {
+            Some(answer) => answer,
+            None => self.shared.read_beside(view, move |view| view.range(&request)).await?,
         };
         answer.map_err(state_status)
     }
@@ -123,7 +127,12 @@ impl<D: Door> KvService<D> {
         check::txn(&request, self.shared.settings.txn_ops_max).map_err(state_status)?;
         if txn::is_read_only(&request) {
             let view = self.view(txn::is_serializable(&request)).await?;
-            let mut response = view.txn_read_only(&request).map_err(state_status)?;
+            let response = if view.values().are_in_memory() {
+                view.txn_read_only(&request)
+            } else {
+                self.shared.read_beside(view, move |view| view.txn_read_only(&request)).await?
+            };
+            let mut response = response.map_err(state_status)?;
             self.fill_txn(&mut response, self.shared.door.leadership().term);
             return Ok(response);
         }
@@ -154,10 +163,55 @@ impl<D: Door> Shared<D> {
             .map_err(|error| RequestError::Other(error.to_string()).into())
     }
 
+    /// As [`Shared::beside`], of what reads values: of a view, or of a newer one if compaction has
+    /// overtaken it.
+    pub(super) async fn read_beside<T: Send + 'static>(
+        &self,
+        view: View,
+        compute: impl FnOnce(&View) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let door = self.door.clone();
+        let read = move || pinned(view, &door).map(|(view, _pin)| compute(&view));
+        Ok(self.beside(read).await??)
+    }
+
+    /// Records of a view as clients see them. Unlike a whole range they cannot be taken from a newer view:
+    /// whoever lists on at a revision that is compacted meanwhile, and whose values are gone, is told so.
+    async fn key_values(&self, view: &View, records: Vec<Record>) -> Result<Vec<KeyValue>, Status> {
+        let at_hand = |record: &Record| {
+            if record.is_whole() {
+                return Some(record.to_key_value());
+            }
+            view.values().at_hand(record).map(|whole| whole.to_key_value())
+        };
+        if let Some(kvs) = records.iter().map(at_hand).collect() {
+            return Ok(kvs);
+        }
+        let view = view.clone();
+        let read = move || {
+            let _pin = view.pin().ok_or(StateError::Compacted)?;
+            Ok(records.iter().map(|record| view.values().key_value(record)).collect())
+        };
+        self.beside(read).await?.map_err(state_status)
+    }
+
     /// The answer to a command that can only be of one kind.
     pub(super) fn mismatch(outcome: &AppliedOutcome) -> Status {
         RequestError::Other(format!("entry {}: answer of another kind", outcome.index)).into()
     }
+}
+
+/// A view that compaction has not overtaken, and what keeps it from doing so: the one given, or else the
+/// newest.
+pub(super) fn pinned<D: Door>(view: View, door: &D) -> Result<(View, state::Pin), RequestError> {
+    let mut view = view;
+    for _ in 0..PIN_TRIES_MAX {
+        if let Some(pin) = view.pin() {
+            return Ok((view, pin));
+        }
+        view = door.view();
+    }
+    Err(RequestError::TooManyRequests)
 }
 
 #[tonic::async_trait]
@@ -202,7 +256,8 @@ impl<D: Door> Kv for KvService<D> {
         }
         let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);
         let bytes_max = self.shared.settings.request_bytes_max;
-        tokio::spawn(stream_range(view, request, summary, bytes_max, sender));
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(stream_range(shared, view, request, summary, bytes_max, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -249,7 +304,8 @@ async fn wait_for_sweep<D: Door>(door: &D, timeout: Duration) -> Result<(), Stat
 }
 
 /// Sends a range piece by piece; the last one carries header, count and whether there is more.
-async fn stream_range(
+async fn stream_range<D: Door>(
+    shared: Arc<Shared<D>>,
     view: View,
     request: RangeRequest,
     summary: RangeResponse,
@@ -272,15 +328,19 @@ async fn stream_range(
             }
         };
         let sent = page.records.len();
-        let keys_only = request.keys_only;
-        let mut piece = RangeResponse {
-            kvs: page
-                .records
-                .iter()
-                .map(|record| if keys_only { record.to_key_only() } else { record.to_key_value() })
-                .collect(),
-            ..RangeResponse::default()
+        let kvs = if request.keys_only {
+            Ok(page.records.iter().map(Record::to_key_only).collect())
+        } else {
+            shared.key_values(&view, page.records).await
         };
+        let kvs = match kvs {
+            Ok(kvs) => kvs,
+            Err(status) => {
+                let _ = sender.send(Err(status)).await;
+                return;
+            }
+        };
+        let mut piece = RangeResponse { kvs, ..RangeResponse::default() };
         left = left.map(|left| left - sent);
         from = page.next_key;
         let is_last = from.is_none() || left == Some(0);

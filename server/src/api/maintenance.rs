@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use super::error::state_status;
+use super::kv::pinned;
 use crate::door::{Door, RequestError};
 use crate::version::{ETCD_STORAGE_VERSION, ETCD_VERSION, VERSION};
 
@@ -125,9 +126,9 @@ impl<D: Door> Maintenance for MaintenanceService<D> {
 
     async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         let view = self.shared.door.view();
-        let revision = view.revision();
         let timer = self.shared.metrics.hash_seconds.start_timer();
-        let hash = self.shared.beside(move || hash::hash_all(&view)).await?;
+        let hashed = |view: &View| (view.revision(), hash::hash_all(view));
+        let (revision, hash) = self.shared.read_beside(view, hashed).await?;
         timer.observe_duration();
         Ok(Response::new(HashResponse { header: self.shared.header(revision), hash }))
     }
@@ -138,9 +139,9 @@ impl<D: Door> Maintenance for MaintenanceService<D> {
     ) -> Result<Response<HashKvResponse>, Status> {
         let asked = request.into_inner().revision;
         let view = self.shared.door.view();
-        let revision = view.revision();
         let timer = self.shared.metrics.hash_rev_seconds.start_timer();
-        let hashed = self.shared.beside(move || hash::hash_kv(&view, asked)).await?;
+        let hashed = move |view: &View| (view.revision(), hash::hash_kv(view, asked));
+        let (revision, hashed) = self.shared.read_beside(view, hashed).await?;
         timer.observe_duration();
         let hashed = hashed.map_err(state_status)?;
         Ok(Response::new(HashKvResponse {
@@ -161,8 +162,13 @@ impl<D: Door> Maintenance for MaintenanceService<D> {
         let view = self.shared.door.view();
         let cluster_id = self.shared.door.identity().cluster_id;
         let timer = self.shared.metrics.backend_snapshot_seconds.start_timer();
+        let door = self.shared.door.clone();
         tokio::task::spawn_blocking(move || {
-            send_snapshot(&view, cluster_id, &sender);
+            match pinned(view, &door) {
+                Ok((view, _pin)) => send_snapshot(&view, cluster_id, &sender),
+                // The client may be gone; then nobody is left to tell.
+                Err(error) => drop(sender.blocking_send(Err(error.into()))),
+            }
             timer.observe_duration();
             drop(place);
         });

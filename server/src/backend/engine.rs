@@ -4,20 +4,23 @@
 //! of ours holds up to 16 blocks: hundreds of MiB before anything is let go. Opening a database takes
 //! milliseconds and begins with empty pages, so it is opened anew whenever enough has gone through it.
 
-use std::cell::{Cell, RefCell};
 use std::ops::{Bound, ControlFlow};
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use state::backend::{Backend, BackendBatch, BackendError, Layout, Loaded, Loading, Pair};
-use state::{Limits, State};
+use state::backend::{
+    Backend, BackendBatch, BackendError, Layout, Loaded, Loading, Pair, block_at, block_key,
+};
+use state::{Limits, Record, Revision, State, Values};
 
 use crate::node::panic_text;
 
-/// sled's page cache; reads are served from the state in memory, so a small one does. What really
+/// sled's page cache; most reads are served from memory, so a small one does. What really
 /// bounds it is [`PAGED_IN_BYTES_MIN`].
 const CACHE_BYTES: u64 = 16 << 20;
 /// Bytes read and written before the database is opened anew, …
@@ -41,13 +44,19 @@ const PAIRS_WAITING_MAX: usize = 256;
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One sled database with one tree.
-pub struct SledBackend {
+pub struct SledBackend(Arc<Database>);
+
+/// Reads single blocks of a [`SledBackend`], from any thread.
+pub(crate) struct BlockReader(Arc<Database>);
+
+/// The database, and how much of it is in memory.
+struct Database {
     path: PathBuf,
-    /// `None` only once it could not be opened anew.
-    db: RefCell<Option<sled::Db>>,
+    /// `None` only once it could not be opened anew. Held for writing while that is done.
+    db: RwLock<Option<sled::Db>>,
     /// Bytes that went through it since it was opened, about.
-    paged_in_bytes: Cell<u64>,
-    paged_in_bytes_max: Cell<u64>,
+    paged_in_bytes: AtomicU64,
+    paged_in_bytes_max: AtomicU64,
 }
 
 impl SledBackend {
@@ -56,42 +65,95 @@ impl SledBackend {
     /// # Errors
     /// [`BackendError::Engine`]; sled may also panic on a damaged file.
     pub fn open(path: &Path) -> Result<Self, BackendError> {
-        let backend = SledBackend {
+        let database = Database {
             path: path.to_owned(),
-            db: RefCell::new(Some(open_sled(path).map_err(engine)?)),
-            paged_in_bytes: Cell::new(0),
-            paged_in_bytes_max: Cell::new(PAGED_IN_BYTES_MIN),
+            db: RwLock::new(Some(open_sled(path).map_err(engine)?)),
+            paged_in_bytes: AtomicU64::new(0),
+            paged_in_bytes_max: AtomicU64::new(PAGED_IN_BYTES_MIN),
         };
-        backend.note_opened()?;
-        Ok(backend)
+        database.with(|db| database.note_opened(db))?;
+        Ok(SledBackend(Arc::new(database)))
     }
 
-    fn db(&self) -> Result<sled::Db, BackendError> {
-        let db = self.db.borrow().clone();
-        db.ok_or_else(|| BackendError::Engine(String::from("it could not be opened anew")))
+    /// Changes a stored value behind everyone's back.
+    #[cfg(test)]
+    pub(crate) fn tamper(&self, key: &[u8], value: &[u8]) {
+        self.0.with(|db| db.insert(key, value).map(drop).map_err(engine)).unwrap();
     }
 
-    fn note_opened(&self) -> Result<(), BackendError> {
-        self.paged_in_bytes.set(0);
-        let part = self.size_bytes()? / PAGED_IN_DIVISOR;
-        self.paged_in_bytes_max.set(part.max(PAGED_IN_BYTES_MIN));
+    /// A way to its blocks.
+    pub(crate) fn reader(&self) -> BlockReader {
+        BlockReader(Arc::clone(&self.0))
+    }
+}
+
+impl BlockReader {
+    /// The records of the block in which a revision lies, if it is anywhere; every checksum is checked.
+    pub(crate) fn block_of(&self, revision: Revision) -> Result<Vec<Record>, BackendError> {
+        if self.0.is_full() {
+            self.0.reopen(false)?;
+        }
+        let through = block_key(revision);
+        // One step, so that what compaction rewrites is seen whole, before it or after.
+        let last =
+            self.0.with(|db| db.range(..=through).next_back().transpose().map_err(engine))?;
+        let (key, value) = last.ok_or(BackendError::BlockMissing(revision))?;
+        self.0.paged_in(value.len() as u64 * PAGE_PAIRS);
+        block_at(revision, &key, &value)
+    }
+}
+
+impl std::fmt::Debug for BlockReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BlockReader")
+    }
+}
+
+impl Database {
+    /// Does something with the database. It is not opened anew meanwhile, so no call may lie within
+    /// another.
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&sled::Db) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        work(db.as_ref().ok_or_else(Self::closed)?)
+    }
+
+    fn closed() -> BackendError {
+        BackendError::Engine(String::from("it could not be opened anew"))
+    }
+
+    fn note_opened(&self, db: &sled::Db) -> Result<(), BackendError> {
+        self.paged_in_bytes.store(0, Ordering::Relaxed);
+        let part = db.size_on_disk().map_err(engine)? / PAGED_IN_DIVISOR;
+        self.paged_in_bytes_max.store(part.max(PAGED_IN_BYTES_MIN), Ordering::Relaxed);
         Ok(())
     }
 
+    fn paged_in_bytes(&self) -> u64 {
+        self.paged_in_bytes.load(Ordering::Relaxed)
+    }
+
     fn paged_in(&self, bytes: u64) {
-        self.paged_in_bytes.set(self.paged_in_bytes.get().saturating_add(bytes));
+        self.paged_in_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn is_full(&self) -> bool {
-        self.paged_in_bytes.get() >= self.paged_in_bytes_max.get()
+        self.paged_in_bytes() >= self.paged_in_bytes_max.load(Ordering::Relaxed)
     }
 
-    /// Lets go of every page in memory. Nobody else may hold the database.
-    fn reopen(&self) -> Result<(), BackendError> {
-        let db = self.db()?;
+    /// Lets go of every page in memory; unless `always`, only if there are still many.
+    fn reopen(&self, always: bool) -> Result<(), BackendError> {
+        // Most of it while others still read.
+        self.with(|db| db.flush().map(drop).map_err(engine))?;
+        let mut held = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if !always && !self.is_full() {
+            return Ok(());
+        }
+        let db = held.take().ok_or_else(Self::closed)?;
         db.flush().map_err(engine)?;
         drop(db);
-        drop(self.db.take());
         let path = self.path.clone();
         let opened = Apart::begin(move || {
             let mut tries = 1;
@@ -105,9 +167,8 @@ impl SledBackend {
                 }
             }
         });
-        let opened = opened.and_then(Apart::wait).map_err(BackendError::Engine)?;
-        self.db.replace(Some(opened.map_err(engine)?));
-        self.note_opened()
+        let opened = opened.and_then(Apart::wait).map_err(BackendError::Engine)?.map_err(engine)?;
+        self.note_opened(held.insert(opened))
     }
 }
 
@@ -120,26 +181,25 @@ impl SledBackend {
     ) -> Result<(), BackendError> {
         let mut from = Bound::Included(prefix.to_vec());
         loop {
-            let mut left_off = None;
-            for pair in self.db()?.range((from, Bound::Unbounded)) {
-                let (key, value) = pair.map_err(engine)?;
-                if !key.starts_with(prefix) {
-                    break;
+            let left_off = self.0.with(|db| {
+                for pair in db.range((from, Bound::Unbounded)) {
+                    let (key, value) = pair.map_err(engine)?;
+                    if !key.starts_with(prefix) {
+                        break;
+                    }
+                    self.0.paged_in((key.len() + value.len()) as u64);
+                    let left_off = self.0.is_full().then(|| key.to_vec());
+                    if visit(key, value).is_break() {
+                        break;
+                    }
+                    if left_off.is_some() {
+                        return Ok(left_off);
+                    }
                 }
-                self.paged_in((key.len() + value.len()) as u64);
-                if self.is_full() {
-                    left_off = Some(key.to_vec());
-                }
-                if visit(key, value).is_break() {
-                    left_off = None;
-                    break;
-                }
-                if left_off.is_some() {
-                    break;
-                }
-            }
-            if left_off.is_some() || self.paged_in_bytes.get() > PAGED_IN_BYTES_IDLE {
-                self.reopen()?;
+                Ok(None)
+            })?;
+            if left_off.is_some() || self.0.paged_in_bytes() > PAGED_IN_BYTES_IDLE {
+                self.0.reopen(true)?;
             }
             let Some(key) = left_off else { return Ok(()) };
             from = Bound::Excluded(key);
@@ -151,10 +211,13 @@ impl SledBackend {
     pub(super) fn load_state(
         &self,
         limits: Limits,
+        values: &Values,
         position: &Sender<u64>,
     ) -> Result<Option<(State, Layout)>, String> {
         let said = |error: BackendError| error.to_string();
-        let Some(mut loading) = Loading::begin(self).map_err(said)? else { return Ok(None) };
+        let Some(mut loading) = Loading::begin(self, values.clone()).map_err(said)? else {
+            return Ok(None);
+        };
         // Nobody waits any more only if the boot has failed.
         let _ = position.send(loading.applied().index);
         let (pairs, received) =
@@ -166,8 +229,8 @@ impl SledBackend {
                     Pair::read(&key, &value).and_then(|pair| loading.add(pair)).map_err(said)?;
                 }
                 let Loaded { parts, layout } = loading.finish().map_err(said)?;
-                let state = State::from_parts(parts, limits).map_err(|error| error.to_string())?;
-                Ok((state, layout))
+                let state = State::restore(parts, limits, values.clone());
+                Ok((state.map_err(|error| error.to_string())?, layout))
             });
             let built = built.map_err(|error| error.to_string())?;
             let scanned = self.scan_pairs(b"", &mut |key, value| match pairs.send((key, value)) {
@@ -199,14 +262,13 @@ pub(super) struct Apart<T> {
 }
 
 impl<T: Send + 'static> Apart<T> {
-    pub(super) fn begin(
-        work: impl FnOnce() -> T + Send + std::panic::UnwindSafe + 'static,
-    ) -> Result<Self, String> {
+    pub(super) fn begin(work: impl FnOnce() -> T + Send + 'static) -> Result<Self, String> {
         let (sender, answer) = std::sync::mpsc::channel();
         std::thread::Builder::new()
             .name(String::from("backend-open"))
             .spawn(move || {
-                let done = catch_unwind(work);
+                // What it leaves behind after a panic is not used.
+                let done = catch_unwind(AssertUnwindSafe(work));
                 drop(sender.send(done.map_err(|panic| panic_text(panic.as_ref()))));
             })
             .map_err(|error| error.to_string())?;
@@ -232,8 +294,8 @@ impl std::fmt::Debug for SledBackend {
 
 impl Backend for SledBackend {
     fn commit(&mut self, batch: &BackendBatch) -> Result<(), BackendError> {
-        if self.is_full() {
-            self.reopen()?;
+        if self.0.is_full() {
+            self.0.reopen(true)?;
         }
         let mut writes = sled::Batch::default();
         for write in batch.writes() {
@@ -243,13 +305,13 @@ impl Backend for SledBackend {
             }
         }
         let pairs = batch.writes().len() as u64;
-        self.paged_in(batch.size_bytes() as u64 + pairs * WRITTEN_PAIR_BYTES);
-        self.db()?.apply_batch(writes).map_err(engine)
+        self.0.paged_in(batch.size_bytes() as u64 + pairs * WRITTEN_PAIR_BYTES);
+        self.0.with(|db| db.apply_batch(writes).map_err(engine))
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BackendError> {
-        let found = self.db()?.get(key).map_err(engine)?;
-        self.paged_in(found.as_ref().map_or(0, |value| value.len() as u64) * PAGE_PAIRS);
+        let found = self.0.with(|db| db.get(key).map_err(engine))?;
+        self.0.paged_in(found.as_ref().map_or(0, |value| value.len() as u64) * PAGE_PAIRS);
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -262,17 +324,18 @@ impl Backend for SledBackend {
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {
-        self.db()?.flush().map(drop).map_err(engine)
+        self.0.with(|db| db.flush().map(drop).map_err(engine))
     }
 
     fn size_bytes(&self) -> Result<u64, BackendError> {
-        self.db()?.size_on_disk().map_err(engine)
+        self.0.with(|db| db.size_on_disk().map_err(engine))
     }
 
     fn clear(&mut self) -> Result<(), BackendError> {
-        let db = self.db()?;
-        db.clear().map_err(engine)?;
-        db.flush().map(drop).map_err(engine)
+        self.0.with(|db| {
+            db.clear().map_err(engine)?;
+            db.flush().map(drop).map_err(engine)
+        })
     }
 }
 
@@ -301,18 +364,18 @@ mod tests {
         for key in &keys {
             let write = Write { key: key.clone(), value: Some(value.clone()) };
             backend.commit(&BackendBatch::new(Mark::default(), vec![write])).unwrap();
-            assert!(backend.paged_in_bytes.get() <= 2 * PAGED_IN_BYTES_MIN);
+            assert!(backend.0.paged_in_bytes() <= 2 * PAGED_IN_BYTES_MIN);
         }
         let mut found = Vec::new();
         let scanned = backend.scan(b"b/", &mut |key, stored| {
             assert_eq!(stored, value);
-            assert!(backend.paged_in_bytes.get() <= 2 * PAGED_IN_BYTES_MIN);
+            assert!(backend.0.paged_in_bytes() <= 2 * PAGED_IN_BYTES_MIN);
             found.push(key.to_vec());
             ControlFlow::Continue(())
         });
         scanned.unwrap();
         assert_eq!(found, keys);
-        assert_eq!(backend.paged_in_bytes.get(), 0, "nothing stays behind a scan");
+        assert_eq!(backend.0.paged_in_bytes(), 0, "nothing stays behind a scan");
     }
 
     #[test]
@@ -330,10 +393,10 @@ mod tests {
             let batch = BackendBatch::new(Mark::default(), (0..BATCH).map(write).collect());
             bytes += batch.size_bytes() as u64;
             backend.commit(&batch).unwrap();
-            assert!(backend.paged_in_bytes.get() <= 2 * PAGED_IN_BYTES_MIN);
+            assert!(backend.0.paged_in_bytes() <= 2 * PAGED_IN_BYTES_MIN);
         }
         assert!(bytes < PAGED_IN_BYTES_MIN, "what was written alone would not have done it");
-        assert!(backend.paged_in_bytes.get() < 2 * PAGED_IN_BYTES_MIN, "opened anew");
+        assert!(backend.0.paged_in_bytes() < 2 * PAGED_IN_BYTES_MIN, "opened anew");
         let mut found = 0;
         let scanned = backend.scan(b"", &mut |_, _| {
             found += 1;
@@ -357,7 +420,7 @@ mod tests {
             state.apply(n + 1, 1, &command).result.unwrap();
         }
         let view = state.publish();
-        let (rows, records) = (view.rows(), view.records().cloned());
+        let (rows, records) = (view.rows(), view.whole_records());
         let limits = WritebackLimits::default();
         Writeback::rebuild(limits, &mut backend, view.applied(), rows, records).unwrap();
         (backend, view.parts())
@@ -368,7 +431,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (backend, parts) = filled(&dir.path().join("sled-1"), 1_000);
         let (sender, position) = std::sync::mpsc::channel();
-        let (mut state, layout) = backend.load_state(Limits::default(), &sender).unwrap().unwrap();
+        let (mut state, layout) =
+            backend.load_state(Limits::default(), &Values::default(), &sender).unwrap().unwrap();
         assert_eq!(state.publish().parts(), parts);
         assert_eq!(position.try_recv(), Ok(parts.applied.index));
         assert_eq!(layout, state::backend::load(&backend).unwrap().unwrap().layout);
@@ -379,7 +443,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (sender, position) = std::sync::mpsc::channel();
         let empty = SledBackend::open(&dir.path().join("sled-1")).unwrap();
-        assert!(empty.load_state(Limits::default(), &sender).unwrap().is_none());
+        assert!(
+            empty.load_state(Limits::default(), &Values::default(), &sender).unwrap().is_none()
+        );
         assert!(position.try_recv().is_err());
 
         let (backend, _) = filled(&dir.path().join("sled-2"), 50_000);
@@ -391,15 +457,17 @@ mod tests {
         noted.unwrap();
         // Early, so that the one that reads has far to go when the one that judges is done.
         let block = &blocks[3];
-        let whole = backend.db().unwrap().get(block).unwrap().unwrap();
+        let db = || backend.0.db.read().unwrap().clone().unwrap();
+        let whole = db().get(block).unwrap().unwrap();
         let mut rotten = whole.to_vec();
         rotten[100] ^= 1;
         for damage in [Some(rotten), None] {
             match damage {
-                Some(rotten) => backend.db().unwrap().insert(block, rotten).unwrap(),
-                None => backend.db().unwrap().remove(block).unwrap(),
+                Some(rotten) => db().insert(block, rotten).unwrap(),
+                None => db().remove(block).unwrap(),
             };
-            let refused = backend.load_state(Limits::default(), &sender).unwrap_err();
+            let refused =
+                backend.load_state(Limits::default(), &Values::default(), &sender).unwrap_err();
             let named = ["block checksum", "its applied position counts"];
             assert!(named.iter().any(|reason| refused.contains(reason)), "{refused}");
         }

@@ -2,6 +2,7 @@
 //! nothing that could run.
 
 use super::{Config, ConfigError, texts};
+use crate::values::VALUE_CACHE_BYTES_MIN;
 
 /// More threads than any machine has processors are a slip of the keyboard.
 const CLIENT_THREADS_MAX: usize = 1_024;
@@ -73,6 +74,12 @@ impl Config {
         }
         if let Err(error) = self.batching().validate() {
             return contradiction(format!("--batch-…: {error}"));
+        }
+        if let Some(bytes) = self.value_cache_bytes.filter(|bytes| *bytes < VALUE_CACHE_BYTES_MIN) {
+            return contradiction(format!(
+                "--value-cache-bytes {bytes} is too little: at least {VALUE_CACHE_BYTES_MIN}, or 0 to keep \
+                 all values in memory"
+            ));
         }
         if self.client_threads.is_some_and(|threads| threads > CLIENT_THREADS_MAX) {
             return contradiction(format!("--client-threads is above {CLIENT_THREADS_MAX}"));

@@ -276,6 +276,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag(OWN, "batch-gather-max", Duration, "10ms", Served, "Longest time between two entries of a member whose entries queue for processor. 0: none."),
     flag(OWN, "crash-hints", Bool, "true", Served, "Stand for election at once when the leader's machine says that its process is gone. Peer URLs must lead to members, not to load balancers."),
     flag(OWN, "distributed-tracing-protocol", Choice(&["grpc", "http/protobuf"]), "grpc", Served, "How traces travel. Without it OTEL_EXPORTER_OTLP_PROTOCOL holds, where set."),
+    flag(OWN, "value-cache-bytes", U64, "0", Served, "Bytes of values kept in memory, the recently used ones; the others are read from the store on disk. At least 8388608. 0: all are in memory."),
     flag(OWN, "client-threads", U32, "0", Served, "Threads that serve client connections. 0: by the number of processors."),
     flag(OWN, "client-connections-max", U32, "16384", Served, "Client connections served at a time; further ones wait."),
 

@@ -172,6 +172,7 @@ impl Config {
                 0 => Some(QUOTA_BYTES_DEFAULT),
                 bytes => u64::try_from(bytes).ok(),
             },
+            value_cache_bytes: Some(uint(given, "value-cache-bytes")).filter(|n| *n > 0),
             max_txn_ops: size(given, "max-txn-ops"),
             max_request_bytes: size(given, "max-request-bytes"),
             max_concurrent_streams: u32::try_from(uint(given, "max-concurrent-streams"))

@@ -193,6 +193,8 @@ pub struct Config {
     pub force_new_cluster: bool,
     /// Size above which writes are refused; none: no limit.
     pub quota_bytes: Option<u64>,
+    /// Bytes of values kept in memory; none: all of them.
+    pub value_cache_bytes: Option<u64>,
     /// Operations in a transaction.
     pub max_txn_ops: usize,
     /// Bytes of a request.

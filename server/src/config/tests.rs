@@ -38,6 +38,17 @@ fn no_flags_at_all_make_a_single_member_on_localhost() {
 }
 
 #[test]
+fn values_are_all_in_memory_unless_a_cache_is_asked_for() {
+    let bytes = |words: &[&str], env: &[(&str, &str)]| {
+        config_env(words, env).expect("good").value_cache_bytes
+    };
+    assert_eq!(bytes(&[], &[]), None);
+    assert_eq!(bytes(&["--value-cache-bytes=0"], &[]), None);
+    assert_eq!(bytes(&["--value-cache-bytes", "8388608"], &[]), Some(8 << 20));
+    assert_eq!(bytes(&[], &[("ETCD_VALUE_CACHE_BYTES", "67108864")]), Some(64 << 20));
+}
+
+#[test]
 fn flags_are_read_as_go_reads_them() {
     let one =
         config(&["-name", "a", "--data-dir=/x", "--batch-proposals=false", "--force-new-cluster"])
@@ -254,6 +265,11 @@ fn each_bad_flag_is_one_exact_line() {
         (&["--batch-gather-max=5h"], "--batch-…: gathering of 18000000000 µs is above 100000 µs"),
         (&["--batch-linger=5h"], "--batch-…: linger of 18000000000 µs is above 100000 µs"),
         (&["--client-threads=100000"], "--client-threads is above 1024"),
+        (
+            &["--value-cache-bytes=8388607"],
+            "--value-cache-bytes 8388607 is too little: at least 8388608, or 0 to keep all values in \
+             memory",
+        ),
         (
             &["--config-file=/nonexistent"],
             "config file /nonexistent: No such file or directory (os error 2)",

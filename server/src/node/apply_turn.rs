@@ -65,13 +65,15 @@ pub(super) struct ApplyTurn<A> {
     waiting: Mutex<Waiting>,
     filled: Condvar,
     applier: Combining<A>,
+    /// Nothing is little: a value may have to be read from the disk.
+    may_wait: bool,
     fatal: Fatal,
 }
 
 impl<A: Apply> ApplyTurn<A> {
-    pub(super) fn new(applier: A, fatal: Fatal) -> Self {
+    pub(super) fn new(applier: A, may_wait: bool, fatal: Fatal) -> Self {
         let applier = Combining::new(applier);
-        ApplyTurn { waiting: Mutex::default(), filled: Condvar::new(), applier, fatal }
+        ApplyTurn { waiting: Mutex::default(), filled: Condvar::new(), applier, may_wait, fatal }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -87,7 +89,7 @@ impl<A: Apply> ApplyTurn<A> {
     /// What is to be applied next. If it is little the apply thread may sleep on: whoever brings it is
     /// to call [`ApplyTurn::try_take`] once others may step the member again.
     pub(super) fn push(&self, tasks: Vec<ApplyTask>, since: Vec<Since>) {
-        let effort = Effort::of(&tasks);
+        let effort = if self.may_wait { Effort::MUCH } else { Effort::of(&tasks) };
         let mut waiting = self.lock();
         if waiting.is_closed {
             return;
@@ -260,7 +262,7 @@ mod tests {
         fn start() -> Applying {
             let (record, fatal) = (Arc::new(Record::default()), Fatal::default());
             let recording = Recording { record: Arc::clone(&record), sweeps_left: 0 };
-            let turn = Arc::new(ApplyTurn::new(recording, fatal.clone()));
+            let turn = Arc::new(ApplyTurn::new(recording, false, fatal.clone()));
             let reports = Arc::new(AtomicU64::new(0));
             let thread = thread::spawn({
                 let (turn, reports) = (Arc::clone(&turn), Arc::clone(&reports));

@@ -14,3 +14,4 @@ mod ports;
 mod refusals;
 mod tls;
 mod traces;
+mod values;

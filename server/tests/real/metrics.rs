@@ -62,6 +62,9 @@ const UNMOVED: &[(&str, &str)] = &[
         "a crash between sync and mark: core/wal, power_cuts.rs",
     ),
     ("metastore_wal_torn_tail_total", "a power cut: core/wal, damage.rs"),
+    ("metastore_value_cache_bytes", "a setting: values.rs"),
+    ("metastore_value_cache_hits_total", "a setting: values.rs"),
+    ("metastore_value_cache_misses_total", "a setting: values.rs"),
     (
         "etcd_network_snapshot_send_failures",
         "a transfer that breaks: server/tests/peers/snapshots.rs",

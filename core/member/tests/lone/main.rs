@@ -6,7 +6,7 @@ mod leases;
 
 use bytes::Bytes;
 use member::consensus::Config;
-use member::state::{Limits, StateParts};
+use member::state::{Limits, StateParts, Values};
 use member::wal::mem::MemDisk;
 use member::wal::{Identity, LogOptions};
 use member::{
@@ -44,6 +44,7 @@ impl Lone {
             limits: Limits::default(),
             log_entries_kept: 0,
             log_bytes_kept: 0,
+            values: Values::default(),
         };
         let identity = Identity { cluster_id: 7, member_id: 1 };
         // Where a process has its one directory, two handles lead to one disk; here the log and the

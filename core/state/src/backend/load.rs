@@ -10,6 +10,7 @@ use super::{
 use crate::block;
 use crate::parts::{Applied, Row, StateParts};
 use crate::record::{Record, Revision};
+use crate::values::Values;
 
 /// What is known of a block without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub struct Loaded {
 /// [`BackendError`] at the slightest doubt: the generation is to be dropped and built anew from the
 /// newest snapshot and the log.
 pub fn load(backend: &dyn Backend) -> Result<Option<Loaded>, BackendError> {
-    let Some(mut loading) = Loading::begin(backend)? else { return Ok(None) };
+    let Some(mut loading) = Loading::begin(backend, Values::default())? else { return Ok(None) };
     let mut failed = None;
     backend.scan(b"", &mut |key, value| match Pair::read(key, value)
         .and_then(|pair| loading.add(pair))
@@ -115,14 +116,16 @@ pub struct Loading {
     layout: Layout,
     census: Census,
     dead: BTreeSet<Revision>,
+    values: Values,
 }
 
 impl Loading {
-    /// Begins with the mark, which says what must be found. `None` if the key space is empty.
+    /// Begins with the mark, which says what must be found. `None` if the key space is empty. Values that
+    /// `values` keeps apart are checked and left where they are.
     ///
     /// # Errors
     /// [`BackendError`], as [`load`].
-    pub fn begin(backend: &dyn Backend) -> Result<Option<Self>, BackendError> {
+    pub fn begin(backend: &dyn Backend, values: Values) -> Result<Option<Self>, BackendError> {
         let Some(mark) = backend.get(APPLIED_KEY)? else {
             let mut found = None;
             backend.scan(b"", &mut |key, _| {
@@ -137,6 +140,7 @@ impl Loading {
             layout: Layout { mark, ..Layout::default() },
             census: Census::default(),
             dead: BTreeSet::new(),
+            values,
         }))
     }
 
@@ -197,7 +201,8 @@ impl Loading {
             raw_bytes: raw_bytes(&records),
         };
         self.layout.blocks.insert(first, stat);
-        self.parts.records.extend(records);
+        let values = &self.values;
+        self.parts.records.extend(records.into_iter().map(|record| values.entry_of(record)));
         Ok(())
     }
 
@@ -206,7 +211,7 @@ impl Loading {
     /// # Errors
     /// [`BackendError::Digest`] if what was added is not what the mark counted.
     pub fn finish(self) -> Result<Loaded, BackendError> {
-        let Self { mut parts, mut layout, census, dead } = self;
+        let Self { mut parts, mut layout, census, dead, .. } = self;
         let mark = layout.mark;
         if census != mark.census {
             return Err(BackendError::Digest { counted: mark.census, found: census });

@@ -5,7 +5,8 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::{APPLIED_KEY, Backend, BackendBatch, BackendError, Visit, Write};
+use super::{APPLIED_KEY, Backend, BackendBatch, BackendError, Visit, Write, block_at, block_key};
+use crate::record::{Record, Revision};
 
 /// What a [`MemBackend`] can be told to do wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +66,17 @@ impl MemBackend {
         let write = Write { key: key.to_vec(), value };
         apply(&mut self.current, std::slice::from_ref(&write));
         apply(&mut self.flushed, std::slice::from_ref(&write));
+    }
+
+    /// The records of the block in which a revision lies.
+    ///
+    /// # Errors
+    /// As [`block_at`].
+    pub fn block_of(&self, revision: Revision) -> Result<Vec<Record>, BackendError> {
+        let through = (Bound::Unbounded, Bound::Included(block_key(revision)));
+        let last = self.current.range::<Vec<u8>, _>(through).next_back();
+        let (key, value) = last.ok_or(BackendError::BlockMissing(revision))?;
+        block_at(revision, key, value)
     }
 
     /// Every pair, in key order.

@@ -83,7 +83,7 @@ impl Store {
         let gone = self.history.remove((record.key(), record.revision()));
         debug_assert!(gone.is_some(), "{record:?} is not in history");
         self.revisions.remove(record.revision());
-        self.bytes_kept -= record.as_bytes().len() as u64;
+        self.bytes_kept -= record.bytes_len() as u64;
     }
 
     /// Whether a record of this store outlives the compactions so far.

@@ -112,7 +112,7 @@ impl Page<'_> {
             }
             self.revisions += 1;
         }
-        self.bytes += record.as_bytes().len();
+        self.bytes += record.bytes_len();
         let prev = self.store.before(record).cloned();
         self.events.push(Event { record: record.clone(), prev });
         true

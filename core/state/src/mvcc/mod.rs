@@ -29,6 +29,7 @@ pub use restore::RestoreError;
 
 use crate::outcome::Event;
 use crate::record::{Record, Revision};
+use crate::values::Values;
 
 /// The revision of a store in which nothing ever happened.
 pub const FIRST_REVISION: i64 = 1;
@@ -49,6 +50,7 @@ pub struct Store {
     sweep: Option<Sweep>,
     bytes_kept: u64,
     bytes_live: u64,
+    values: Values,
 }
 
 impl Default for Store {
@@ -63,11 +65,22 @@ impl Default for Store {
             sweep: None,
             bytes_kept: 0,
             bytes_live: 0,
+            values: Values::default(),
         }
     }
 }
 
 impl Store {
+    /// An empty store that keeps its values there.
+    pub(crate) fn with_values(values: Values) -> Self {
+        Self { values, ..Self::default() }
+    }
+
+    /// Where the values are that its records are without.
+    pub(crate) fn values(&self) -> &Values {
+        &self.values
+    }
+
     /// Revision of the last transaction that changed a key.
     #[must_use]
     pub fn revision(&self) -> i64 {
@@ -106,7 +119,9 @@ impl Store {
 
     /// Makes a record the newest of its key. Returns the live record it supersedes.
     fn append(&mut self, record: &Record) -> Option<Record> {
-        let bytes = record.as_bytes().len() as u64;
+        let apart = self.values.keep(record);
+        let record = apart.as_ref().unwrap_or(record);
+        let bytes = record.bytes_len() as u64;
         self.bytes_kept += bytes;
         let superseded = if record.is_tombstone() {
             self.history.insert(record.clone());
@@ -119,7 +134,7 @@ impl Store {
             self.current.insert(record.clone())
         };
         if let Some(old) = &superseded {
-            self.bytes_live -= old.as_bytes().len() as u64;
+            self.bytes_live -= old.bytes_len() as u64;
             if old.lease() != 0 && (record.is_tombstone() || old.lease() != record.lease()) {
                 self.attached.remove((old.lease(), old.key()));
             }

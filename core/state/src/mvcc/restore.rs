@@ -9,6 +9,7 @@ use super::order::{ByKey, ByKeyRevision, ByLease, ByRevision};
 use super::tree::Builder;
 use super::{FIRST_REVISION, Store};
 use crate::record::{Record, Revision};
+use crate::values::Values;
 
 /// Why records do not make a store.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -35,17 +36,26 @@ pub enum RestoreError {
 
 impl Store {
     /// Rebuilds a store from its records in ascending order of revision. Records that compaction had
-    /// taken out already may be among them.
+    /// taken out already may be among them. Those that come without their value are in the backend,
+    /// the others may not be.
     pub(crate) fn restore(
         revision: i64,
         compact_revision: i64,
-        records: Vec<Record>,
+        mut records: Vec<Record>,
+        values: Values,
     ) -> Result<Self, RestoreError> {
         if revision < FIRST_REVISION || compact_revision > revision {
             return Err(RestoreError::Revisions { revision, compact_revision });
         }
         check_order(&records, revision)?;
-        let mut store = Self { revision, compact_revision, ..Self::default() };
+        if !values.are_in_memory() {
+            for record in &mut records {
+                if let Some(apart) = values.keep(record) {
+                    *record = apart;
+                }
+            }
+        }
+        let mut store = Self { revision, compact_revision, ..Self::with_values(values) };
         let mut current = Builder::<ByKey>::default();
         let mut history = Builder::<ByKeyRevision>::default();
         let mut attached = Vec::new();
@@ -53,7 +63,7 @@ impl Store {
         let mut by_key = in_order_of_keys(&records).into_iter().peekable();
         while let Some(at) = by_key.next() {
             let record = &records[at];
-            let bytes = record.as_bytes().len() as u64;
+            let bytes = record.bytes_len() as u64;
             let newer = by_key.peek().map(|next| &records[*next]);
             let newer = newer.filter(|newer| newer.key() == record.key());
             let is_forgotten = match (record.is_tombstone(), newer) {
@@ -237,13 +247,20 @@ mod tests {
             percent in 0..=100_i64,
         ) {
             let (mut store, records) = one_by_one(&changes);
-            let restored = Store::restore(store.revision, store.compact_revision, records.clone());
+            let restored = Store::restore(
+                store.revision,
+                store.compact_revision,
+                records.clone(),
+                Values::default(),
+            );
             same(&restored.unwrap(), &store)?;
 
             let compacted = store.revision * percent / 100;
             if store.compact(compacted).is_ok() {
                 while store.sweep(100, &mut Vec::new()) {}
-                same(&Store::restore(store.revision, compacted, records).unwrap(), &store)?;
+                let values = Values::default();
+                let restored = Store::restore(store.revision, compacted, records, values);
+                same(&restored.unwrap(), &store)?;
             }
         }
 
@@ -277,7 +294,7 @@ mod tests {
     fn records_out_of_order_make_no_store() {
         let at = |main| Record::put(Revision::first_of(main), main, 1, 0, b"k", b"");
         let revisions = |revision, compact_revision| {
-            Store::restore(revision, compact_revision, Vec::new()).map(drop)
+            Store::restore(revision, compact_revision, Vec::new(), Values::default()).map(drop)
         };
         assert_eq!(
             revisions(0, -1),
@@ -285,7 +302,8 @@ mod tests {
         );
         assert!(revisions(4, 5).is_err() && revisions(4, 4).is_ok());
         let records = |mains: &[i64]| {
-            Store::restore(5, -1, mains.iter().map(|main| at(*main)).collect()).map(drop)
+            let records = mains.iter().map(|main| at(*main)).collect();
+            Store::restore(5, -1, records, Values::default()).map(drop)
         };
         assert_eq!(records(&[3, 5]), Ok(()));
         for mains in [[3, 3], [5, 3], [5, 6]] {

@@ -31,6 +31,8 @@ impl Hub {
     /// If `view` is older than what was published.
     pub fn catch_up(&mut self, view: &View, budget_revisions: usize) -> bool {
         assert!(view.revision() >= self.revision, "catching up with the past of the past");
+        // Compaction has overtaken the view: its owner has a newer one already, or is about to get it.
+        let Some(_pin) = view.pin() else { return !self.ready.is_empty() };
         let mut budget = budget_revisions.max(1);
         while budget > 0 {
             let after = (Bound::Excluded(self.last_served), Bound::Unbounded);
@@ -117,7 +119,7 @@ impl Hub {
         assert!(page.next_revision > from || from > view.revision(), "a page leads nowhere");
         let is_single = watcher.range().as_single().is_some();
         let cost = if is_single { page.events.len() } else { walked(from, page.next_revision) };
-        let mut rendered = Rendered::new(&page.events);
+        let mut rendered = Rendered::new(&page.events, view);
         let wanted = (0..page.events.len())
             .filter(|index| wants.event(&page.events[*index]))
             .map(|index| rendered.event(index, wants.prev_kv))
@@ -156,7 +158,7 @@ impl Hub {
                 }
             });
         }
-        let mut rendered = Rendered::new(&page.events);
+        let mut rendered = Rendered::new(&page.events, view);
         readers.sort_unstable();
         for id in readers {
             let watcher = &self.watchers[&id];

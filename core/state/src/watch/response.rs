@@ -8,6 +8,8 @@ use proto::mvccpb;
 use proto::mvccpb::event::EventType;
 
 use crate::outcome::Event;
+use crate::values::{Pin, Values};
+use crate::view::View;
 
 /// A response that only tells the revision.
 pub(super) fn plain(watch_id: i64, revision: i64) -> WatchResponse {
@@ -19,36 +21,45 @@ pub(super) fn plain(watch_id: i64, revision: i64) -> WatchResponse {
 /// key and value with the record.
 pub(super) struct Rendered<'a> {
     events: &'a [Event],
+    values: &'a Values,
+    /// Without it compaction has overtaken the view: what came before an event may be gone.
+    pin: Option<Pin>,
     bare: BTreeMap<usize, mvccpb::Event>,
     with_prev: BTreeMap<usize, mvccpb::Event>,
 }
 
 impl<'a> Rendered<'a> {
-    pub(super) fn new(events: &'a [Event]) -> Self {
-        Self { events, bare: BTreeMap::new(), with_prev: BTreeMap::new() }
+    /// `view` is the one the events are of, or lead to.
+    pub(super) fn new(events: &'a [Event], view: &'a View) -> Self {
+        let (values, pin) = (view.values(), view.pin());
+        Self { events, values, pin, bare: BTreeMap::new(), with_prev: BTreeMap::new() }
     }
 
     pub(super) fn event(&mut self, index: usize, prev_kv: bool) -> mvccpb::Event {
         let event = &self.events[index];
         let cache = if prev_kv { &mut self.with_prev } else { &mut self.bare };
-        cache.entry(index).or_insert_with(|| render(event, prev_kv)).clone()
+        let (values, is_pinned) = (self.values, self.pin.is_some());
+        cache.entry(index).or_insert_with(|| render(event, prev_kv, values, is_pinned)).clone()
     }
 }
 
-pub(super) fn render(event: &Event, prev_kv: bool) -> mvccpb::Event {
+fn render(event: &Event, prev_kv: bool, values: &Values, is_pinned: bool) -> mvccpb::Event {
     let record = &event.record;
+    let prev = event.prev.as_ref().filter(|_| prev_kv);
+    // As far as it is still known: a compaction takes it as it takes the past.
+    let prev = if is_pinned {
+        prev.map(|prev| values.key_value(prev))
+    } else {
+        prev.and_then(|prev| values.at_hand(prev)).map(|prev| prev.to_key_value())
+    };
     let kind = if record.is_tombstone() { EventType::Delete } else { EventType::Put };
-    mvccpb::Event {
-        r#type: kind.into(),
-        kv: Some(record.to_key_value()),
-        prev_kv: event.prev.as_ref().filter(|_| prev_kv).map(|prev| prev.to_key_value()),
-    }
+    mvccpb::Event { r#type: kind.into(), kv: Some(values.key_value(record)), prev_kv: prev }
 }
 
 /// Bytes of an event's keys and values, a little less than what it takes on the wire.
 pub(super) fn event_bytes(event: &Event, prev_kv: bool) -> usize {
     let prev = event.prev.as_ref().filter(|_| prev_kv);
-    event.record.as_bytes().len() + prev.map_or(0, |prev| prev.as_bytes().len())
+    event.record.bytes_len() + prev.map_or(0, |prev| prev.bytes_len())
 }
 
 /// Splits a response that is longer than `bytes_max` into several that are not, as far as single

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use crate::apart;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -33,9 +34,9 @@ pub(crate) struct Session {
 type Answer = Result<Vec<String>, StateError>;
 
 impl Session {
-    /// An empty state.
-    pub(crate) fn new() -> Self {
-        Self { state: State::new(Limits::default()), index: 0 }
+    /// An empty state, with its values in the trees or apart from them.
+    pub(crate) fn new(is_apart: bool) -> Self {
+        Self { state: apart::state(Limits::default(), is_apart), index: 0 }
     }
 
     /// Runs one line.
@@ -93,7 +94,7 @@ impl Session {
             "quota" => {
                 let limits = Limits { quota_bytes: number(rest[0]), ..Limits::default() };
                 let parts = self.state.publish().parts();
-                self.state = State::from_parts(parts, limits).expect("its own parts");
+                self.state = apart::restored(parts, limits, &self.state);
                 Ok(Vec::new())
             }
             "fits" => {
@@ -124,7 +125,7 @@ impl Session {
             "restart" => {
                 let parts = self.state.publish().parts();
                 let limits = *self.state.limits();
-                self.state = State::from_parts(parts, limits).expect("its own parts");
+                self.state = apart::restored(parts, limits, &self.state);
                 Ok(Vec::new())
             }
             "nothing" => {
@@ -164,19 +165,15 @@ impl Session {
 
     fn events(&mut self, words: &[&str]) -> Answer {
         let range_end = words.get(2).map(|end| bytes(end)).unwrap_or_default();
-        let page = self.state.publish().events(
-            number(words[0]),
-            &bytes(words[1]),
-            &range_end,
-            100,
-            1 << 20,
-        )?;
+        let view = self.state.publish();
+        let page = view.events(number(words[0]), &bytes(words[1]), &range_end, 100, 1 << 20)?;
         let mut lines: Vec<String> = Vec::new();
         for event in page.events {
             let kind = if event.record.is_tombstone() { "DELETE" } else { "PUT" };
-            let mut line = format!("{kind} {}", kv(&event.record.to_key_value()));
+            let whole = |record: &state::Record| view.values().key_value(record);
+            let mut line = format!("{kind} {}", kv(&whole(&event.record)));
             if let Some(prev) = event.prev {
-                _ = write!(line, " before: {}", kv(&prev.to_key_value()));
+                _ = write!(line, " before: {}", kv(&whole(&prev)));
             }
             lines.push(line);
         }
