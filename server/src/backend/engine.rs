@@ -7,7 +7,7 @@
 use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -27,6 +27,8 @@ const CACHE_BYTES: u64 = 16 << 20;
 const PAGED_IN_BYTES_MIN: u64 = 32 << 20;
 /// … or this part of a large one's size, since opening takes longer the larger it is.
 const PAGED_IN_DIVISOR: u64 = 16;
+/// While a state is loaded that keeps its values in memory, and so will take more than this part in any case.
+const PAGED_IN_LOADING_DIVISOR: u64 = 8;
 /// What is left behind a scan without opening anew.
 const PAGED_IN_BYTES_IDLE: u64 = 1 << 20;
 /// Pairs a page of sled holds half filled: as many are paged in for one that is asked for.
@@ -57,6 +59,9 @@ struct Database {
     /// Bytes that went through it since it was opened, about.
     paged_in_bytes: AtomicU64,
     paged_in_bytes_max: AtomicU64,
+    size_bytes: AtomicU64,
+    /// Since that was looked at: sled looks at each of its files, which are thousands.
+    has_written: AtomicBool,
 }
 
 impl SledBackend {
@@ -70,6 +75,8 @@ impl SledBackend {
             db: RwLock::new(Some(open_sled(path).map_err(engine)?)),
             paged_in_bytes: AtomicU64::new(0),
             paged_in_bytes_max: AtomicU64::new(PAGED_IN_BYTES_MIN),
+            size_bytes: AtomicU64::new(0),
+            has_written: AtomicBool::new(true),
         };
         database.with(|db| database.note_opened(db))?;
         Ok(SledBackend(Arc::new(database)))
@@ -126,9 +133,16 @@ impl Database {
 
     fn note_opened(&self, db: &sled::Db) -> Result<(), BackendError> {
         self.paged_in_bytes.store(0, Ordering::Relaxed);
-        let part = db.size_on_disk().map_err(engine)? / PAGED_IN_DIVISOR;
-        self.paged_in_bytes_max.store(part.max(PAGED_IN_BYTES_MIN), Ordering::Relaxed);
+        if self.has_written.swap(false, Ordering::Relaxed) {
+            self.size_bytes.store(db.size_on_disk().map_err(engine)?, Ordering::Relaxed);
+            self.page_in_at_most(PAGED_IN_DIVISOR);
+        }
         Ok(())
+    }
+
+    fn page_in_at_most(&self, divisor: u64) {
+        let part = self.size_bytes.load(Ordering::Relaxed) / divisor;
+        self.paged_in_bytes_max.store(part.max(PAGED_IN_BYTES_MIN), Ordering::Relaxed);
     }
 
     fn paged_in_bytes(&self) -> u64 {
@@ -198,12 +212,18 @@ impl SledBackend {
                 }
                 Ok(None)
             })?;
-            if left_off.is_some() || self.0.paged_in_bytes() > PAGED_IN_BYTES_IDLE {
-                self.0.reopen(true)?;
-            }
             let Some(key) = left_off else { return Ok(()) };
+            self.0.reopen(true)?;
             from = Bound::Excluded(key);
         }
+    }
+
+    /// Lets go of what a scan has left.
+    fn rest(&self) -> Result<(), BackendError> {
+        if self.0.paged_in_bytes() > PAGED_IN_BYTES_IDLE {
+            self.0.reopen(true)?;
+        }
+        Ok(())
     }
 
     /// Reads the whole key space and makes the state of it: pairs come from sled in one thread, are
@@ -233,12 +253,18 @@ impl SledBackend {
                 Ok((state.map_err(|error| error.to_string())?, layout))
             });
             let built = built.map_err(|error| error.to_string())?;
+            if values.are_in_memory() {
+                self.0.page_in_at_most(PAGED_IN_LOADING_DIVISOR);
+            }
             let scanned = self.scan_pairs(b"", &mut |key, value| match pairs.send((key, value)) {
                 Ok(()) => ControlFlow::Continue(()),
                 // The other thread has found something wrong.
                 Err(_) => ControlFlow::Break(()),
             });
             drop(pairs);
+            self.0.page_in_at_most(PAGED_IN_DIVISOR);
+            // While the other thread builds.
+            let scanned = scanned.and_then(|()| self.rest());
             let built = built.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             scanned.map_err(said)?;
             built.map(Some)
@@ -306,6 +332,7 @@ impl Backend for SledBackend {
         }
         let pairs = batch.writes().len() as u64;
         self.0.paged_in(batch.size_bytes() as u64 + pairs * WRITTEN_PAIR_BYTES);
+        self.0.has_written.store(true, Ordering::Relaxed);
         self.0.with(|db| db.apply_batch(writes).map_err(engine))
     }
 
@@ -320,7 +347,8 @@ impl Backend for SledBackend {
         prefix: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), BackendError> {
-        self.scan_pairs(prefix, &mut |key, value| visit(&key, &value))
+        self.scan_pairs(prefix, &mut |key, value| visit(&key, &value))?;
+        self.rest()
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {
@@ -332,6 +360,7 @@ impl Backend for SledBackend {
     }
 
     fn clear(&mut self) -> Result<(), BackendError> {
+        self.0.has_written.store(true, Ordering::Relaxed);
         self.0.with(|db| {
             db.clear().map_err(engine)?;
             db.flush().map(drop).map_err(engine)
