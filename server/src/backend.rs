@@ -6,7 +6,7 @@
 //! directory `sled-N`) is dropped and the next one is filled from the state in memory. `Defragment`
 //! does just that too: sled does not give back the room that deleted data took.
 //!
-//! With a bounded cache of values ([`crate::values`]) memory lacks what the generation has. Then it is
+//! With a bounded cache of values (`values.rs`) memory lacks what the generation has. Then it is
 //! synced before a value leaves memory, an older one stays until the next has everything, what readers
 //! have pinned is not compacted away, and a generation that fails ends the member.
 

@@ -9,7 +9,7 @@
 //! | key | value |
 //! |---|---|
 //! | `m/applied` | [`Mark`]: how far the log is contained, and a digest of everything below |
-//! | `b/` revision | a [block](crate::block) of records, under the first one's revision |
+//! | `b/` revision | a [block] of records, under the first one's revision |
 //! | `d/` revision, revision | some records of the block of the first revision that are dead, from the second one on: revisions, each main 8 and sub 4 little endian, and a CRC32C |
 //! | `t/lease/…`, `t/member/…` … | a table's row, and a CRC32C |
 //!
