@@ -155,7 +155,7 @@ impl World {
             return;
         };
         running.apply_runs = false;
-        let tasks = joined(std::mem::take(&mut running.apply_tasks));
+        let tasks = ApplyTask::joined(std::mem::take(&mut running.apply_tasks));
         if tasks.is_empty() {
             if let Some((view, changes)) = running.apply.sweep() {
                 running.view = view.clone();
@@ -366,21 +366,4 @@ impl World {
             Err(error) => self.disk_failed(id, &error.to_string()),
         }
     }
-}
-
-fn joined(tasks: Vec<ApplyTask>) -> Vec<ApplyTask> {
-    let mut joined: Vec<ApplyTask> = Vec::new();
-    for task in tasks {
-        match (joined.last_mut(), task) {
-            (
-                Some(ApplyTask::Entries { entries, bytes }),
-                ApplyTask::Entries { entries: more, bytes: more_bytes },
-            ) => {
-                entries.extend(more);
-                *bytes += more_bytes;
-            }
-            (_, task) => joined.push(task),
-        }
-    }
-    joined
 }

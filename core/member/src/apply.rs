@@ -36,6 +36,27 @@ pub enum ApplyTask {
     BeginSnapshot,
 }
 
+impl ApplyTask {
+    /// Entries that wait behind each other become one task: the view is published once.
+    #[must_use]
+    pub fn joined(tasks: Vec<Self>) -> Vec<Self> {
+        let mut joined: Vec<Self> = Vec::new();
+        for task in tasks {
+            match (joined.last_mut(), task) {
+                (
+                    Some(Self::Entries { entries, bytes }),
+                    Self::Entries { entries: more, bytes: more_bytes },
+                ) => {
+                    entries.extend(more);
+                    *bytes += more_bytes;
+                }
+                (_, task) => joined.push(task),
+            }
+        }
+        joined
+    }
+}
+
 /// A state to be written as a snapshot, by the snapshot worker.
 #[derive(Clone, Debug)]
 pub struct SnapshotJob {

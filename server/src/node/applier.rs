@@ -44,7 +44,7 @@ pub(super) struct Applier {
 impl Apply for Applier {
     fn apply(&mut self, work: ApplyWork, reported: &dyn Fn()) -> Result<(), String> {
         let ApplyWork { tasks, mut since } = work;
-        for task in joined(tasks) {
+        for task in ApplyTask::joined(tasks) {
             let snapshots = self.snapshots.clone();
             let traced = self.shared.flights.are_any().then(SystemTime::now);
             let began_us = self.shared.now_us();
@@ -208,24 +208,6 @@ impl Applier {
             command: command.encode_to_vec().into(),
         });
     }
-}
-
-/// Entries that wait behind each other are applied as one: the view is published once.
-fn joined(tasks: Vec<ApplyTask>) -> Vec<ApplyTask> {
-    let mut joined: Vec<ApplyTask> = Vec::new();
-    for task in tasks {
-        match (joined.last_mut(), task) {
-            (
-                Some(ApplyTask::Entries { entries, bytes }),
-                ApplyTask::Entries { entries: more, bytes: more_bytes },
-            ) => {
-                entries.extend(more);
-                *bytes += more_bytes;
-            }
-            (_, task) => joined.push(task),
-        }
-    }
-    joined
 }
 
 pub(crate) fn addresses(members: &[proto::log::Member]) -> Vec<PeerAddress> {
