@@ -9,8 +9,10 @@
 
 mod cell;
 mod column;
+mod constants;
 mod estimate;
 mod flags;
+mod goals;
 mod oracle;
 mod plan;
 mod plot;
