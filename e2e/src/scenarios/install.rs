@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
 
 use super::Cluster;
 use super::metastore::{FOUND_BUDGET, OPERATOR_USER, Store, install, system, within_budget};
@@ -20,6 +20,8 @@ const TXN_LIMIT: Duration = Duration::from_secs(30);
 /// How long nothing may be written. The operator looks about every half minute.
 const SILENCE: Duration = Duration::from_secs(40);
 const SILENCE_LIMIT: Duration = Duration::from_secs(150);
+/// Of a status, until the operator has not written beside it.
+const READINGS_MAX: usize = 10;
 
 pub(super) fn run(cluster: &Cluster) -> Result<()> {
     let took = install(cluster)?.as_secs_f64();
@@ -39,7 +41,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
     shown(cluster)?;
     used(cluster, &store)?;
     refused(cluster, &store)?;
-    silent(cluster)
+    silent(cluster, &store)
 }
 
 /// What kubectl shows of it, and the tool inside.
@@ -115,22 +117,57 @@ fn refused(cluster: &Cluster, store: &Store<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Where nothing changes nothing is written but the lease.
-fn silent(cluster: &Cluster) -> Result<()> {
+/// Where nothing changes nothing is written but the lease, and what members measure of the network.
+fn silent(cluster: &Cluster, store: &Store<'_>) -> Result<()> {
     let mut begun = Instant::now();
+    let mut before = store.object()?["status"].take();
     let mut mark = audit::mark()?;
-    until("nothing written by the operator", SILENCE_LIMIT, || {
-        let written = audit::writes_since(mark, OPERATOR_USER)?;
+    let same = until("nothing written by the operator", SILENCE_LIMIT, || {
+        let (written, status) = writes_and_status(mark, store)?;
         let other: Vec<_> = written.iter().filter(|write| !write.contains(" leases ")).collect();
-        if !other.is_empty() {
-            let state = format!("{other:?}");
-            mark = audit::mark()?;
-            begun = Instant::now();
-            return Ok(Seen::NotYet(state));
+        if other.is_empty() {
+            let silent = begun.elapsed() >= SILENCE && !written.is_empty();
+            let state = || Seen::NotYet("only the lease".to_owned());
+            return Ok(if silent { Seen::Done(None) } else { state() });
         }
-        let silent = begun.elapsed() >= SILENCE && !written.is_empty();
-        Ok(if silent { Seen::Done(()) } else { Seen::NotYet("only the lease".to_owned()) })
+        let state = format!("{other:?}");
+        if status == before {
+            return Ok(Seen::Done(Some(state)));
+        }
+        mark = audit::mark()?;
+        if but_measurements(&status) != but_measurements(&before) {
+            begun = Instant::now();
+        }
+        before = status;
+        Ok(Seen::NotYet(state))
     })?;
+    ensure!(same.0.is_none(), "the operator wrote and nothing has changed: {:?}", same.0);
     cluster.ok("while nothing changes the operator writes its lease and nothing else");
     Ok(())
+}
+
+/// What the operator has written since, and what the status is by it.
+fn writes_and_status(mark: audit::Mark, store: &Store<'_>) -> Result<(Vec<String>, Value)> {
+    let mut written = audit::writes_since(mark, OPERATOR_USER)?;
+    for _ in 0..READINGS_MAX {
+        let status = store.object()?["status"].take();
+        let since = audit::writes_since(mark, OPERATOR_USER)?;
+        if since == written {
+            return Ok((written, status));
+        }
+        written = since;
+    }
+    bail!("the operator does not stop writing: {written:?}")
+}
+
+/// The status without what members measure and what follows from it for their timing.
+fn but_measurements(status: &Value) -> Value {
+    let mut status = status.clone();
+    let remove = |of: &mut Value, name| of.as_object_mut().and_then(|it| it.remove(name));
+    remove(&mut status, "rtt");
+    remove(&mut status, "autotune");
+    for member in status["members"].as_array_mut().into_iter().flatten() {
+        remove(member, "rtt");
+    }
+    status
 }
