@@ -316,6 +316,13 @@ pub struct ServerSpec {
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isInteger() && quantity(self).isGreaterThan(quantity('0'))")
         .message("server.quota is a quantity of bytes above zero, such as 2Gi"))]
     pub quota: Option<String>,
+    /// Bytes of values kept in memory, the recently used ones, such as 512Mi; the others are read from disk. Keys
+    /// stay in memory. Absent: all values do. A change is carried out by a rolling restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isInteger() && !quantity(self).isLessThan(quantity('8Mi'))")
+        .message("server.valueCache is a quantity of bytes of at least 8Mi, such as 512Mi; leave it out to keep all values in memory"))]
+    pub value_cache: Option<String>,
     /// Compaction of history by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_compaction: Option<AutoCompaction>,

@@ -83,6 +83,10 @@ fn what_a_user_can_get_wrong_is_refused_with_what_to_do_instead() {
         (json!({ "tls": { "client": { "clientAuth": true } } }), "mode other than None"),
         (json!({ "server": { "quota": "much" } }), "such as 2Gi"),
         (json!({ "server": { "quota": "0" } }), "such as 2Gi"),
+        (json!({ "server": { "valueCache": "all" } }), "at least 8Mi"),
+        (json!({ "server": { "valueCache": "0" } }), "at least 8Mi"),
+        (json!({ "server": { "valueCache": "8388607" } }), "at least 8Mi"),
+        (json!({ "server": { "valueCache": "16777216500m" } }), "at least 8Mi"),
         (json!({ "server": { "maxRequestSize": "3Gi" } }), "below 2Gi"),
         (
             json!({ "server": { "autoCompaction": { "mode": "periodic", "retention": "1 day" } } }),
@@ -218,6 +222,11 @@ fn what_may_change_is_taken() {
             } }),
         ),
         (json!({}), json!({ "server": { "quota": "8Gi", "maxRequestSize": "2097152" } })),
+        (
+            json!({ "server": { "valueCache": "8Mi" } }),
+            json!({ "server": { "valueCache": "8388608" } }),
+        ),
+        (json!({ "server": { "valueCache": "512Mi" } }), json!({})),
     ];
     for (old, new) in table {
         let old = object("demo", old);

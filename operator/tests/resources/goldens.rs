@@ -85,6 +85,7 @@ fn everything() -> Value {
         "tls": { "client": { "mode": "SelfSigned" }, "peer": { "mode": "SelfSigned" } },
         "server": {
             "quota": "8Gi",
+            "valueCache": "512Mi",
             "autoCompaction": { "mode": "revision", "retention": "10000" },
             "snapshotCount": 50000,
             "maxRequestSize": "2Mi",
