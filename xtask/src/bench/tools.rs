@@ -1,6 +1,7 @@
 //! The tools that load the servers, and what they say.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ impl Load {
     }
 }
 
-/// What `metactl bench --json` said.
+/// What a load tool said in JSON: `metactl bench --json`, or the echo's caller.
 #[derive(Clone, Debug)]
 pub(super) struct Report(serde_json::Value);
 
@@ -75,7 +76,7 @@ impl Report {
     /// A run with refused requests is no measurement.
     pub(super) fn of(text: &str) -> Result<Self> {
         let value: serde_json::Value =
-            serde_json::from_str(text.trim()).context("metactl bench said no JSON")?;
+            serde_json::from_str(text.trim()).context("the load tool said no JSON")?;
         if let Some((said, count)) = value["refusals"].as_object().and_then(|it| it.iter().next()) {
             bail!("{count} requests were refused: {said}");
         }
@@ -85,16 +86,21 @@ impl Report {
     /// The number at a path such as `/latency/p99_ms`.
     pub(super) fn number(&self, path: &str) -> Result<f64> {
         let value = self.0.pointer(path).and_then(serde_json::Value::as_f64);
-        value.with_context(|| format!("metactl bench said no {path}"))
+        value.with_context(|| format!("the load tool said no {path}"))
     }
 
     pub(super) fn load(&self) -> Result<Load> {
+        self.load_at(self.number("/server_cpu_us_per_op")?)
+    }
+
+    /// Of a tool that knows nothing of the servers' CPU.
+    pub(super) fn load_at(&self, cpu_us_per_op: f64) -> Result<Load> {
         Ok(Load {
             ops_per_s: self.number("/ops_per_s")?,
             mean_ms: self.number("/latency/mean_ms")?,
             p50_ms: self.number("/latency/p50_ms")?,
             p99_ms: self.number("/latency/p99_ms")?,
-            cpu_us_per_op: self.number("/server_cpu_us_per_op")?,
+            cpu_us_per_op,
         })
     }
 
@@ -110,6 +116,14 @@ impl Report {
 pub(super) fn bench(metactl: &std::path::Path, endpoints: &dyn Display) -> Command {
     let mut command = super::stop::command(metactl);
     command.args(["--json", "--endpoints", &endpoints.to_string(), "bench"]);
+    command
+}
+
+/// An ordinary client of the echo, with as much under way as the ceiling of gRPC was measured with.
+pub(super) fn echo_call(echo: &std::path::Path, address: SocketAddr, seconds: u64) -> Command {
+    let mut command = super::stop::command(echo);
+    command.args(["call", &address.to_string(), "--connections", "64", "--calls", "1000"]);
+    command.args(["--seconds", &seconds.to_string()]);
     command
 }
 
@@ -166,5 +180,15 @@ Latency distribution:
         assert_eq!(report.number("/latency/p99_ms").unwrap(), 2.5);
         assert!(report.number("/latency/p50_ms").is_err());
         assert_eq!(report.ops_per_sync(), Some(12.0));
+    }
+
+    #[test]
+    fn the_echos_caller_knows_nothing_of_the_servers_cpu() {
+        let said = r#"{"ops_per_s": 4e4, "calls": 9,
+            "latency": {"mean_ms": 25, "p50_ms": 24, "p99_ms": 40}}"#;
+        let report = Report::of(said).unwrap();
+        assert!(report.load().is_err());
+        let load = report.load_at(17.5).unwrap();
+        assert_eq!((load.ops_per_s, load.p99_ms, load.cpu_us_per_op), (4e4, 40.0, 17.5));
     }
 }

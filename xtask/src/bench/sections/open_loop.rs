@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 
-use super::{Bench, MEMBERS, Record, SYSTEMS, Section, put, say};
+use super::{Bench, MEMBERS, Record, SYSTEMS, Section, put, say, stop};
 use crate::bench::cluster::Echo;
 use crate::bench::record::{ECHO, ETCD, METASTORE};
-use crate::bench::tools::OPS_PER_S;
+use crate::bench::tools::{self, Load, OPS_PER_S, Report};
 
 pub(super) const SECTION: Section = Section {
     name: "open-loop",
@@ -17,11 +17,15 @@ pub(super) const SECTION: Section = Section {
           clients over 100 connections, all on the leader unless it says otherwise; in an open loop requests fall due at fixed times and their \
           latency counts from then. CPU is that of the members that are asked: of the leader alone, of \
           all three where the load is spread. The highest rate is sought in five halvings between 30 % and 100 % \
-          of the closed loop's.",
+          of the closed loop's. The echo (server/examples/echo.rs, one current-thread runtime) is loaded twice: by \
+          the same generator, which writes the frames of many calls in one go and is answered likewise, and by an \
+          ordinary tonic client, one current-thread runtime with 64 connections and 1,000 calls under way.",
     round,
 };
 
 pub(in crate::bench) const CLOSED: &str = "closed loop";
+/// What the goals call the unary echo: an ordinary client, not our generator.
+pub(in crate::bench) const ORDINARY: &str = "closed loop, ordinary tonic client";
 pub(in crate::bench) const SPREAD: &str = "closed loop, spread over all members";
 pub(in crate::bench) const HIGHEST: &str = "highest rate with p50 ≤ 10 ms and p99 ≤ 50 ms";
 pub(in crate::bench) const PUTS_PER_SYNC: &str = "puts per log sync";
@@ -71,7 +75,20 @@ fn round(bench: &Bench, record: &mut Record) -> Result<()> {
     let echo = Echo::start(&bench.echo)?;
     let report = put(bench, &echo.address, None, bench.seconds(CLOSED_S))?;
     report.load()?.add_to(record, CLOSED, ECHO);
-    Ok(())
+    record.attempt("echo, ordinary tonic client", |record| {
+        ordinary(bench, &echo)?.add_to(record, ORDINARY, ECHO);
+        Ok(())
+    })
+}
+
+/// The echo as an ordinary client finds it.
+fn ordinary(bench: &Bench, echo: &Echo) -> Result<Load> {
+    let seconds = bench.seconds(CLOSED_S).ceil();
+    let command = tools::echo_call(&bench.echo, echo.address, seconds as u64);
+    let before = echo.cpu_us()?;
+    let report = Report::of(&stop::run(command, tools::limit(seconds))?)?;
+    let spent = echo.cpu_us()? - before;
+    report.load_at(spent as f64 / report.number("/calls")?)
 }
 
 /// The highest rate carried within the bounds.
