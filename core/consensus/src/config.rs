@@ -32,6 +32,9 @@ pub(crate) const COMMANDS_MAKING_MAX: usize = 65_536;
 pub(crate) const COMMITTED_BYTES_PER_OUTPUT: u64 = 16 << 20;
 /// What an entry weighs in memory besides its data and context.
 pub(crate) const ENTRY_OVERHEAD_BYTES: u64 = 96;
+/// A member without followers keeps no more than this in memory. Whoever is added needs a snapshot in
+/// any case; from then on `log_bytes_kept` holds.
+pub(crate) const LOG_ALONE_BYTES_KEPT: u64 = 4 << 20;
 /// While a laggard is served a snapshot, up to this many times `log_bytes_kept` and
 /// `log_entries_kept` stay in memory, lest the log behind the snapshot be gone when it arrives.
 pub(crate) const LOG_HELD_FACTOR: u64 = 4;
@@ -78,7 +81,8 @@ pub struct Config {
     pub pre_vote: bool,
     /// Stand for election at once when told that the leader's process is gone.
     pub crash_hints: bool,
-    /// Bytes of entries at or below the applied index kept in memory for laggards.
+    /// Bytes of entries at or below the applied index kept in memory for laggards; a member alone in its
+    /// cluster keeps at most 4 MiB.
     pub log_bytes_kept: u64,
     /// How many such entries are kept.
     pub log_entries_kept: u64,

@@ -1,8 +1,8 @@
 //! The log as raft sees it: a window of entries in memory.
 //!
 //! Everything above the applied index is here, always, so that raft never waits for a disk. Below
-//! it the window keeps what laggards may still want, up to two limits; a follower further behind
-//! gets a snapshot. Writing to the disk is the business of others: raft is told what is durable
+//! it the window keeps what laggards may still want, up to two limits (less where nobody follows); a
+//! follower further behind gets a snapshot. Writing to the disk is the business of others: raft is told what is durable
 //! through `persisted`, not through this cache.
 //!
 //! Raft asks for a snapshot when a follower needs entries the window no longer holds. The newest

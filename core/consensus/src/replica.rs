@@ -49,7 +49,7 @@ use crate::boot;
 use crate::config::{
     Boot, COMMAND_BYTES_MAX, COMMANDS_MAKING_MAX, COMMITTED_BYTES_PER_OUTPUT, Config,
     ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, ENTRY_CONTEXT_BYTES_MAX,
-    HEARTBEAT_TICKS, PATIENCE_MAX, UNAPPLIED_BYTES_MAX,
+    HEARTBEAT_TICKS, LOG_ALONE_BYTES_KEPT, PATIENCE_MAX, UNAPPLIED_BYTES_MAX,
 };
 use crate::convert;
 use crate::error::{ConsensusError, ProposeError, Rejected, TransferError};
@@ -566,7 +566,10 @@ impl Replica {
                 .map(|(_, progress)| progress.matched.max(progress.pending_snapshot))
                 .min();
         }
-        let (bytes, entries) = (self.config.log_bytes_kept, self.config.log_entries_kept);
+        let is_alone = self.raw.raft.prs().iter().all(|(id, _)| *id == self.config.id);
+        let bytes_max = if is_alone { LOG_ALONE_BYTES_KEPT } else { u64::MAX };
+        let bytes = self.config.log_bytes_kept.min(bytes_max);
+        let entries = self.config.log_entries_kept;
         let log = self.raw.mut_store();
         log.hold_above(held_above);
         log.trim(bytes, entries);

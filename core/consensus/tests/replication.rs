@@ -6,7 +6,8 @@
 mod lone;
 
 use bytes::Bytes;
-use consensus::{Config, Output, ProgressState, Replica};
+use consensus::{Boot, Config, Output, ProgressState, Replica};
+use proto::log::{self, MembershipChange, membership_change};
 use proto::peer::{RaftMessage, raft_message::Type};
 
 use lone::{drain, has, kinds, leader, message, meta};
@@ -236,4 +237,43 @@ fn all_reads_that_wait_on_a_follower_share_one_question_and_its_one_answer() {
     let Output { reads, messages, .. } = replica.take_output(0);
     assert_eq!(reads.len(), 500, "one round trip, and they may read");
     assert_eq!(kinds(&messages), [Type::MsgReadIndex], "the others share the next");
+}
+
+/// Commits this many commands of 1 MiB.
+fn fill(replica: &mut Replica, commands: usize) {
+    for _ in 0..commands {
+        replica.propose(Bytes::from(vec![7; 1 << 20])).unwrap();
+        drain(replica);
+    }
+}
+
+#[test]
+fn who_is_alone_keeps_little_of_the_log_and_as_much_as_others_once_somebody_joins() {
+    let boot = Boot { conf_state: lone::conf(&[1]), ..Default::default() };
+    let mut replica = Replica::new(Config::new(1, 7), boot, 0).unwrap();
+    replica.campaign();
+    drain(&mut replica);
+    fill(&mut replica, 10);
+    let kept = replica.status().log_bytes_in_memory;
+    assert!((3 << 20..=4 << 20).contains(&kept), "{kept}");
+
+    let peer_urls = vec![String::from("http://2")];
+    let joining = log::Member { id: 2, peer_urls, is_learner: true, ..Default::default() };
+    let kind = membership_change::Kind::AddLearner.into();
+    let change = MembershipChange { kind, member: Some(joining), ..Default::default() };
+    replica.propose_membership(change).unwrap();
+    for _ in 0..2 {
+        let output = replica.take_output(0);
+        for entry in &output.committed {
+            replica.apply_membership(entry, true).unwrap();
+            replica.applied(entry.index);
+        }
+        if let Some(persist) = output.persist {
+            replica.persisted(persist.number);
+        }
+    }
+    assert_eq!(replica.status().conf_state.learners, [2]);
+    fill(&mut replica, 10);
+    let kept = replica.status().log_bytes_in_memory;
+    assert!(kept > 13 << 20, "{kept}");
 }
