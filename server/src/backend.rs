@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use state::backend::{Backend, BackendError, Layout, Writeback, WritebackLimits};
 use state::parts::Changes;
-use state::{Limits, State, Values, View};
+use state::{Limits, Record, State, Values, View};
 use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
@@ -206,7 +206,7 @@ impl Gathered {
     fn add(&mut self, view: &View, changes: Changes) {
         self.view = view.clone();
         self.count += changes.records.len() + changes.rows.len() + changes.removed.len();
-        self.bytes += changes.records.iter().map(|it| it.as_bytes().len()).sum::<usize>();
+        self.bytes += changes.records.iter().map(Record::bytes_len).sum::<usize>();
         self.changes.push(changes);
     }
 

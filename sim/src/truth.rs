@@ -162,7 +162,7 @@ impl Truth {
             let revision = record.revision();
             let known =
                 self.records.entry((revision.main, revision.sub)).or_insert_with(|| record.clone());
-            if known.as_bytes() != record.as_bytes() {
+            if known.to_vec() != record.to_vec() {
                 let known = known.clone();
                 self.broken(format!(
                     "one history: member {member} has {record:?}, another had {known:?}"

@@ -88,7 +88,7 @@ pub fn encode(records: &[Record]) -> Vec<u8> {
     let (Some(first), Some(last)) = (records.first(), records.last()) else {
         panic!("a block holds at least one record");
     };
-    let raw_bytes: usize = records.iter().map(|record| record.as_bytes().len()).sum();
+    let raw_bytes: usize = records.iter().map(Record::bytes_len).sum();
     let mut raw = Vec::with_capacity(raw_bytes);
     let mut ends = Vec::with_capacity(records.len() * 4);
     let mut previous: Option<Revision> = None;
@@ -96,7 +96,7 @@ pub fn encode(records: &[Record]) -> Vec<u8> {
         let revision = record.revision();
         assert!(previous.is_none_or(|it| it < revision), "block out of order at {revision}");
         previous = Some(revision);
-        raw.extend_from_slice(record.as_bytes());
+        record.put_into(&mut raw);
         ends.extend_from_slice(&length_u32(raw.len()).to_le_bytes());
     }
 

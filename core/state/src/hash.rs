@@ -53,9 +53,7 @@ pub fn hash_kv(view: &View, revision: i64) -> Result<KvHash, StateError> {
         .records()
         .take_while(|record| record.revision() <= Revision::last_of(hash_revision))
         .filter(|record| !record.is_tombstone() || record.mod_revision() > compact_revision)
-        .fold(seed, |hash, record| {
-            crc32c::crc32c_append(hash, view.values().walk(record).as_bytes())
-        });
+        .fold(seed, |hash, record| append(hash, &view.values().walk(record)));
     Ok(KvHash { hash, compact_revision, hash_revision })
 }
 
@@ -68,7 +66,13 @@ pub fn hash_all(view: &View) -> u32 {
 /// The rolling hash after `records` have been applied, `before` being the one before; 0 at first.
 #[must_use]
 pub fn roll<'a>(before: u32, records: impl IntoIterator<Item = &'a Record>) -> u32 {
-    records.into_iter().fold(before, |hash, record| crc32c::crc32c_append(hash, record.as_bytes()))
+    records.into_iter().fold(before, append)
+}
+
+/// Goes on over a whole record as it lies on a disk.
+fn append(hash: u32, record: &Record) -> u32 {
+    let hash = crc32c::crc32c_append(hash, &record.disk_header());
+    crc32c::crc32c_append(hash, record.key_and_value())
 }
 
 #[cfg(test)]

@@ -231,15 +231,15 @@ impl<I: Iterator<Item = Record>> Chunks<I> {
                 self.stage = Some(Kind::End);
                 break;
             };
-            let bytes = record.as_bytes();
-            if !body.takes(bytes.len()) {
+            let bytes = record.bytes_len();
+            if !body.takes(bytes) {
                 self.next_record = Some(record);
                 break;
             }
             self.totals.records += 1;
-            body.push(bytes);
+            body.push_record(&record);
             // The first twelve bytes are the revision, which names the record for ever.
-            if body.is_full() || cuts(&bytes[..12], bytes.len()) && body.may_be_cut() {
+            if body.is_full() || cuts(&record.disk_header()[..12], bytes) && body.may_be_cut() {
                 break;
             }
         }
@@ -328,6 +328,11 @@ impl Body {
     fn push(&mut self, bytes: &[u8]) {
         self.count += 1;
         self.chunk.extend_from_slice(bytes);
+    }
+
+    fn push_record(&mut self, record: &Record) {
+        self.count += 1;
+        record.put_into(&mut self.chunk);
     }
 
     fn may_be_cut(&self) -> bool {

@@ -8,7 +8,7 @@ use prost::Message as _;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
 use proto::log::{Command, RequestId, command};
 use state::parts::Changes;
-use state::{Outcome, Response, View};
+use state::{Outcome, Record, Response, View};
 
 use super::SnapshotDoor;
 use super::apply_turn::{Apply, ApplyWork};
@@ -145,7 +145,7 @@ impl Applier {
         }
         reported();
         self.metrics.applies.note(&batch, applied_us.saturating_sub(began_us));
-        let bytes: usize = changes.records.iter().map(|record| record.as_bytes().len()).sum();
+        let bytes: usize = changes.records.iter().map(Record::bytes_len).sum();
         self.metrics.put_bytes.add(i64::try_from(bytes).unwrap_or(i64::MAX));
         for sink in &mut self.sinks {
             sink.applied(&view, &changes, replaced);

@@ -248,6 +248,6 @@ fn shadowed(records: &[Record], compact_revision: i64) -> Vec<Revision> {
 
 /// Bytes of records before compression.
 pub(super) fn raw_bytes(records: &[Record]) -> u32 {
-    let bytes: usize = records.iter().map(|it| it.as_bytes().len()).sum();
+    let bytes: usize = records.iter().map(Record::bytes_len).sum();
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }

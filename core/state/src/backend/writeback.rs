@@ -292,7 +292,7 @@ impl Writeback {
         if last.is_none_or(|last| last.main < revision.main) {
             self.tail_revisions += 1;
         }
-        self.tail_bytes += record.as_bytes().len();
+        self.tail_bytes += record.bytes_len();
         self.tail.push(record.clone());
     }
 
@@ -378,7 +378,7 @@ impl Writeback {
                 revisions += 1;
                 main = Some(record.mod_revision());
             }
-            bytes += record.as_bytes().len();
+            bytes += record.bytes_len();
             let full =
                 bytes > self.limits.block_bytes_max || revisions > self.limits.block_revisions_max;
             if full && index > 0 {
