@@ -139,6 +139,9 @@ impl Generations {
             let path = self.path(generation);
             let reading = Apart::begin(move || {
                 let backend = SledBackend::open(&path).map_err(|error| error.to_string())?;
+                if store.is_some() {
+                    backend.save_memory();
+                }
                 let values = store.as_ref().map_or_else(Values::default, ValueStore::values);
                 let loaded = backend.load_state(limits, &values, &sender)?;
                 if let Some(store) = &store {
@@ -242,7 +245,7 @@ impl Control {
     }
 }
 
-/// What apply hands its changes to. Never waits.
+/// What apply hands its changes to. Waits only in [`BackendWriter::wait_for_room`].
 #[derive(Debug)]
 pub(crate) struct BackendWriter {
     control: Control,
@@ -251,6 +254,7 @@ pub(crate) struct BackendWriter {
     ended: Receiver<()>,
     gathered: Option<Gathered>,
     behind: bool,
+    values: Option<Arc<ValueStore>>,
 }
 
 impl BackendWriter {
@@ -272,7 +276,7 @@ impl BackendWriter {
             rebuild_at: None,
             metrics,
             unsynced_bytes: 0,
-            values,
+            values: values.clone(),
         };
         let view = view.clone();
         let (ends, ended) = std::sync::mpsc::channel();
@@ -285,7 +289,8 @@ impl BackendWriter {
                 worker.run(&received);
             })?;
         let control = Control { tasks, figures };
-        Ok(BackendWriter { control, thread: Some(thread), ended, gathered: None, behind: false })
+        let (thread, gathered) = (Some(thread), None);
+        Ok(BackendWriter { control, thread, ended, gathered, behind: false, values })
     }
 
     /// A way to the thread for others.
@@ -316,6 +321,15 @@ impl BackendWriter {
         if gathered.is_enough() {
             self.hand_over();
         }
+    }
+
+    /// Waits a little where too many values are in memory because the thread has not synced them: before
+    /// more are applied. Nobody else waits, neither for the log nor for a leader; but answers come later,
+    /// and so does the next request of who waits for them.
+    pub(crate) fn wait_for_room(&mut self) {
+        let Some(values) = self.values.clone().filter(|values| values.is_crowded()) else { return };
+        self.hand_over();
+        values.wait_for_room();
     }
 
     fn hand_over(&mut self) {
@@ -509,6 +523,9 @@ impl Worker {
         let (generations, values) = (self.generations.clone(), self.values.clone());
         let built = catch_unwind(AssertUnwindSafe(|| {
             let (generation, mut backend) = generations.begin_next()?;
+            if values.is_some() {
+                backend.save_memory();
+            }
             let writeback = Writeback::rebuild(
                 WritebackLimits::default(),
                 &mut backend,

@@ -8,7 +8,9 @@
 //! stead, and the generation cannot be built anew from a memory that lacks it. The next start reads the
 //! whole backend, finds what is wrong with it and builds it from snapshot and log.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use prometheus::{IntCounter, IntGauge};
 use state::{Record, Revision, ValueCache, ValueSource, Values};
@@ -23,6 +25,10 @@ pub(crate) const VALUE_CACHE_BYTES_MIN: u64 = 8 << 20;
 /// Values of fewer bytes stay with their keys: apart they would take more memory, not less.
 const APART_BYTES_MIN: usize = 64;
 
+/// How long apply waits for room. A backend that stands still for longer, because it is built anew or its
+/// disk is slow, is not waited for again until it has synced something: it costs memory instead.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// A read that fails because its generation has just been replaced is tried again, so often.
 const READ_TRIES: usize = 3;
 
@@ -30,6 +36,10 @@ const READ_TRIES: usize = 3;
 #[derive(Debug)]
 pub(crate) struct ValueStore {
     cache: Mutex<ValueCache>,
+    /// The backend has synced something.
+    followed: Condvar,
+    /// Waited for in vain since it last did.
+    stands_still: AtomicBool,
     /// The generation in use. `None`: there is none, and nothing has left memory.
     reader: RwLock<Option<Arc<BlockReader>>>,
     bytes: IntGauge,
@@ -43,6 +53,8 @@ impl ValueStore {
     pub(crate) fn new(bytes_max: u64, metrics: &Metrics, fatal: Fatal) -> Arc<Self> {
         Arc::new(ValueStore {
             cache: Mutex::new(ValueCache::new(usize::try_from(bytes_max).unwrap_or(usize::MAX))),
+            followed: Condvar::new(),
+            stands_still: AtomicBool::new(false),
             reader: RwLock::new(None),
             bytes: metrics.value_cache_bytes.clone(),
             hits: metrics.value_cache_hits.clone(),
@@ -89,6 +101,29 @@ impl ValueStore {
     pub(crate) fn synced(&self, through_revision: i64) {
         while self.cache().synced(through_revision) {}
         self.note(&self.cache());
+        self.stands_still.store(false, Ordering::Relaxed);
+        self.followed.notify_all();
+    }
+
+    /// Whether so many values wait for the generation that apply is to [`ValueStore::wait_for_room`].
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.cache().is_crowded() && !self.stands_still.load(Ordering::Relaxed)
+    }
+
+    /// Waits until fewer values wait for the generation, for a while at most. Everything must have been
+    /// handed over to it.
+    pub(crate) fn wait_for_room(&self) {
+        let until = Instant::now() + ROOM_WAIT_MAX;
+        let mut cache = self.cache();
+        while cache.is_crowded() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.stands_still.store(true, Ordering::Relaxed);
+                return;
+            }
+            let waited = self.followed.wait_timeout(cache, left);
+            (cache, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Whether so many bytes that the generation has taken in should be synced, to make room.
@@ -314,6 +349,27 @@ mod tests {
         assert!((KEYS / 64..KEYS).contains(&misses), "{misses}");
         let held = stage.store.bytes.get();
         assert!(held > 0 && held <= 20 * VALUE_BYTES as i64, "{held}");
+    }
+
+    #[test]
+    fn apply_waits_for_a_backend_that_has_too_much_to_sync_and_once_for_one_that_stands_still() {
+        let mut stage = Stage::new();
+        assert!(!stage.store.is_crowded());
+        stage.put_all(0);
+        assert!(stage.store.is_crowded());
+        let store = Arc::clone(&stage.store);
+        let waiting = std::thread::spawn(move || store.wait_for_room());
+        stage.sync();
+        waiting.join().unwrap();
+        assert!(!stage.store.is_crowded());
+
+        stage.put_all(1);
+        assert!(stage.store.is_crowded());
+        stage.store.wait_for_room();
+        assert!(!stage.store.is_crowded(), "nobody has synced anything, and nobody waits any more");
+        stage.sync();
+        stage.put_all(2);
+        assert!(stage.store.is_crowded(), "it has followed, and is waited for again");
     }
 
     #[test]

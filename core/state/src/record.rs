@@ -21,7 +21,7 @@
 //! | 48 | … | key, then value |
 //!
 //! In memory most of these numbers are small, and there are as many headers as keys: LEB128, about 10
-//! bytes in all ([ADR 30](../../../docs/adr/0030-records-are-smaller-in-memory.md)).
+//! bytes in all (ADR 30).
 //!
 //! | size | field |
 //! |---|---|

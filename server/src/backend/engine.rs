@@ -27,6 +27,10 @@ const CACHE_BYTES: u64 = 16 << 20;
 const PAGED_IN_BYTES_MIN: u64 = 32 << 20;
 /// … or this part of a large one's size, since opening takes longer the larger it is.
 const PAGED_IN_DIVISOR: u64 = 16;
+/// The same for writing to one that is to save memory. Reads keep to the limits above: one that pages in
+/// sixteen blocks for a value is not to open anew every fifty.
+const WRITTEN_BYTES_MIN: u64 = 8 << 20;
+const WRITTEN_DIVISOR: u64 = 64;
 /// While a state is loaded that keeps its values in memory, and so will take more than this part in any case.
 const PAGED_IN_LOADING_DIVISOR: u64 = 8;
 /// What is left behind a scan without opening anew.
@@ -62,6 +66,7 @@ struct Database {
     size_bytes: AtomicU64,
     /// Since that was looked at: sled looks at each of its files, which are thousands.
     has_written: AtomicBool,
+    saves_memory: AtomicBool,
 }
 
 impl SledBackend {
@@ -77,6 +82,7 @@ impl SledBackend {
             paged_in_bytes_max: AtomicU64::new(PAGED_IN_BYTES_MIN),
             size_bytes: AtomicU64::new(0),
             has_written: AtomicBool::new(true),
+            saves_memory: AtomicBool::new(false),
         };
         database.with(|db| database.note_opened(db))?;
         Ok(SledBackend(Arc::new(database)))
@@ -86,6 +92,11 @@ impl SledBackend {
     #[cfg(test)]
     pub(crate) fn tamper(&self, key: &[u8], value: &[u8]) {
         self.0.with(|db| db.insert(key, value).map(drop).map_err(engine)).unwrap();
+    }
+
+    /// It is opened anew more often while it is written to.
+    pub(crate) fn save_memory(&self) {
+        self.0.saves_memory.store(true, Ordering::Relaxed);
     }
 
     /// A way to its blocks.
@@ -155,6 +166,14 @@ impl Database {
 
     fn is_full(&self) -> bool {
         self.paged_in_bytes() >= self.paged_in_bytes_max.load(Ordering::Relaxed)
+    }
+
+    fn is_full_for_writing(&self) -> bool {
+        if !self.saves_memory.load(Ordering::Relaxed) {
+            return self.is_full();
+        }
+        let part = self.size_bytes.load(Ordering::Relaxed) / WRITTEN_DIVISOR;
+        self.paged_in_bytes() >= part.max(WRITTEN_BYTES_MIN)
     }
 
     /// Lets go of every page in memory; unless `always`, only if there are still many.
@@ -320,7 +339,7 @@ impl std::fmt::Debug for SledBackend {
 
 impl Backend for SledBackend {
     fn commit(&mut self, batch: &BackendBatch) -> Result<(), BackendError> {
-        if self.0.is_full() {
+        if self.0.is_full_for_writing() {
             self.0.reopen(true)?;
         }
         let mut writes = sled::Batch::default();

@@ -45,6 +45,7 @@ impl Apply for Applier {
     fn apply(&mut self, work: ApplyWork, reported: &dyn Fn()) -> Result<(), String> {
         let ApplyWork { tasks, mut since } = work;
         for task in ApplyTask::joined(tasks) {
+            self.backend.wait_for_room();
             let snapshots = self.snapshots.clone();
             let traced = self.shared.flights.are_any().then(SystemTime::now);
             let began_us = self.shared.now_us();

@@ -294,6 +294,12 @@ impl Process {
         Duration::from_secs_f64(ticks / TICKS_PER_SECOND)
     }
 
+    /// What the process that was launched finds in its environment.
+    pub(crate) fn environment(&self) -> String {
+        let pid = self.child.as_ref().expect("launched").id();
+        std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("it runs")
+    }
+
     /// SIGKILL: the process ends in the middle of whatever it was doing.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

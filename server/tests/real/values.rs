@@ -130,6 +130,14 @@ impl Twins {
     }
 }
 
+#[tokio::test]
+async fn a_member_that_is_to_save_memory_gives_it_back_soon() {
+    let twins = Twins::start().await;
+    let environments = twins.members.each_ref().map(|cluster| cluster.members[0].environment());
+    let told = environments.map(|environment| environment.contains("MIMALLOC_PURGE_DELAY=10"));
+    assert_eq!(told, [true, false]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_with_a_cache_of_values_answers_as_one_that_keeps_them_all() {
     let mut twins = Twins::start().await;

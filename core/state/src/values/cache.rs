@@ -5,8 +5,9 @@
 //! it was last looked at is passed over once.
 //!
 //! Waiting and cached records share the room. The owner is asked to sync early enough
-//! ([`ValueCache::wants_sync`]); should what waits need all the room nothing else is cached, and the bound
-//! is exceeded by what comes until the backend has followed.
+//! ([`ValueCache::wants_sync`]), and to bring nothing more while more waits than should
+//! ([`ValueCache::is_crowded`]). Should what waits need all the room nothing else is cached, and the bound
+//! is exceeded by what is brought in spite of that.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,6 +25,10 @@ const SYNCED_AT_ONCE: usize = 256;
 
 /// The part of the room that the backend may take in before the owner is asked to sync it.
 const WAITING_DIVISOR: usize = 8;
+
+/// The part of the room from which on nothing more should be brought until the backend has followed. What
+/// waits there is synced without anything else coming: a record costs less than twice its bytes.
+const CROWDED_DIVISOR: usize = 2;
 
 #[derive(Debug)]
 struct Cached {
@@ -102,6 +107,12 @@ impl ValueCache {
     #[must_use]
     pub fn wants_sync(&self, unsynced_bytes: usize) -> bool {
         unsynced_bytes >= self.bytes_max / WAITING_DIVISOR
+    }
+
+    /// Whether so much waits that apply had better wait for the backend.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.figures.waiting_bytes > self.bytes_max / CROWDED_DIVISOR
     }
 
     /// The whole record of an entry, if it is here.
@@ -230,6 +241,17 @@ mod tests {
         assert!((8..=9).all(|main| has(&mut cache, main)));
         let figures = CacheFigures { waiting_bytes: 0, cached_bytes: 2 * COST };
         assert_eq!(cache.figures(), figures);
+    }
+
+    #[test]
+    fn nothing_more_is_asked_for_while_half_of_the_room_waits() {
+        let mut cache = ValueCache::new(8 * COST);
+        (1..=4).for_each(|main| cache.hold(&record(main)));
+        assert!(!cache.is_crowded());
+        cache.hold(&record(5));
+        assert!(cache.is_crowded());
+        assert!(!cache.synced(1));
+        assert!(!cache.is_crowded(), "what is cached can go");
     }
 
     #[test]
