@@ -19,6 +19,7 @@ use super::codec::{Length, Traffic};
 use super::outbox::{Admit, Outbox, OutboxLimits};
 use super::packing::Packing;
 use super::probes::{Moment, Probes};
+use super::stretch::Stretch;
 use crate::config::Url;
 
 /// Urgent messages that wait for one peer. They are small, and soon stale.
@@ -201,6 +202,8 @@ pub(super) struct Link {
     pub(super) retry_bulk: Notify,
     /// The peer has fallen silent: the append connection is most likely as dead as the other.
     pub(super) reset_bulk: Notify,
+    /// The road has become longer: the append connection is to be made anew.
+    pub(super) renew_bulk: Notify,
     pub(super) snapshots_received: AtomicU64,
     pub(super) snapshots_refused: AtomicU64,
     sending: AtomicU64,
@@ -224,6 +227,8 @@ struct Health {
     bulk_since: Option<Instant>,
     last_contact: Option<Instant>,
     probes: Probes,
+    /// Since the append connection was made.
+    stretch: Stretch,
     failures: u64,
     failures_in_a_row: u64,
     losses: u64,
@@ -272,6 +277,7 @@ impl Link {
             retry_control: Notify::new(),
             retry_bulk: Notify::new(),
             reset_bulk: Notify::new(),
+            renew_bulk: Notify::new(),
             sending: AtomicU64::new(0),
             receiving: AtomicU64::new(0),
             snapshots_received: AtomicU64::new(0),
@@ -342,7 +348,10 @@ impl Link {
         let now = Instant::now();
         let was_down = match lane {
             Lane::Control => health.control_since.replace(now).is_none(),
-            _ => health.bulk_since.replace(now).is_none(),
+            _ => {
+                health.stretch = Stretch::default();
+                health.bulk_since.replace(now).is_none()
+            }
         };
         health.failures_in_a_row = 0;
         health.last_contact = Some(now);
@@ -473,7 +482,14 @@ impl Link {
         stood_still: impl Fn(u64) -> bool,
     ) -> Option<u64> {
         let moment = Moment { now_us, wall_us, is_transferring: self.is_transferring() };
-        lock(&self.health).probes.heard(probe, moment, stood_still)
+        let mut health = lock(&self.health);
+        let round_trip_us = health.probes.heard(probe, moment, stood_still)?;
+        let is_longer = health.bulk_since.is_some() && health.stretch.measured(round_trip_us);
+        drop(health);
+        if is_longer {
+            self.renew_bulk.notify_waiters();
+        }
+        Some(round_trip_us)
     }
 
     /// The round trip as it is known; `None`: it is not.

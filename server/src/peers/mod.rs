@@ -38,6 +38,7 @@ mod pages;
 mod ports;
 mod probes;
 mod snapshot;
+mod stretch;
 mod waits;
 mod wire;
 
@@ -70,8 +71,9 @@ use net_thread::NetThread;
 use outbox::Admit;
 use pacer::Pacer;
 
-/// Commands are forwarded in frames of about this size.
-const FORWARD_BYTES: usize = 1 << 20;
+/// Commands are forwarded in frames of about this size: the leader has none of a frame before it has all,
+/// and a megabyte takes six round trips of a connection that begins.
+const FORWARD_BYTES: usize = 64 << 10;
 /// What a message costs beside the bytes it carries.
 const MESSAGE_BYTES: usize = 128;
 const ENTRY_BYTES: usize = 96;

@@ -3,6 +3,10 @@
 //! Both are kept the same way: connect, greet, and only when the peer has accepted the greeting let
 //! the outbox flow; when the connection breaks, hand back what never left, wait a little longer than
 //! the last time, and begin again. The wait is cut short when the peer calls: then it is there.
+//!
+//! Where the road becomes much longer ([`super::stretch`]) the append connection is renewed: another is
+//! made beside it, then its stream ends behind what has left, and when the peer has read that, what
+//! waits goes on in the new one. Order is kept, and nothing is lost unless that takes too long.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,6 +48,11 @@ const RETRY_REFUSED_MAX: Duration = Duration::from_secs(5);
 /// An attempt that lasted this long, whether the connection stood or not, begins over with short waits:
 /// far away it takes its time by itself.
 const LASTED_LONG: Duration = Duration::from_secs(1);
+
+/// An append connection is renewed no sooner than so long after it was made.
+const RENEWAL_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// For the peer to read what the old connection carries: as much as may be on its way, two seconds away.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often a connection asks whether its peer has fallen silent; twice in a row, and it has.
 const SILENCE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -184,29 +193,89 @@ enum Never {}
 /// Appends and forwards, until the connection breaks.
 async fn bulk_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Result<Never, Ended> {
     let session = link.bulk.begin();
+    let stands = async {
+        let dialled = dial(core, link, url, Lane::Bulk).await?;
+        open_bulk(core, link, dialled, session).await
+    };
+    let mut acks = in_time(stands).await?;
+    loop {
+        let dialled = until_renewed(core, link, url, &mut acks).await?;
+        // None: this member is stopping, and what waits still leaves.
+        let Some(session) = link.bulk.renew() else { continue };
+        // The peer closes the old stream when it has read all of it. What it has not read by then is
+        // lost, as with a connection that breaks.
+        drop(tokio::time::timeout(RENEWAL_TIMEOUT, until_ended(link, &mut acks)).await);
+        acks = in_time(open_bulk(core, link, dialled, session)).await?;
+        tracing::info!(
+            peer = format_args!("{:x}", link.id),
+            "the road to a peer has become longer: its append connection is a new one"
+        );
+    }
+}
+
+/// Opens the stream of a session, and lets the outbox flow.
+async fn open_bulk(
+    core: &Arc<Core>,
+    link: &Arc<Link>,
+    dialled: Dialled,
+    session: u64,
+) -> Result<Streaming<Received<AppendAck>>, Ended> {
     let pull = BulkPull { link: Arc::clone(link), hello: Some(core.hello(link.id)), session };
-    let (dialled, mut acks) = tokio::time::timeout(
-        GREETING_TIMEOUT,
-        open::<_, AppendFrame, AppendAck>(core, link, url, Lane::Bulk, APPEND, pull),
-    )
-    .await
-    .map_err(|_| Ended::because("no answer to the greeting"))??;
+    let (dialled, acks) =
+        open::<_, AppendFrame, AppendAck>(core, link, dialled, Lane::Bulk, APPEND, pull).await?;
     if link.connected(Lane::Bulk, Some(dialled.channel)) {
         tracing::info!(peer = format_args!("{:x}", link.id), "append connection to a peer stands");
     }
     link.bulk.open(session);
+    if core.stopping.load(Ordering::Relaxed) {
+        link.bulk.finish();
+    }
+    Ok(acks)
+}
+
+/// Until another connection is there that is to take the place of this one.
+async fn until_renewed(
+    core: &Core,
+    link: &Link,
+    url: usize,
+    acks: &mut Streaming<Received<AppendAck>>,
+) -> Result<Dialled, Ended> {
+    loop {
+        let renewed = async {
+            tokio::time::sleep(RENEWAL_INTERVAL_MIN).await;
+            link.renew_bulk.notified().await;
+            in_time(dial(core, link, url, Lane::Bulk)).await
+        };
+        tokio::select! {
+            ended = until_ended(link, acks) => return Err(ended),
+            // If there is none the old one goes on.
+            dialled = renewed => if let Ok(dialled) = dialled {
+                return Ok(dialled);
+            }
+        }
+    }
+}
+
+/// Until the append connection breaks or is closed.
+async fn until_ended(link: &Link, acks: &mut Streaming<Received<AppendAck>>) -> Ended {
     loop {
         tokio::select! {
             ack = acks.message() => match ack {
                 Ok(Some(ack)) => link.heard(ack.length),
-                Ok(None) => return Err(Ended::because("closed by the peer")),
-                Err(status) => return Err(Ended::status(&status)),
+                Ok(None) => return Ended::because("closed by the peer"),
+                Err(status) => return Ended::status(&status),
             },
             () = link.reset_bulk.notified() => {
-                return Err(Ended::because("the peer has fallen silent"));
+                return Ended::because("the peer has fallen silent");
             }
         }
     }
+}
+
+/// What takes longer is given up.
+async fn in_time<T>(greeting: impl Future<Output = Result<T, Ended>>) -> Result<T, Ended> {
+    let answered = tokio::time::timeout(GREETING_TIMEOUT, greeting).await;
+    answered.unwrap_or_else(|_| Err(Ended::because("no answer to the greeting")))
 }
 
 /// Heartbeats, votes and probes, until the connection breaks or the peer falls silent.
@@ -218,12 +287,12 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
         hello: Some(core.hello(link.id)),
         session,
     };
-    let (dialled, mut replies) = tokio::time::timeout(
-        GREETING_TIMEOUT,
-        open::<_, ControlFrame, ControlFrame>(core, link, url, Lane::Control, CONTROL, pull),
-    )
-    .await
-    .map_err(|_| Ended::because("no answer to the greeting"))??;
+    let stands = async {
+        let dialled = dial(core, link, url, Lane::Control).await?;
+        open::<_, ControlFrame, ControlFrame>(core, link, dialled, Lane::Control, CONTROL, pull)
+            .await
+    };
+    let (dialled, mut replies) = in_time(stands).await?;
     link.connected(Lane::Control, None);
     link.leads_to(dialled.address);
     link.asked();
@@ -264,11 +333,19 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
     }
 }
 
-/// Connects, and opens a stream which the peer has accepted.
+/// Connects.
+async fn dial(core: &Core, link: &Link, url: usize, lane: Lane) -> Result<Dialled, Ended> {
+    let Some(url) = link.urls.get(url) else {
+        return Err(Ended::because("the peer has no usable URL"));
+    };
+    wire::dial(url, lane, core.config.tls.as_ref()).await.map_err(Ended::because)
+}
+
+/// Opens a stream which the peer has accepted.
 async fn open<S, E, D>(
     core: &Core,
     link: &Link,
-    url: usize,
+    dialled: Dialled,
     lane: Lane,
     path: &'static str,
     frames: S,
@@ -278,10 +355,6 @@ where
     E: Frame,
     D: Frame,
 {
-    let Some(url) = link.urls.get(url) else {
-        return Err(Ended::because("the peer has no usable URL"));
-    };
-    let dialled = wire::dial(url, lane, core.config.tls.as_ref()).await.map_err(Ended::because)?;
     let agreed = Agreed::default();
     let codec = FrameCodec::<E, D>::new(REPLY_BYTES_MAX).counting(&link.sent).packing(&agreed);
     let (replies, reads) =

@@ -28,6 +28,8 @@ enum Phase {
     Connecting,
     /// The peer has accepted us.
     Open,
+    /// A stream that was open ends, and another is being made that takes its place.
+    Renewing,
     /// What waits still leaves, nothing is added, then the stream ends.
     Finishing,
 }
@@ -82,13 +84,31 @@ impl<T> Outbox<T> {
     pub(super) fn open(&self, session: u64) {
         let waker = {
             let mut waiting = self.lock();
-            if waiting.session != session || waiting.phase != Phase::Connecting {
+            if waiting.session != session
+                || !matches!(waiting.phase, Phase::Connecting | Phase::Renewing)
+            {
                 return;
             }
             waiting.phase = Phase::Open;
             waiting.waker.take()
         };
         wake(waker);
+    }
+
+    /// The stream ends behind what was pulled; what waits, and what is pushed, is for the next one,
+    /// whose session's number is returned. `None`: none is open.
+    pub(super) fn renew(&self) -> Option<u64> {
+        let (session, waker) = {
+            let mut waiting = self.lock();
+            if waiting.phase != Phase::Open {
+                return None;
+            }
+            waiting.phase = Phase::Renewing;
+            waiting.session += 1;
+            (waiting.session, waiting.waker.take())
+        };
+        wake(waker);
+        Some(session)
     }
 
     /// Lets what waits leave and then ends the stream, if there is one.
@@ -128,7 +148,7 @@ impl<T> Outbox<T> {
         let admitted = match waiting.phase {
             Phase::Closed | Phase::Finishing => false,
             Phase::Connecting => admit == Admit::Connecting,
-            Phase::Open => true,
+            Phase::Open | Phase::Renewing => true,
         };
         // An item larger than the whole allowance still passes, alone.
         let fits = waiting.queue.len() < self.limits.messages_max
@@ -147,7 +167,7 @@ impl<T> Outbox<T> {
         if waiting.session != session || waiting.phase == Phase::Closed {
             return Poll::Ready(None);
         }
-        if waiting.phase != Phase::Connecting
+        if matches!(waiting.phase, Phase::Open | Phase::Finishing)
             && let Some((item, bytes)) = waiting.queue.pop_front()
         {
             waiting.bytes -= bytes;
@@ -162,7 +182,7 @@ impl<T> Outbox<T> {
 
     /// Something may be on its way to a peer that has accepted us.
     pub(super) fn is_flowing(&self) -> bool {
-        matches!(self.lock().phase, Phase::Open | Phase::Finishing)
+        matches!(self.lock().phase, Phase::Open | Phase::Renewing | Phase::Finishing)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
@@ -284,5 +304,34 @@ mod tests {
         outbox.push(5, 1, Admit::Open).unwrap();
         assert_eq!(pull(&outbox, first), Poll::Ready(None));
         assert_eq!(pull(&outbox, second), Poll::Ready(Some(5)));
+    }
+
+    #[test]
+    fn a_stream_that_is_renewed_ends_and_what_waits_is_for_the_next_one() {
+        let outbox = Outbox::new(LIMITS);
+        assert_eq!(outbox.renew(), None);
+        let first = outbox.begin();
+        assert_eq!(outbox.renew(), None, "none is open");
+        outbox.open(first);
+        outbox.push(1, 10, Admit::Open).unwrap();
+        assert_eq!(pull(&outbox, first), Poll::Ready(Some(1)));
+        let wakes = std::sync::Arc::new(Wakes::default());
+        let waker = Waker::from(std::sync::Arc::clone(&wakes));
+        assert_eq!(outbox.poll_pull(&mut Context::from_waker(&waker), first), Poll::Pending);
+        let second = outbox.renew().unwrap();
+        assert_eq!(wakes.0.load(std::sync::atomic::Ordering::Relaxed), 1, "it is told");
+        outbox.push(2, 10, Admit::Open).unwrap();
+        assert_eq!(pull(&outbox, first), Poll::Ready(None));
+        assert_eq!(pull(&outbox, second), Poll::Pending, "not accepted yet");
+        assert!(outbox.is_flowing(), "what was pulled may be on its way");
+        outbox.open(first);
+        assert_eq!(pull(&outbox, second), Poll::Pending);
+        outbox.open(second);
+        assert_eq!(pull(&outbox, second), Poll::Ready(Some(2)));
+        // One that is given up in between hands back what was never pulled.
+        let third = outbox.renew().unwrap();
+        outbox.push(3, 10, Admit::Open).unwrap();
+        assert_eq!(outbox.close(), [3]);
+        assert_eq!(pull(&outbox, third), Poll::Ready(None));
     }
 }

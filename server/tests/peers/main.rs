@@ -8,9 +8,11 @@ mod gone;
 mod messages;
 #[path = "../shared/ports.rs"]
 mod ports;
+mod renewal;
 mod snapshots;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -339,10 +341,12 @@ fn pair(left: Start, right: Start) -> (Side, Side) {
     (left, right)
 }
 
-/// A proxy that can be told to cut every connection.
+/// A proxy that can be told to cut every connection, and to take its time.
 struct Proxy {
     address: SocketAddr,
     open: Arc<Mutex<Vec<TcpStream>>>,
+    taken: Arc<AtomicUsize>,
+    delay_us: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -352,25 +356,36 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
         let stop = Arc::new(AtomicBool::new(false));
+        let (taken, delay_us) = (Arc::default(), Arc::default());
         let (connections, stopped) = (Arc::clone(&open), Arc::clone(&stop));
+        let (count, delay): (Arc<AtomicUsize>, Arc<AtomicU64>) =
+            (Arc::clone(&taken), Arc::clone(&delay_us));
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
                 let Ok(server) = TcpStream::connect(target) else { continue };
+                count.fetch_add(1, Ordering::Relaxed);
                 let mut all = connections.lock().unwrap();
                 for (from, to) in [(&client, &server), (&server, &client)] {
-                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     all.push(to.try_clone().unwrap());
-                    std::thread::spawn(move || {
-                        drop(std::io::copy(&mut from, &mut to));
-                        drop(to.shutdown(Shutdown::Both));
-                    });
+                    relay(from, to, Arc::clone(&delay));
                 }
             }
         });
-        Proxy { address, open, stop }
+        Proxy { address, open, taken, delay_us, stop }
+    }
+
+    /// Connections so far.
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Keeps everything for so long from now on, each way.
+    fn delay(&self, delay: Duration) {
+        self.delay_us.store(delay.as_micros().try_into().unwrap(), Ordering::Relaxed);
     }
 
     fn cut(&self) {
@@ -378,6 +393,30 @@ impl Proxy {
             drop(stream.shutdown(Shutdown::Both));
         }
     }
+}
+
+/// Hands on what one side says, in its order and after a while.
+fn relay(mut from: TcpStream, mut to: TcpStream, delay_us: Arc<AtomicU64>) {
+    const PIECES: usize = 4_096;
+    let (pieces, due) = std::sync::mpsc::sync_channel::<(Instant, Vec<u8>)>(PIECES);
+    std::thread::spawn(move || {
+        let mut piece = vec![0; 64 << 10];
+        while let Ok(bytes @ 1..) = from.read(&mut piece) {
+            let at = Instant::now() + Duration::from_micros(delay_us.load(Ordering::Relaxed));
+            if pieces.send((at, piece[..bytes].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        for (at, piece) in due {
+            sleep(at.saturating_duration_since(Instant::now()));
+            if to.write_all(&piece).is_err() {
+                break;
+            }
+        }
+        drop(to.shutdown(Shutdown::Both));
+    });
 }
 
 impl Drop for Proxy {

@@ -1,0 +1,49 @@
+//! Append connections that are made anew, for the road has become longer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Proxy, Start, wait_until};
+
+#[test]
+fn on_a_road_that_becomes_much_longer_appends_and_forwards_go_on_in_a_new_connection() {
+    let left = Start::member(1).start();
+    let right = Start::member(2).start();
+    let proxy = Proxy::before(right.address());
+    left.knows(&[(2, format!("http://{}", proxy.address))]);
+    right.knows(&[(1, left.url())]);
+    wait_until("both are connected", || left.is_connected(2) && right.is_connected(1));
+    let measured = left.peers.links()[&2].rtt.samples();
+    wait_until("the road is known", || left.peers.links()[&2].rtt.samples() >= measured + 60);
+
+    let (mut sent, before) = (0_u64, proxy.taken());
+    let mut go_on = || {
+        sent += 1;
+        left.peers.send(vec![left.append(2, sent, 1_000)]);
+        left.forward(2, vec![Bytes::from(sent.to_string())]);
+        sent
+    };
+    proxy.delay(Duration::from_millis(100));
+    wait_until("there is another connection", || {
+        go_on();
+        proxy.taken() > before
+    });
+    // Some leave before the new stream is open, and some on it.
+    let at_least = go_on() + 200;
+    wait_until("appends and forwards go on", || go_on() >= at_least);
+    let sent = go_on();
+    wait_until("all have arrived", || {
+        let seen = right.node.seen();
+        seen.appended.len() as u64 >= sent && seen.forwarded.len() as u64 >= sent
+    });
+
+    let numbers: Vec<u64> = (1..=sent).collect();
+    assert_eq!(right.appended_indexes(), numbers, "in order, each once");
+    let forwarded: Vec<String> = numbers.iter().map(u64::to_string).collect();
+    assert_eq!(right.node.seen().forwarded, forwarded);
+    assert!(left.node.seen().not_forwarded.is_empty());
+    let link = &left.peers.links()[&2];
+    assert_eq!((link.dropped, link.failures), (0, 0), "{:?}", link.last_error);
+    assert_eq!(left.node.unreachable_count(), 0);
+}
