@@ -42,7 +42,7 @@ struct Uses {
     leases: Vec<(u64, u64)>,
 }
 
-/// What a member has confirmed, and what it used then.
+/// What a member has confirmed, and what it promised with that. It may have used longer timeouts then.
 #[derive(Clone, Copy, Debug)]
 struct Promise {
     reached: (u64, Phase),
@@ -169,7 +169,7 @@ impl World {
         let Some(phase) = Phase::of(u64::from(ack.phase)) else { return };
         let now_us = self.now_us;
         let Some(process) = self.nodes.get(&id).and_then(|node| node.running()) else { return };
-        let params = process.member.tuning(process.local_us(now_us)).in_force;
+        let params = process.member.tuning(process.local_us(now_us)).promised;
         let reached = (ack.epoch, phase);
         let promise = Promise { reached, params };
         let known = self.tunings.promises.entry(id).or_insert(promise);

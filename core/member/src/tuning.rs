@@ -78,6 +78,9 @@ pub struct TuningStatus {
     pub flags: Params,
     /// What it uses.
     pub in_force: Params,
+    /// What flags and plan say, which is all it ever promises: timeouts lengthened after lost elections
+    /// are not in it.
+    pub promised: Params,
     /// The newest plan it has applied, and the phase of it.
     pub epoch: u64,
     /// See `epoch`.

@@ -19,7 +19,8 @@ impl Member {
     pub fn tuning(&self, now_us: u64) -> TuningStatus {
         let (epoch, phase) = self.tuning.reached();
         let effective = self.replica.effective_timing();
-        let mut in_force = self.tuning.in_force();
+        let promised = self.tuning.in_force();
+        let mut in_force = promised;
         if effective.election_timeout_us > in_force.timing.election_timeout_us {
             // Lengthened after lost elections: nobody may count on leases then.
             in_force.lease_us = 0;
@@ -39,6 +40,7 @@ impl Member {
         TuningStatus {
             flags: *self.tuning.flags(),
             in_force,
+            promised,
             epoch,
             phase,
             confirmed,

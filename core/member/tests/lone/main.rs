@@ -3,6 +3,7 @@
 
 mod hints;
 mod leases;
+mod promises;
 
 use bytes::Bytes;
 use member::consensus::Config;
