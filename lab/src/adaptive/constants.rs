@@ -31,6 +31,10 @@ pub(super) struct Best {
 /// Least networks with an oracle: in a single one the oracle's constant is as good as the oracle.
 const NETWORKS_MIN: usize = 2;
 
+/// Where the longest outage counts, it was looked for at most so many times as long as the oracle's: the
+/// longest of twenty minutes says nothing beside that of one.
+const WATCHED_LONGER_MAX: f64 = 2.0;
+
 /// The constant whose worst network is the least bad. None: there are too few oracles to tell.
 pub(super) fn best(records: &[Record]) -> Option<Best> {
     let networks: Vec<Network> = records.iter().filter_map(|it| Network::of(it, records)).collect();
@@ -83,26 +87,32 @@ impl<'a> Network<'a> {
         if oracle.column != "oracle" {
             return None;
         }
-        let false_elections =
-            |of: &Record| of.watch.as_ref().map_or(0, |watch| watch.false_elections);
+        let watched = |of: &Record| {
+            of.watch.as_ref().map_or((0, 0.0), |watch| (watch.false_elections, watch.seconds))
+        };
+        let (oracles_false, oracle_s) = watched(oracle);
         let is_ours = |column: &str| {
             COLUMNS.iter().any(|it| it.name == column && it.system == System::MetaStore)
         };
         let here = records.iter().filter(|it| it.preset == oracle.preset && is_ours(&it.column));
         let columns = here.filter_map(|it| {
-            let gap_ms = outage_ms(it);
+            let (count, seconds) = watched(it);
+            // Who watches for longer sees more: in as long a time as the oracle was watched.
+            let share = if seconds > oracle_s { oracle_s / seconds } else { 1.0 };
+            let is_alike = !is_troubled(it) || share * WATCHED_LONGER_MAX >= 1.0;
+            let gap_ms = outage_ms(it).filter(|_| is_alike);
             // What was not measured is no failure.
             (gap_ms.is_some() || it.keeps_no_leader).then(|| Tried {
                 heartbeat_ms: it.heartbeat_ms,
                 election_ms: it.election_ms,
                 gap_ms,
-                false_elections: false_elections(it),
+                false_elections: (count as f64 * share).round() as u64,
             })
         });
         Some(Network {
             name: &oracle.preset,
             oracle_ms: outage_ms(oracle)?,
-            oracles_false: false_elections(oracle),
+            oracles_false,
             figures: columns.chain(oracle.tried.iter().cloned()).collect(),
         })
     }
@@ -221,6 +231,32 @@ mod tests {
         records.push(cell("far-loss", "static", 100, 2e3));
         let best = best(&records).unwrap();
         assert_eq!((best.election_ms, best.worst), (100, 1.0));
+    }
+
+    #[test]
+    fn who_was_watched_for_longer_is_not_blamed_for_it() {
+        let watch = |seconds, false_elections, gap_ms| {
+            Some(Watch { seconds, false_elections, gap_ms, ..Watch::default() })
+        };
+        let ratio = |preset: &str, watched: Option<Watch>| {
+            let lost = |record: Record| match preset {
+                "disk-of-all" => Record { losses: vec![], ..record },
+                _ => record,
+            };
+            let static_ = Record { watch: watched, ..cell(preset, "static", 1_000, 500.0) };
+            let oracle = Record { watch: watch(60.0, 0, 250.0), ..oracle(preset, 100, 250.0, &[]) };
+            let all = [lost(oracle), lost(static_)];
+            Network::of(&all[0], &all).unwrap().ratio((100, 1_000))
+        };
+        assert_eq!(ratio("far-loss", watch(600.0, 4, 0.0)), 2.0, "less than one in a minute");
+        assert_eq!(ratio("far-loss", watch(600.0, 6, 0.0)), f64::INFINITY);
+        assert_eq!(ratio("far-loss", watch(10.0, 1, 0.0)), f64::INFINITY);
+        assert_eq!(ratio("disk-of-all", watch(60.0, 0, 750.0)), 3.0);
+        assert_eq!(
+            ratio("disk-of-all", watch(1_200.0, 0, 750.0)),
+            1.0,
+            "only the oracle's is left"
+        );
     }
 
     #[test]
