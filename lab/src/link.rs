@@ -11,6 +11,10 @@ pub const PACKETS_MAX: u64 = 32_768;
 /// The jitter's tail ends here, in means.
 const JITTER_MEANS_MAX: f64 = 10.0;
 const NS_PER_S: u64 = 1_000_000_000;
+/// A direction with this delay or more is long. What leaves it leaves together, up to this part of the
+/// delay late: a router that is awake for each packet takes the processor the servers need.
+const LONG_NS: u64 = 10_000_000;
+const LATE_PART: u64 = 400;
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,11 @@ impl Link {
     /// The rule in force.
     pub fn rule(&self) -> Rule {
         self.rule
+    }
+
+    /// Whether a wake-up more or less does not matter.
+    pub fn is_long(&self) -> bool {
+        nanoseconds(self.rule.delay) >= LONG_NS
     }
 
     /// What has passed so far.
@@ -124,6 +133,9 @@ impl Link {
             let mean_ns = nanoseconds(rule.jitter) as f64;
             at_ns += (means.min(JITTER_MEANS_MAX) * mean_ns) as u64;
         }
+        if self.is_long() {
+            at_ns = at_ns.next_multiple_of(nanoseconds(rule.delay) / LATE_PART);
+        }
         // A shorter delay must not let packets overtake those that left under a longer one.
         self.last_ns = at_ns.max(self.last_ns);
         Fate::Leaves(self.last_ns)
@@ -169,6 +181,17 @@ mod tests {
         let mean = after.iter().sum::<u64>() as f64 / after.len() as f64 / MS as f64;
         assert!(after.iter().all(|after| (2 * MS..=12 * MS).contains(after)));
         assert!((2.95..3.05).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn on_a_long_road_packets_leave_together_and_none_is_early() {
+        let (mut long, mut random) = link("delay=40ms");
+        assert!(long.is_long() && !Link::default().is_long());
+        let after = times(&mut long, &mut random, MS / 100, 10_000);
+        assert!(after.iter().all(|after| (40 * MS..40 * MS + MS / 10).contains(after)));
+        let leave = after.iter().zip(0..).map(|(after, packet)| after + packet * MS / 100);
+        let turns: std::collections::BTreeSet<u64> = leave.collect();
+        assert!((995..=1_005).contains(&turns.len()), "{}", turns.len());
     }
 
     #[test]

@@ -43,7 +43,7 @@ const PRIORITY: &str = "10";
 /// Longest wait for the router to say something.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The timer fires so long before a packet's time, and the rest is waited for awake: about what an
-/// idle processor needs to wake up.
+/// idle processor needs to wake up. Not where the road is long.
 const EARLY_NS: u64 = 60_000;
 /// Marks of what woke the thread; devices have their numbers.
 const TIMER: u64 = u64::MAX;
@@ -318,7 +318,8 @@ impl Moving {
         while let Some(Reverse((at_ns, _, from, to, buffer))) = self.under_way.peek().copied() {
             if at_ns > now {
                 now = now_ns();
-                while at_ns > now && at_ns - now < EARLY_NS {
+                let early_ns = self.early_ns(from, to);
+                while at_ns > now && at_ns - now < early_ns {
                     std::hint::spin_loop();
                     now = now_ns();
                 }
@@ -337,13 +338,20 @@ impl Moving {
         }
     }
 
+    /// So long before a packet's time the router is awake.
+    fn early_ns(&self, from: usize, to: usize) -> u64 {
+        if self.links[from * self.ports.len() + to].is_long() { 0 } else { EARLY_NS }
+    }
+
     fn arm(&mut self) -> Result<()> {
-        let Some(Reverse((at_ns, ..))) = self.under_way.peek() else { return Ok(()) };
-        if *at_ns == self.armed_ns {
+        let Some(Reverse((at_ns, _, from, to, _))) = self.under_way.peek().copied() else {
+            return Ok(());
+        };
+        if at_ns == self.armed_ns {
             return Ok(());
         }
-        self.armed_ns = *at_ns;
-        let at_ns = at_ns.saturating_sub(EARLY_NS).max(1);
+        self.armed_ns = at_ns;
+        let at_ns = at_ns.saturating_sub(self.early_ns(from, to)).max(1);
         const NS_PER_S: u64 = 1_000_000_000;
         let value =
             Timespec { tv_sec: (at_ns / NS_PER_S) as i64, tv_nsec: (at_ns % NS_PER_S) as _ };
