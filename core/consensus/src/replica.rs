@@ -28,6 +28,7 @@
 //!   and is then sent for ever. The request is taken back when the acknowledgement arrives.
 
 mod appends;
+mod commits;
 mod elections;
 mod hint;
 mod leases;
@@ -58,7 +59,7 @@ use crate::log_cache::LogCache;
 use crate::membership;
 use crate::outbox::Outbox;
 use crate::output::{ElectionCause, Role};
-use crate::pace::Pace;
+use crate::pace::{Next, Pace};
 use crate::reads::{Lead, PeerRead, Reads};
 use crate::timing::ScaledClock;
 use crate::validate::{self, Ourselves};
@@ -222,9 +223,14 @@ impl Replica {
         }
         let acknowledged = message.index;
         let accepted = kind == Type::MsgAppendResponse && !message.reject;
+        let carries_nothing = kind == Type::MsgAppend && message.entries.is_empty();
+        let committed = self.raw.raft.raft_log.committed;
         let stepped =
             if is_no_sign { self.step_without_sending(message) } else { self.raw.step(message) };
         stepped.map_err(|_| Rejected::UnknownPeer { from })?;
+        if carries_nothing && self.raw.raft.raft_log.committed > committed {
+            self.leave_unanswered(from);
+        }
         if accepted {
             self.note_acknowledged(from, acknowledged);
         }
@@ -236,6 +242,7 @@ impl Replica {
         if kind == Type::MsgTimeoutNow && self.raw.raft.state != StateRole::Follower {
             self.begin_candidacy(ElectionCause::Transfer);
         }
+        self.note_refusal(kind, before, term);
         self.settle(before);
         self.retry_hint(kind);
         Ok(())
@@ -453,10 +460,17 @@ impl Replica {
     /// When the batch in the making leaves, unless something holds it back.
     fn batch_due_us(&self) -> Option<u64> {
         let held = self.raw.raft.lead_transferee.is_some() || self.stalled();
+        let next = self.next_batch().filter(|_| !held)?;
         let batching = &self.config.batching;
-        let due_us = self.making.due_us(batching).filter(|_| !held)?;
         let is_full = self.making.is_full(batching);
-        Some(if is_full { due_us } else { due_us.max(self.pace.next_us(batching.gather_us_max)) })
+        Some(if is_full { next.due_us } else { self.pace.next_us(next, batching.gather_us_max) })
+    }
+
+    /// The batch in the making, if there is one.
+    fn next_batch(&self) -> Option<Next> {
+        let due_us = self.making.due_us(&self.config.batching)?;
+        let is_disk_busy = self.outbox.outstanding() > 0;
+        Some(Next { commands: self.making.len(), due_us, is_disk_busy })
     }
 
     fn observe(&mut self, now_us: u64) {

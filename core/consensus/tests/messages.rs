@@ -351,6 +351,27 @@ fn answers_that_come_after_the_step_down_lengthen_the_election_timeout() {
     assert_eq!(election_us, [315_000, 1_000_000, 2_000_000], "two such round trips");
 }
 
+/// Without the question beforehand each of its candidacies begins the waits of all others anew.
+#[test]
+fn who_is_refused_again_and_again_stands_less_often() {
+    let timing = Timing { heartbeat_interval_us: 20_000, election_timeout_us: 200_000 };
+    let mut replica = replica(Config { pre_vote: false, timing, ..Config::new(1, 7) });
+    let usual = replica.status().effective_timing;
+    for _ in 0..3 {
+        assert_eq!(replica.status().effective_timing, usual);
+        replica.campaign();
+        drain(&mut replica);
+        let term = replica.status().term;
+        for from in [2, 3] {
+            let refusal = message(Type::MsgRequestVoteResponse, term);
+            replica.receive(0, RaftMessage { from, reject: true, ..refusal }).unwrap();
+        }
+        assert_eq!(replica.status().role, Role::Follower);
+    }
+    let longer = replica.status().effective_timing;
+    assert!(longer.election_timeout_us > usual.election_timeout_us);
+}
+
 #[test]
 fn a_repeated_question_does_not_vouch_for_a_later_one() {
     let question = |context: &'static [u8]| RaftMessage {
@@ -443,6 +464,27 @@ fn a_commit_index_alone_is_written_with_what_comes_next_and_nothing_waits_for_it
     replica.receive(0, append).unwrap();
     let written = replica.take_output(0).persist.unwrap().hard_state.unwrap();
     assert_eq!((written.term, written.commit), (5, 10));
+}
+
+#[test]
+fn what_only_moves_the_commit_index_is_not_answered_and_what_moves_nothing_is() {
+    let mut replica = follower();
+    let commits = |commit| RaftMessage { term: 5, commit, ..append(vec![]) };
+    replica.receive(0, commits(10)).unwrap();
+    let output = replica.take_output(0);
+    assert_eq!((kinds(&output.messages), output.committed.len()), (vec![], 2));
+    // The leader asks what is here: an answer to an entry was lost.
+    replica.receive(0, commits(10)).unwrap();
+    let answers = drain(&mut replica);
+    assert_eq!(kinds(&answers), [Type::MsgAppendResponse]);
+    assert_eq!((answers[0].index, answers[0].reject), (10, false));
+    // What carries entries is, whatever it commits; and so is what does not fit.
+    let append = RaftMessage { term: 5, commit: 11, ..append(vec![entry(11, 5)]) };
+    replica.receive(0, append).unwrap();
+    assert_eq!(kinds(&drain(&mut replica)), [Type::MsgAppendResponse]);
+    let beyond = RaftMessage { index: 20, log_term: 5, ..commits(20) };
+    replica.receive(0, beyond).unwrap();
+    assert!(drain(&mut replica)[0].reject);
 }
 
 #[test]

@@ -44,6 +44,23 @@ fn an_entry_and_its_commit_leave_at_once_without_tick_or_heartbeat() {
 }
 
 #[test]
+fn a_commit_index_goes_with_the_entries_that_leave_at_the_same_time() {
+    let mut replica = leader();
+    for id in [2, 3] {
+        replica.receive(0, has(11, id)).unwrap();
+    }
+    drain(&mut replica);
+    replica.propose(Bytes::from_static(b"x")).unwrap();
+    drain(&mut replica);
+    replica.propose(Bytes::from_static(b"y")).unwrap();
+    replica.receive(0, has(12, 2)).unwrap();
+    let Output { messages, committed, .. } = replica.take_output(0);
+    assert_eq!(committed[0].index, 12);
+    let said: Vec<_> = messages.iter().map(|m| (m.to, m.commit, m.entries.len())).collect();
+    assert_eq!(said, [(2, 12, 1), (3, 12, 1)]);
+}
+
+#[test]
 fn log_followers_and_apply_share_one_encoded_batch() {
     let mut replica = leader();
     for id in [2, 3] {

@@ -181,6 +181,19 @@ impl Replica {
         }
     }
 
+    /// A quorum has refused its votes, for others have more in their logs, or another was first. Without
+    /// the question beforehand such a candidacy costs everybody a term and begins their waits anew: who
+    /// stood again and again at its usual time would starve those whose timeouts are lengthened.
+    pub(super) fn note_refusal(&mut self, kind: Type, before: StateRole, term: u64) {
+        let raft = &self.raw.raft;
+        let is_refused = kind == Type::MsgRequestVoteResponse
+            && (before, raft.state) == (StateRole::Candidate, StateRole::Follower)
+            && raft.term == term;
+        if is_refused {
+            self.clock.lost();
+        }
+    }
+
     /// A heartbeat of this term that was sent at this time is answered.
     pub(super) fn note_heartbeat_answer(&mut self, from: u64, sent_us: u64) {
         // 0: by one that does not say what it answers.

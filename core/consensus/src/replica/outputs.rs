@@ -9,6 +9,7 @@ use proto::log;
 use proto::peer::{RaftMessage, raft_message::Type};
 
 use raft::ReadState;
+use raft::eraftpb::{self, MessageType};
 
 use super::Replica;
 use crate::convert;
@@ -79,10 +80,7 @@ impl Replica {
         if self.batch_due_us().is_none_or(|due_us| due_us > self.now_us) {
             return;
         }
-        let batching = &self.config.batching;
-        if let Some(due_us) = self.making.due_us(batching) {
-            self.pace.gathered(self.making.len(), due_us, batching.gather_us_max);
-        }
+        let Some(next) = self.next_batch() else { return };
         let entries = self.making.take_entries(&self.config.batching);
         let entries = entries.into_iter().map(convert::proposal).collect();
         let before = self.raw.raft.state;
@@ -90,7 +88,8 @@ impl Replica {
             .raft
             .step(convert::propose_message(self.config.id, entries))
             .expect("a leader in its configuration that transfers nothing takes proposals");
-        self.pace.left(self.now_us, self.raw.raft.raft_log.last_index());
+        let last_index = self.raw.raft.raft_log.last_index();
+        self.pace.left(self.now_us, next, self.config.batching.gather_us_max, last_index);
         self.settle(before);
     }
 
@@ -173,7 +172,12 @@ impl Replica {
             vote_changed,
             snapshot.as_ref().map(|meta| meta.index),
         );
-        for message in ready.take_messages().iter().chain(&ready.take_persisted_messages()) {
+        let mut messages = ready.take_messages();
+        messages.extend(ready.take_persisted_messages());
+        for (at, message) in messages.iter().enumerate() {
+            if is_said_with_entries(message, &messages[at + 1..]) {
+                continue;
+            }
             self.note_sent(message);
             let message = self.with_times(convert::message_from_raft(message));
             self.outbox.send(message, leader);
@@ -224,4 +228,15 @@ impl Replica {
         self.reported = (lead.term, lead.leader);
         Some(Leadership { term: lead.term, leader: self.leader(), is_leader: lead.is_self })
     }
+}
+
+/// Whether a commit index that goes alone goes with one of the later messages, too.
+fn is_said_with_entries(message: &eraftpb::Message, later: &[eraftpb::Message]) -> bool {
+    let is_append = |message: &eraftpb::Message| message.get_msg_type() == MessageType::MsgAppend;
+    is_append(message)
+        && message.entries.is_empty()
+        && later.iter().filter(|other| is_append(other) && other.to == message.to).any(|other| {
+            (other.index, other.log_term) == (message.index, message.log_term)
+                && other.commit >= message.commit
+        })
 }
