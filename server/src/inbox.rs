@@ -280,6 +280,13 @@ impl Inbox {
         lanes.len() > 0 && lanes.may_help()
     }
 
+    /// Nothing waits, and the raft thread sleeps.
+    #[cfg(test)]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let lanes = self.lock();
+        lanes.len() == 0 && lanes.asleep_until.is_some()
+    }
+
     fn take_if(&self, wanted: impl FnOnce(&Lanes) -> bool) -> Option<Vec<Input>> {
         let mut lanes = self.lock();
         if lanes.closed || !wanted(&lanes) {

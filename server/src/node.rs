@@ -23,6 +23,7 @@ mod combining;
 mod inbound;
 mod log_thread;
 mod raft_thread;
+mod raft_turn;
 mod snapshot_thread;
 mod stage_clock;
 mod steward;
@@ -169,9 +170,11 @@ impl Node {
         threads.push(spawn("raft", &fatal, {
             let fatal = fatal.clone();
             let (shared, peers) = (Arc::clone(&shared), peers.clone());
+            let (applying, failing) = (Arc::clone(&apply), fatal.clone());
             let stepper =
                 raft_thread::Stepper::new(member, shared, peers, to_log, apply, metrics, fatal);
-            let turn = Arc::new(raft_thread::RaftTurn::new(stepper));
+            let waiting = Arc::clone(&inbox);
+            let turn = Arc::new(raft_turn::RaftTurn::new(stepper, waiting, applying, failing));
             let helpers = Arc::downgrade(&turn);
             inbox.open(helpers);
             move || turn.run()

@@ -161,6 +161,14 @@ impl<A: Apply> ApplyTurn<A> {
         !waiting.is_empty()
     }
 
+    /// Waits until the apply thread has done everything and sleeps.
+    #[cfg(test)]
+    pub(super) fn at_rest(&self) {
+        while !self.lock().is_asleep {
+            std::thread::yield_now();
+        }
+    }
+
     /// `None`: it failed, and with it the member; nothing is applied any more.
     fn guarded<T>(&self, work: impl FnOnce() -> Result<T, String>) -> Option<T> {
         let reason = match catch_unwind(AssertUnwindSafe(work)) {
@@ -187,8 +195,9 @@ impl<A: Apply> ApplyTurn<A> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::ops::RangeInclusive;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, OnceLock, Weak};
     use std::thread::{self, JoinHandle, ThreadId};
     use std::time::{Duration, Instant};
 
@@ -214,17 +223,21 @@ mod tests {
     const WORSE: u64 = 1_000_002;
     /// Steps of the compaction that follows every batch.
     const SWEEPS: usize = 3;
+    /// When one of these is applied the next has come, but for the last.
+    const CHAIN: RangeInclusive<u64> = 2_000_001..=2_000_010;
 
     struct Recording {
         record: Arc<Record>,
         sweeps_left: usize,
+        /// Where the next of the chain comes.
+        turn: Arc<OnceLock<Weak<ApplyTurn<Recording>>>>,
     }
 
     impl Apply for Recording {
         fn apply(&mut self, work: ApplyWork, reported: &dyn Fn()) -> Result<(), String> {
             for task in work.tasks {
-                let ApplyTask::Entries { entries, .. } = task else { continue };
-                for Entry { index, .. } in entries {
+                let ApplyTask::Entries { entries: these, .. } = task else { continue };
+                for Entry { index, .. } in these {
                     match index {
                         WRONG => return Err(String::from("wrong")),
                         WORSE => panic!("worse"),
@@ -234,6 +247,10 @@ mod tests {
                             .lock()
                             .unwrap()
                             .push((index, thread::current().id())),
+                    }
+                    if CHAIN.contains(&index) && index < *CHAIN.end() {
+                        let turn = self.turn.get().and_then(Weak::upgrade).unwrap();
+                        turn.push(vec![entries([index + 1])], Vec::new());
                     }
                 }
             }
@@ -260,9 +277,16 @@ mod tests {
 
     impl Applying {
         fn start() -> Applying {
+            Applying::start_where(false)
+        }
+
+        fn start_where(may_wait: bool) -> Applying {
             let (record, fatal) = (Arc::new(Record::default()), Fatal::default());
-            let recording = Recording { record: Arc::clone(&record), sweeps_left: 0 };
-            let turn = Arc::new(ApplyTurn::new(recording, false, fatal.clone()));
+            let way = Arc::new(OnceLock::new());
+            let (sweeps_left, its) = (0, Arc::clone(&way));
+            let recording = Recording { record: Arc::clone(&record), sweeps_left, turn: its };
+            let turn = Arc::new(ApplyTurn::new(recording, may_wait, fatal.clone()));
+            way.set(Arc::downgrade(&turn)).unwrap();
             let reports = Arc::new(AtomicU64::new(0));
             let thread = thread::spawn({
                 let (turn, reports) = (Arc::clone(&turn), Arc::clone(&reports));
@@ -272,13 +296,6 @@ mod tests {
                 move || turn.run(&reported)
             });
             Applying { turn, record, fatal, reports, thread }
-        }
-
-        /// The apply thread has done everything and sleeps.
-        fn at_rest(&self) {
-            while !self.turn.lock().is_asleep {
-                thread::yield_now();
-            }
         }
 
         fn push(&self, indexes: impl IntoIterator<Item = u64>) {
@@ -312,7 +329,7 @@ mod tests {
     #[test]
     fn a_little_is_applied_by_whoever_brings_it_and_the_apply_thread_sleeps_on() {
         let applying = Applying::start();
-        applying.at_rest();
+        applying.turn.at_rest();
         applying.push([1]);
         assert!(applying.record.applied().is_empty(), "the member may not be stepped yet");
         applying.turn.try_take();
@@ -325,7 +342,7 @@ mod tests {
     #[test]
     fn much_is_applied_by_the_apply_thread() {
         let applying = Applying::start();
-        applying.at_rest();
+        applying.turn.at_rest();
         applying.push(1..=MANY);
         applying.turn.try_take();
         let reports = Arc::clone(&applying.reports);
@@ -335,9 +352,40 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_little_where_the_disk_may_have_to_be_waited_for() {
+        let applying = Applying::start_where(true);
+        applying.turn.at_rest();
+        applying.push([1]);
+        applying.turn.try_take();
+        let (applied, thread) = applying.end();
+        assert_eq!(applied, [(1, thread)]);
+    }
+
+    #[test]
+    fn whoever_helps_leaves_what_keeps_coming_to_the_apply_thread() {
+        let applying = Applying::start();
+        applying.turn.at_rest();
+        applying.push([*CHAIN.start()]);
+        applying.turn.try_take();
+        // Without another word.
+        let deadline = Instant::now() + PATIENCE;
+        while applying.record.applied.lock().unwrap().len() < CHAIN.count() {
+            assert!(Instant::now() < deadline, "something was forgotten");
+            thread::yield_now();
+        }
+        let own = thread::current().id();
+        let (applied, thread) = applying.end();
+        assert!(applied.iter().map(|(index, _)| *index).eq(CHAIN));
+        let (helped, left) = applied.split_at(HELP_BATCHES_MAX);
+        assert!(
+            helped.iter().all(|(_, by)| *by == own) && left.iter().all(|(_, by)| *by == thread)
+        );
+    }
+
+    #[test]
     fn many_littles_that_nobody_has_taken_are_much() {
         let applying = Applying::start();
-        applying.at_rest();
+        applying.turn.at_rest();
         (1..=MANY).for_each(|index| applying.push([index]));
         let (applied, thread) = applying.end();
         assert_eq!(applied, (1..=MANY).map(|index| (index, thread)).collect::<Vec<_>>());
@@ -348,7 +396,7 @@ mod tests {
         let applying = Applying::start();
         let own = thread::current().id();
         for round in 0..100 {
-            applying.at_rest();
+            applying.turn.at_rest();
             let first = round * (MANY + 1) + 1;
             applying.push([first]);
             applying.turn.try_take();
@@ -396,7 +444,7 @@ mod tests {
     #[test]
     fn what_waits_at_the_end_is_applied_by_the_apply_thread() {
         let applying = Applying::start();
-        applying.at_rest();
+        applying.turn.at_rest();
         applying.push([1]);
         let (applied, thread) = applying.end();
         assert_eq!(applied, [(1, thread)]);
@@ -405,9 +453,9 @@ mod tests {
     #[test]
     fn a_compaction_goes_on_while_nothing_waits() {
         let applying = Applying::start();
-        applying.at_rest();
+        applying.turn.at_rest();
         applying.push(1..=MANY);
-        applying.at_rest();
+        applying.turn.at_rest();
         assert_eq!(*applying.record.sweeps.lock().unwrap(), SWEEPS);
         applying.end();
     }
@@ -417,7 +465,7 @@ mod tests {
         for (index, reason) in [(WRONG, "wrong"), (WORSE, "applying failed: worse")] {
             for is_little in [true, false] {
                 let applying = Applying::start();
-                applying.at_rest();
+                applying.turn.at_rest();
                 applying.push([1, index]);
                 if !is_little {
                     applying.push(3..=MANY);

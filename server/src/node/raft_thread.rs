@@ -1,7 +1,5 @@
-//! Drain, step, carry out: by the raft thread, or by whoever brings something to a member at rest.
+//! Step, carry out: what whoever has the turn (`raft_turn`) does with what came.
 
-use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -13,12 +11,11 @@ use proto::peer::RaftMessage;
 
 use super::applier::Applier;
 use super::apply_turn::ApplyTurn;
-use super::combining::Combining;
 use super::log_thread::LogWork;
+use super::raft_turn::Step;
 use super::stage_clock::{Since, StageClock};
-use super::{Fatal, REMOVED, panic_text};
+use super::{Fatal, REMOVED};
 use crate::door::{NodeStatus, PeerStatus, Road};
-use crate::inbox::{Inbox, Turn};
 use crate::metrics::Metrics;
 use crate::peers::{LinkState, Peers};
 use crate::propose::{Led, Shared};
@@ -28,67 +25,6 @@ use crate::telemetry::call;
 const STATUS_AGE_MAX: Duration = Duration::from_millis(20);
 /// How much later than its deadline a request may be given up.
 const EXPIRY_INTERVAL_US: u64 = 100_000;
-
-/// Turns that one helper takes in a row before it leaves the rest to the raft thread.
-const HELP_TURNS_MAX: usize = 4;
-
-/// The member and who may step it: one at a time.
-pub(super) struct RaftTurn {
-    stepper: Combining<Stepper>,
-    inbox: Arc<Inbox>,
-    apply: Arc<ApplyTurn<Applier>>,
-    fatal: Fatal,
-}
-
-impl RaftTurn {
-    pub(super) fn new(stepper: Stepper) -> Self {
-        let (inbox, fatal) = (Arc::clone(&stepper.shared.inbox), stepper.fatal.clone());
-        let apply = Arc::clone(&stepper.apply);
-        RaftTurn { stepper: Combining::new(stepper), inbox, apply, fatal }
-    }
-
-    /// The raft thread: whatever nobody else has taken, and whatever time brings.
-    pub(super) fn run(&self) {
-        while self.inbox.wait() {
-            let stepped = self.stepper.take(|stepper| {
-                let inputs = self.inbox.take()?;
-                self.inbox.set_due(stepper.step(inputs));
-                Some(())
-            });
-            if stepped.flatten().is_none() {
-                break;
-            }
-            self.apply.try_take();
-        }
-        // Whom it spoke to ends with it.
-        self.stepper.end();
-    }
-}
-
-impl Turn for RaftTurn {
-    fn try_take(&self) {
-        let step = |stepper: &mut Stepper| {
-            let Some(inputs) = self.inbox.take_little() else { return ControlFlow::Continue(()) };
-            match catch_unwind(AssertUnwindSafe(|| stepper.step(inputs))) {
-                Ok(due) => self.inbox.set_due(due),
-                Err(panic) => {
-                    let why = panic_text(panic.as_ref());
-                    self.fatal.raise(format!("a step of the member failed: {why}"));
-                    return ControlFlow::Break(());
-                }
-            }
-            ControlFlow::Continue(())
-        };
-        let is_left = || {
-            // What the step has found to apply; the report of it is then left for the next turn.
-            self.apply.try_take();
-            self.inbox.is_little()
-        };
-        if !self.stepper.try_take(HELP_TURNS_MAX, step, is_left) {
-            self.inbox.pass_on();
-        }
-    }
-}
 
 pub(super) struct Stepper {
     member: Member,
@@ -133,86 +69,6 @@ impl Stepper {
             heartbeat_interval_us: u64::MAX,
             leaderless_since: Some(SystemTime::now()),
         }
-    }
-
-    /// One step and what it asks for. Returns when the next one is due.
-    fn step(&mut self, inputs: Vec<Input>) -> Instant {
-        let (now_us, now) = (self.shared.now_us(), Instant::now());
-        let meant_us = self.shared.raft_due_us.load(Ordering::Relaxed);
-        // 0: it has not come round yet.
-        if meant_us > 0 && meant_us <= now_us {
-            let late_us = now_us - meant_us;
-            self.shared.vitals.note_pass(now_us, late_us);
-            if self.is_leader && late_us > self.heartbeat_interval_us {
-                self.metrics.heartbeat_send_failures.inc();
-            }
-        }
-        self.stages.arrived(&inputs, now_us);
-        let effects = self.member.step(now_us, inputs);
-        let Effects { disk, net, forward, apply, reply, leadership, removed, again, wake_at_us } =
-            effects;
-        if let Some(leadership) = &leadership {
-            self.is_leader = leadership.is_leader;
-        }
-        self.stages.stepped(now_us, self.member.commands_waiting(), self.is_leader);
-        for lag_us in self.member.take_lease_lags_us() {
-            self.metrics.lease_expired.inc();
-            self.metrics.lease_expiry_lag_seconds.observe(lag_us as f64 / 1e6);
-        }
-        if now_us >= self.expire_us {
-            self.shared.expire_tickets(now_us);
-            self.expire_us = now_us + EXPIRY_INTERVAL_US;
-            if self.shared.flights.are_any() {
-                self.shared.flights.expire();
-            }
-        }
-        let due_us = if again { now_us } else { wake_at_us.min(self.expire_us) };
-        self.shared.raft_due_us.store(due_us, Ordering::Relaxed);
-        if self.shared.flights.are_any() {
-            self.follow(&disk, &apply, &net, forward.as_ref());
-        }
-        // First what somebody waits for, then what comes back from others, then the own disk, which
-        // is the nearest. A receiver is gone only when its thread has failed, and that has been told.
-        self.stages.committed(now_us, self.member.commit_index());
-        if !apply.is_empty() {
-            let since = self.stages.given_to_apply(last_index(&apply));
-            self.apply.push(apply, since);
-        }
-        if !net.is_empty() {
-            self.peers.send(net);
-        }
-        if !disk.is_empty() {
-            let sizes = &self.metrics.batch_commands;
-            let mut since = Since { at_us: now_us, commands: 0 };
-            self.shared.figures.note_entries(&disk, |index, commands| {
-                sizes.observe(commands as f64);
-                self.stages.logged(index, Since { at_us: now_us, commands });
-                since.commands += commands;
-            });
-            if !self.is_leader {
-                since.commands = 0;
-            }
-            drop(self.to_log.send(LogWork { tasks: disk, since }));
-        }
-        if let Some(Forward { to, commands }) = forward
-            && let Err(commands) = self.peers.forward(to, commands)
-        {
-            self.shared.inbox.urgent(Input::NotForwarded(commands));
-        }
-        for reply in reply {
-            self.count(&reply);
-            self.shared.answer(&reply);
-        }
-        let changed = leadership.is_some();
-        if let Some(leadership) = leadership {
-            self.tell(&leadership);
-            self.follow_election(&leadership);
-        }
-        self.publish_status(changed);
-        if removed {
-            self.fatal.raise_of_data(REMOVED.to_owned());
-        }
-        now + Duration::from_micros(due_us.saturating_sub(now_us))
     }
 
     /// Something in this step may be traced.
@@ -340,6 +196,87 @@ impl Stepper {
         }
         self.heartbeat_interval_us = status.effective_timing.heartbeat_interval_us;
         self.shared.replica.store(Some(Arc::new(status)));
+    }
+}
+
+impl Step for Stepper {
+    fn step(&mut self, inputs: Vec<Input>) -> Instant {
+        let (now_us, now) = (self.shared.now_us(), Instant::now());
+        let meant_us = self.shared.raft_due_us.load(Ordering::Relaxed);
+        // 0: it has not come round yet.
+        if meant_us > 0 && meant_us <= now_us {
+            let late_us = now_us - meant_us;
+            self.shared.vitals.note_pass(now_us, late_us);
+            if self.is_leader && late_us > self.heartbeat_interval_us {
+                self.metrics.heartbeat_send_failures.inc();
+            }
+        }
+        self.stages.arrived(&inputs, now_us);
+        let effects = self.member.step(now_us, inputs);
+        let Effects { disk, net, forward, apply, reply, leadership, removed, again, wake_at_us } =
+            effects;
+        if let Some(leadership) = &leadership {
+            self.is_leader = leadership.is_leader;
+        }
+        self.stages.stepped(now_us, self.member.commands_waiting(), self.is_leader);
+        for lag_us in self.member.take_lease_lags_us() {
+            self.metrics.lease_expired.inc();
+            self.metrics.lease_expiry_lag_seconds.observe(lag_us as f64 / 1e6);
+        }
+        if now_us >= self.expire_us {
+            self.shared.expire_tickets(now_us);
+            self.expire_us = now_us + EXPIRY_INTERVAL_US;
+            if self.shared.flights.are_any() {
+                self.shared.flights.expire();
+            }
+        }
+        let due_us = if again { now_us } else { wake_at_us.min(self.expire_us) };
+        self.shared.raft_due_us.store(due_us, Ordering::Relaxed);
+        if self.shared.flights.are_any() {
+            self.follow(&disk, &apply, &net, forward.as_ref());
+        }
+        // First what somebody waits for, then what comes back from others, then the own disk, which
+        // is the nearest. A receiver is gone only when its thread has failed, and that has been told.
+        self.stages.committed(now_us, self.member.commit_index());
+        if !apply.is_empty() {
+            let since = self.stages.given_to_apply(last_index(&apply));
+            self.apply.push(apply, since);
+        }
+        if !net.is_empty() {
+            self.peers.send(net);
+        }
+        if !disk.is_empty() {
+            let sizes = &self.metrics.batch_commands;
+            let mut since = Since { at_us: now_us, commands: 0 };
+            self.shared.figures.note_entries(&disk, |index, commands| {
+                sizes.observe(commands as f64);
+                self.stages.logged(index, Since { at_us: now_us, commands });
+                since.commands += commands;
+            });
+            if !self.is_leader {
+                since.commands = 0;
+            }
+            drop(self.to_log.send(LogWork { tasks: disk, since }));
+        }
+        if let Some(Forward { to, commands }) = forward
+            && let Err(commands) = self.peers.forward(to, commands)
+        {
+            self.shared.inbox.urgent(Input::NotForwarded(commands));
+        }
+        for reply in reply {
+            self.count(&reply);
+            self.shared.answer(&reply);
+        }
+        let changed = leadership.is_some();
+        if let Some(leadership) = leadership {
+            self.tell(&leadership);
+            self.follow_election(&leadership);
+        }
+        self.publish_status(changed);
+        if removed {
+            self.fatal.raise_of_data(REMOVED.to_owned());
+        }
+        now + Duration::from_micros(due_us.saturating_sub(now_us))
     }
 }
 

@@ -82,6 +82,10 @@ async fn whoever_applies_watchers_are_told_in_order_and_the_answered_find_their_
         }
         assert!(Instant::now() < deadline, "nobody but the apply thread applies");
     }
+    while begun.node.handle().status().applied_index < begun.node.handle().view().applied_index() {
+        assert!(Instant::now() < deadline, "the member is not told what is applied");
+        tokio::task::yield_now().await;
+    }
     let Begun { node, data_dir: _locked, .. } = begun;
     tokio::task::spawn_blocking(|| node.stop()).await.expect("stopped");
     let told = sink.0.lock().unwrap();
