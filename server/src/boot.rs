@@ -370,17 +370,18 @@ fn recover(
     let failed = |error| BootError::Recover { data_dir: shown(config), error };
     let generations = Generations::new(data_dir.member_dir().join("state"))
         .map_err(|error| BootError::Start(format!("{}: {error}", shown(config))))?;
-    // The log is read while the state is: neither needs the other.
+    // The log is read while the state is, and so are the names of snapshots: neither needs the other.
     let reading = generations.read_current(recovery.limits, store);
-    let log = member::read_log(data_dir.disk(), None, recovery, reading.position());
+    let read = member::read_log(data_dir.disk(), None, recovery, || reading.position())
+        .and_then(|log| Ok((log, member::read_snapshots(data_dir.disk())?)));
     let was_there = reading.is_begun();
     let (opened, state) = match reading.finish() {
         Some((opened, state)) => (Some(opened), state),
         None => (None, None),
     };
     let is_whole = state.is_some();
-    let mut booted = log
-        .and_then(|log| member::recover_from(data_dir.disk(), log, recovery, state))
+    let mut booted = read
+        .and_then(|(log, snapshots)| member::recover_from(snapshots, log, recovery, state))
         .map_err(failed)?;
     if config.force_new_cluster {
         booted = member::force_new_cluster(booted, recovery).map_err(failed)?;

@@ -174,17 +174,40 @@ pub struct LogRead<D: Disk> {
     above: u64,
 }
 
-/// Reads the log and checks all of it, for a state that is believed to stand at `applied`. Where that
-/// state is built needs nothing of the log, so a shell may do both at the same time.
+/// Reads the log and checks all of it, for a state that is believed to stand at `applied`, which is asked
+/// once something has been read. Where that state is built needs nothing of the log, so a shell may do
+/// both at the same time.
 pub fn read_log<D: Disk>(
     disk: D,
     expected: Option<Identity>,
     recovery: &Recovery,
-    applied: u64,
+    applied: impl FnOnce() -> u64,
 ) -> Result<LogRead<D>, BootError> {
-    let kept = recovery.kept(applied);
-    let reading = Log::read_kept(disk, expected, recovery.log.clone(), kept)?;
-    Ok(LogRead { reading, expected, above: applied })
+    let mut above = 0;
+    let reading = Log::read_kept(disk, expected, recovery.log.clone(), || {
+        above = applied();
+        recovery.kept(above)
+    })?;
+    Ok(LogRead { reading, expected, above })
+}
+
+/// The snapshots there are, their manifests read.
+pub struct SnapshotsRead<D: Disk> {
+    snapshots: SnapshotWorker<D>,
+    manifests: Vec<Manifest>,
+    damaged: Vec<String>,
+}
+
+/// Looks which snapshots there are. That needs neither log nor state, so a shell may do it while these
+/// are read. Nothing is changed but that the directories are there, durably.
+pub fn read_snapshots<D: Disk>(mut disk: D) -> Result<SnapshotsRead<D>, BootError> {
+    let (store, manifests) = SnapshotStore::open(&mut disk).map_err(SnapshotError::from)?;
+    let damaged = store
+        .damaged()
+        .iter()
+        .map(|damaged| format!("{}: {}", damaged.path, damaged.reason))
+        .collect();
+    Ok(SnapshotsRead { snapshots: SnapshotWorker::new(disk, store), manifests, damaged })
 }
 
 /// Finds out from the disk what this member knew. `from_backend` is the state as the backend holds
@@ -197,30 +220,23 @@ pub fn recover<D: Disk>(
     from_backend: Option<StateParts>,
 ) -> Result<Booted<D>, BootError> {
     let applied = from_backend.as_ref().map_or(0, |parts| parts.applied.index);
-    let log = read_log(log_disk, expected, recovery, applied)?;
+    let log = read_log(log_disk, expected, recovery, || applied)?;
     let from_backend =
         from_backend.map(|parts| State::restore(parts, recovery.limits, recovery.values.clone()));
     let from_backend = from_backend.transpose().map_err(SnapshotError::from)?;
-    recover_from(snapshot_disk, log, recovery, from_backend)
+    recover_from(read_snapshots(snapshot_disk)?, log, recovery, from_backend)
 }
 
-/// As [`recover`], of a log that has been read and a state that has been built.
+/// As [`recover`], of snapshots and a log that have been read and a state that has been built.
 pub fn recover_from<D: Disk>(
-    snapshot_disk: D,
+    snapshots: SnapshotsRead<D>,
     log: LogRead<D>,
     recovery: &Recovery,
     from_backend: Option<State>,
 ) -> Result<Booted<D>, BootError> {
     // Read only, until it is known that the member can begin: a refusal leaves everything as it was.
     let LogRead { mut reading, expected, above } = log;
-    let mut disk = snapshot_disk;
-    let (store, manifests) = SnapshotStore::open(&mut disk).map_err(SnapshotError::from)?;
-    let mut damaged: Vec<String> = store
-        .damaged()
-        .iter()
-        .map(|damaged| format!("{}: {}", damaged.path, damaged.reason))
-        .collect();
-    let mut snapshots = SnapshotWorker::new(disk, store);
+    let SnapshotsRead { mut snapshots, manifests, mut damaged } = snapshots;
     let window = LogWindow::of(reading.recovered());
     let ahead = |manifest: &&Manifest| !manifest.begins_log && manifest.index > window.last_index;
     if let Some(manifest) = manifests.iter().find(ahead)
@@ -285,7 +301,7 @@ pub fn recover_from<D: Disk>(
     if state.applied().0 < above {
         // The backend did not fit after all: what follows an older state is wanted, too.
         let disk = reading.into_disk();
-        reading = read_log(disk, expected, recovery, state.applied().0)?.reading;
+        reading = read_log(disk, expected, recovery, || state.applied().0)?.reading;
     }
     let (log, recovered) = reading.open()?;
     snapshots.remove_unbegun(window.last_index)?;

@@ -47,7 +47,7 @@ pub use apply::{
 };
 pub use boot::{
     BASE_INDEX, BASE_TERM, BootError, Booted, LogRead, Recovery, bootstrap, conf_state_of,
-    force_new_cluster, join, read_log, recover, recover_from,
+    force_new_cluster, join, read_log, read_snapshots, recover, recover_from,
 };
 pub use door::{Effects, Forward, Input, LeaseTtl, MemberConfig, Proposal, Reply};
 pub use effort::Effort;

@@ -33,7 +33,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 pub use conformance::conformance;
-pub use load::{Layout, Loaded, Loading, Pair, load};
+pub use load::{Layout, LoadError, Loaded, Loading, Pair, load};
 pub use memory::{MemBackend, MemFault};
 pub use writeback::{Writeback, WritebackLimits};
 

@@ -24,9 +24,9 @@ use crate::check;
 use crate::error::StateError;
 use crate::lease::{self, LEASE_QUOTA_BYTES, Leases};
 use crate::membership::Membership;
-use crate::mvcc::{RestoreError, Store, Transaction};
+use crate::mvcc::{Both, Gathered, RestoreError, Store, Transaction, in_turn};
 use crate::outcome::{Event, LeaseChange, Outcome, Response, header};
-use crate::parts::{Applied, Changes, RowChange, StateParts, Table};
+use crate::parts::{Applied, Changes, Row, RowChange, StateParts, Table};
 use crate::record::Record;
 use crate::tuning::{self, Tuning, TuningError, UnknownFormat};
 use crate::values::Values;
@@ -204,8 +204,21 @@ impl State {
     /// As [`State::from_parts`].
     pub fn restore(parts: StateParts, limits: Limits, values: Values) -> Result<Self, PartsError> {
         let StateParts { applied, rows, records } = parts;
+        let records = Gathered::of(records, applied.revision, &values)?;
+        Self::build(applied, rows, records, limits, values, &in_turn)
+    }
+
+    /// The same of records that have been gathered. What can be done by two threads is given to `both`.
+    pub(crate) fn build(
+        applied: Applied,
+        rows: Vec<Row>,
+        records: Gathered,
+        limits: Limits,
+        values: Values,
+        both: Both<'_>,
+    ) -> Result<Self, PartsError> {
         let Applied { revision, compact_revision, .. } = applied;
-        let store = Store::restore(revision, compact_revision, records, values)?;
+        let store = Store::restore(revision, compact_revision, records, values, both)?;
         let mut contents = Contents {
             store,
             index: applied.index,

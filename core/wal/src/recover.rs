@@ -101,15 +101,16 @@ impl<D: Disk> Log<D> {
         expected: Option<Identity>,
         options: LogOptions,
     ) -> Result<Reading<D>, LogError> {
-        Self::read_kept(disk, expected, options, Kept::ALL)
+        Self::read_kept(disk, expected, options, || Kept::ALL)
     }
 
-    /// The same, but only some entries come back.
+    /// The same, but only some entries come back. Which, is asked once something has been read: who
+    /// knows may still be finding out.
     pub fn read_kept(
         mut disk: D,
         expected: Option<Identity>,
         options: LogOptions,
-        kept: Kept,
+        kept: impl FnOnce() -> Kept,
     ) -> Result<Reading<D>, LogError> {
         let names = list_segments(&mut disk)?;
         if names.is_empty() {
@@ -250,15 +251,25 @@ impl History {
         disk: &mut D,
         names: &[SegmentName],
         headers: &[HeaderRead],
-        kept: Kept,
+        kept: impl FnOnce() -> Kept,
         memory: &mut ScanMemory,
     ) -> Result<Self, LogError> {
-        let mut state = LogState::new(headers[0].header.first_index, kept);
+        let mut ahead = match headers.get(1) {
+            Some(next) => {
+                let end = Some(next.header.prev_end);
+                Some(memory.scan(disk, names[0], &headers[0].header, end)?)
+            }
+            None => None,
+        };
+        let mut state = LogState::new(headers[0].header.first_index, kept());
         state.will_reach(headers[headers.len() - 1].header.first_index.saturating_sub(1));
         let mut history = Self { state, sealed: VecDeque::with_capacity(names.len()) };
         for (position, pair) in headers.windows(2).enumerate() {
             let (name, header, next) = (names[position], &pair[0].header, &pair[1].header);
-            let scan = memory.scan(disk, name, header, Some(next.prev_end))?;
+            let scan = match ahead.take() {
+                Some(scan) => scan,
+                None => memory.scan(disk, name, header, Some(next.prev_end))?,
+            };
             let synced_index = next.first_index.saturating_sub(1);
             let end = scan.end;
             let crc = scan.crc_at(end);

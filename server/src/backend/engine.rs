@@ -8,13 +8,13 @@ use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use state::backend::{
-    Backend, BackendBatch, BackendError, Layout, Loaded, Loading, Pair, block_at, block_key,
+    Backend, BackendBatch, BackendError, Layout, LoadError, Loading, Pair, block_at, block_key,
 };
 use state::{Limits, Record, Revision, State, Values};
 
@@ -44,8 +44,11 @@ const WRITTEN_PAIR_BYTES: u64 = 1 << 10;
 const REOPEN_TRIES: u32 = 100;
 /// Between two of these tries.
 const REOPEN_PAUSE: Duration = Duration::from_millis(10);
-/// Pairs read and not yet unpacked while a state is loaded: some MiB.
-const PAIRS_WAITING_MAX: usize = 256;
+/// Pairs handed from one thread to the other at a time while a state is loaded: to wake it for each would
+/// cost more than it has to do with one.
+const PAIRS_AT_ONCE: usize = 16;
+/// So many times as many wait at most: some MiB.
+const PAIRS_WAITING_MAX: usize = 16;
 /// How long opening a generation may take: sled has been seen to hang on damaged files.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -245,8 +248,9 @@ impl SledBackend {
         Ok(())
     }
 
-    /// Reads the whole key space and makes the state of it: pairs come from sled in one thread, are
-    /// checked and unpacked in another. `position` is told first where the state stands.
+    /// Reads the whole key space and makes the state of it: pairs come from sled in one thread, and are
+    /// put together in another. Both check and unpack them, whoever is ahead of the other. `position` is
+    /// told first where the state stands.
     pub(super) fn load_state(
         &self,
         limits: Limits,
@@ -259,27 +263,30 @@ impl SledBackend {
         };
         // Nobody waits any more only if the boot has failed.
         let _ = position.send(loading.applied().index);
-        let (pairs, received) =
-            std::sync::mpsc::sync_channel::<(sled::IVec, sled::IVec)>(PAIRS_WAITING_MAX);
+        loading.list_dead(self).map_err(said)?;
+        let (pairs, received) = std::sync::mpsc::sync_channel::<Vec<Handed>>(PAIRS_WAITING_MAX);
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name(String::from("backend-load"));
             let built = thread.spawn_scoped(scope, move || {
-                for (key, value) in received {
-                    Pair::read(&key, &value).and_then(|pair| loading.add(pair)).map_err(said)?;
+                for handed in received.into_iter().flatten() {
+                    handed.read().and_then(|pair| loading.add(pair)).map_err(said)?;
                 }
-                let Loaded { parts, layout } = loading.finish().map_err(said)?;
-                let state = State::restore(parts, limits, values.clone());
-                Ok((state.map_err(|error| error.to_string())?, layout))
+                loading.into_state(limits, &both).map_err(|error: LoadError| error.to_string())
             });
             let built = built.map_err(|error| error.to_string())?;
             if values.are_in_memory() {
                 self.0.page_in_at_most(PAGED_IN_LOADING_DIVISOR);
             }
-            let scanned = self.scan_pairs(b"", &mut |key, value| match pairs.send((key, value)) {
-                Ok(()) => ControlFlow::Continue(()),
-                // The other thread has found something wrong.
-                Err(_) => ControlFlow::Break(()),
+            let mut some = Vec::with_capacity(PAIRS_AT_ONCE);
+            let scanned = self.scan_pairs(b"", &mut |key, value| {
+                some.push(Handed::Stored(key, value));
+                if some.len() < PAIRS_AT_ONCE {
+                    return ControlFlow::Continue(());
+                }
+                hand_over(&pairs, std::mem::replace(&mut some, Vec::with_capacity(PAIRS_AT_ONCE)))
             });
+            // In vain only if there is something wrong.
+            let _ = hand_over(&pairs, some);
             drop(pairs);
             self.0.page_in_at_most(PAGED_IN_DIVISOR);
             // While the other thread builds.
@@ -289,6 +296,50 @@ impl SledBackend {
             built.map(Some)
         })
     }
+}
+
+/// A pair on its way from the thread that gets them to the one that puts them together.
+enum Handed {
+    Stored(sled::IVec, sled::IVec),
+    Read(Result<Pair, BackendError>),
+}
+
+impl Handed {
+    fn read(self) -> Result<Pair, BackendError> {
+        match self {
+            Handed::Stored(key, value) => Pair::read(&key, &value),
+            Handed::Read(pair) => pair,
+        }
+    }
+}
+
+/// Breaks off when the other thread has found something wrong. If that has more to do than it can, some of
+/// it is done here.
+fn hand_over(to: &SyncSender<Vec<Handed>>, some: Vec<Handed>) -> ControlFlow<()> {
+    let gone = match to.try_send(some) {
+        Ok(()) => false,
+        Err(TrySendError::Disconnected(_)) => true,
+        Err(TrySendError::Full(some)) => {
+            let read = some.into_iter().map(|it| Handed::Read(it.read()));
+            to.send(read.collect()).is_err()
+        }
+    };
+    if gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// Two pieces of work, one of them in a thread of its own if there can be one.
+fn both(one: &mut (dyn FnMut() + Send), other: &mut (dyn FnMut() + Send)) {
+    let other = Mutex::new(other);
+    let other = || (other.lock().unwrap_or_else(PoisonError::into_inner))();
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(String::from("backend-build"));
+        let Ok(thread) = thread.spawn_scoped(scope, other) else {
+            one();
+            return other();
+        };
+        one();
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
 }
 
 fn open_sled(path: &Path) -> sled::Result<sled::Db> {

@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use thiserror::Error;
+
 use super::{
     APPLIED_KEY, Backend, BackendError, Census, DEAD_PREFIX, Mark, TABLE_PREFIX, block_first,
     dead_of, pair_digest, printable, row_of,
 };
 use crate::block;
+use crate::command::{Limits, PartsError, State};
+use crate::mvcc::{Both, Gathered};
 use crate::parts::{Applied, Row, StateParts};
 use crate::record::{Record, Revision};
 use crate::values::Values;
@@ -46,6 +50,17 @@ pub struct Loaded {
     pub layout: Layout,
 }
 
+/// Why what a backend holds is no state.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// It is not what was written.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// It is, but no state comes apart into this.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
+}
+
 /// Reads the whole key space, checking every checksum, the order of all records, and the number and
 /// digest of all pairs. `None` if it is empty.
 ///
@@ -54,17 +69,26 @@ pub struct Loaded {
 /// newest snapshot and the log.
 pub fn load(backend: &dyn Backend) -> Result<Option<Loaded>, BackendError> {
     let Some(mut loading) = Loading::begin(backend, Values::default())? else { return Ok(None) };
+    loading.list_dead(backend)?;
+    each_pair(backend, b"", &mut |pair| loading.add(pair))?;
+    loading.finish().map(Some)
+}
+
+/// Reads every pair whose key begins with `prefix`, until one is not right.
+fn each_pair(
+    backend: &dyn Backend,
+    prefix: &[u8],
+    take: &mut dyn FnMut(Pair) -> Result<(), BackendError>,
+) -> Result<(), BackendError> {
     let mut failed = None;
-    backend.scan(b"", &mut |key, value| match Pair::read(key, value)
-        .and_then(|pair| loading.add(pair))
-    {
+    backend.scan(prefix, &mut |key, value| match Pair::read(key, value).and_then(&mut *take) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
             failed = Some(error);
             ControlFlow::Break(())
         }
     })?;
-    failed.map_or_else(|| loading.finish().map(Some), Err)
+    failed.map_or(Ok(()), Err)
 }
 
 /// One pair of a key space, read and found whole by itself. That is most of the work of loading, and
@@ -110,13 +134,24 @@ impl Pair {
 }
 
 /// A key space on its way to become a state, pair by pair.
-#[derive(Debug)]
 pub struct Loading {
-    parts: StateParts,
+    rows: Vec<Row>,
+    records: Gathered,
+    /// The last record that was read, dead or not.
+    last: Revision,
     layout: Layout,
     census: Census,
-    dead: BTreeSet<Revision>,
+    /// What is listed as dead, by block, until the block comes.
+    dead: BTreeMap<Revision, BTreeSet<Revision>>,
+    /// The lists [`Loading::list_dead`] has seen and [`Loading::add`] has not yet.
+    lists_left: Census,
     values: Values,
+}
+
+impl std::fmt::Debug for Loading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loading").field("last", &self.last).finish_non_exhaustive()
+    }
 }
 
 impl Loading {
@@ -136,18 +171,38 @@ impl Loading {
         };
         let mark = Mark::decode(&mark)?;
         Ok(Some(Self {
-            parts: StateParts { applied: mark.applied, ..StateParts::default() },
+            rows: Vec::new(),
+            records: Gathered::default(),
+            last: Revision::default(),
             layout: Layout { mark, ..Layout::default() },
             census: Census::default(),
-            dead: BTreeSet::new(),
+            dead: BTreeMap::new(),
+            lists_left: Census::default(),
             values,
         }))
+    }
+
+    /// Reads which records are dead, to be done before any pair is added: the lists come behind all
+    /// blocks, and what has been taken up is not easily put away again.
+    ///
+    /// # Errors
+    /// [`BackendError`], as [`load`].
+    pub fn list_dead(&mut self, backend: &dyn Backend) -> Result<(), BackendError> {
+        each_pair(backend, DEAD_PREFIX, &mut |Pair { key, digest, content }| {
+            let Content::Dead { block, dead } = content else {
+                return Err(BackendError::UnknownKey(printable(&key)));
+            };
+            self.lists_left.dead_lists += 1;
+            self.lists_left.digest = self.lists_left.digest.wrapping_add(digest);
+            self.dead.entry(block).or_default().extend(dead);
+            Ok(())
+        })
     }
 
     /// Position in the log of the state that is being loaded.
     #[must_use]
     pub fn applied(&self) -> &Applied {
-        &self.parts.applied
+        &self.layout.mark.applied
     }
 
     /// Takes the next pair, in order of keys.
@@ -163,7 +218,7 @@ impl Loading {
             Content::Mark => {}
             Content::Row(row) => {
                 self.census.rows += 1;
-                self.parts.rows.push(row);
+                self.rows.push(row);
                 self.layout.rows.insert(key, digest);
             }
             Content::Dead { block, dead } => {
@@ -172,8 +227,9 @@ impl Loading {
                 let stat = stat.ok_or_else(|| BackendError::Row(printable(&key)))?;
                 let more = u32::try_from(dead.len()).unwrap_or(u32::MAX);
                 stat.dead = stat.dead.saturating_add(more).min(stat.records);
-                self.dead.extend(dead);
                 self.census.dead_lists += 1;
+                self.lists_left.dead_lists = self.lists_left.dead_lists.wrapping_sub(1);
+                self.lists_left.digest = self.lists_left.digest.wrapping_sub(digest);
             }
             Content::Block { first, records } => self.add_block(first, digest, records)?,
         }
@@ -186,13 +242,13 @@ impl Loading {
         digest: u64,
         records: Vec<Record>,
     ) -> Result<(), BackendError> {
-        let applied = self.parts.applied.revision;
-        let before = self.parts.records.last().map_or(Revision::default(), |it| it.revision());
+        let applied = self.layout.mark.applied.revision;
         let begins = records.first().map(|it| it.revision());
         let ends = records.last().map_or(first, |it| it.revision());
-        if begins != Some(first) || first <= before || ends.main > applied {
+        if begins != Some(first) || first <= self.last || ends.main > applied {
             return Err(BackendError::Misplaced(first));
         }
+        self.last = ends;
         self.census.blocks += 1;
         let stat = BlockStat {
             digest,
@@ -201,42 +257,58 @@ impl Loading {
             raw_bytes: raw_bytes(&records),
         };
         self.layout.blocks.insert(first, stat);
-        let values = &self.values;
-        self.parts.records.extend(records.into_iter().map(|record| values.entry_of(record)));
+        let dead = self.dead.remove(&first).unwrap_or_default();
+        for record in records {
+            if !dead.contains(&record.revision()) {
+                self.records.push(self.values.entry_of(record));
+            }
+        }
         Ok(())
     }
 
-    /// The state, once every pair has been added.
+    /// The state, once every pair has been added. What can be done by two threads is given to `both`.
     ///
     /// # Errors
-    /// [`BackendError::Digest`] if what was added is not what the mark counted.
-    pub fn finish(self) -> Result<Loaded, BackendError> {
-        let Self { mut parts, mut layout, census, dead, .. } = self;
+    /// [`BackendError::Digest`] if what was added is not what the mark counted, [`LoadError::Parts`] if no
+    /// state consists of it.
+    pub fn into_state(self, limits: Limits, both: Both<'_>) -> Result<(State, Layout), LoadError> {
+        let values = self.values.clone();
+        let (rows, records, layout) = self.checked()?;
+        let state = State::build(layout.mark.applied, rows, records, limits, values, both)?;
+        Ok((state, layout))
+    }
+
+    /// The same, in parts.
+    fn finish(self) -> Result<Loaded, BackendError> {
+        let (rows, records, layout) = self.checked()?;
+        let (applied, records) = (layout.mark.applied, records.records().cloned().collect());
+        Ok(Loaded { parts: StateParts { applied, rows, records }, layout })
+    }
+
+    fn checked(self) -> Result<(Vec<Row>, Gathered, Layout), BackendError> {
+        let Self { mut rows, mut records, mut layout, census, lists_left, .. } = self;
         let mark = layout.mark;
-        if census != mark.census {
+        // Lists are read twice, and must be the same.
+        if census != mark.census || lists_left != Census::default() {
             return Err(BackendError::Digest { counted: mark.census, found: census });
         }
-        if !dead.is_empty() {
-            parts.records.retain(|record| !dead.contains(&record.revision()));
-        }
         if mark.swept_revision < mark.applied.compact_revision {
-            layout.unlisted = shadowed(&parts.records, mark.applied.compact_revision);
-            let unlisted: BTreeSet<Revision> = layout.unlisted.iter().copied().collect();
-            parts.records.retain(|record| !unlisted.contains(&record.revision()));
+            layout.unlisted = shadowed(&records, mark.applied.compact_revision);
+            records = records.without(&layout.unlisted);
         }
         // The key space is in order of table names, a state's parts in order of tables.
-        parts.rows.sort();
-        Ok(Loaded { parts, layout })
+        rows.sort();
+        Ok((rows, records, layout))
     }
 }
 
 /// Records that a compaction drops but had not dropped yet, in the order it would: what a newer
 /// record at or before the compact revision supersedes, and tombstones before it.
-fn shadowed(records: &[Record], compact_revision: i64) -> Vec<Revision> {
-    let compacted = records.partition_point(|it| it.mod_revision() <= compact_revision);
+fn shadowed(records: &Gathered, compact_revision: i64) -> Vec<Revision> {
+    let is_later = |record: &&Record| record.mod_revision() > compact_revision;
     let mut newer: BTreeSet<&[u8]> = BTreeSet::new();
     let mut dropped = Vec::new();
-    for record in records[..compacted].iter().rev() {
+    for record in records.records().rev().skip_while(is_later) {
         let is_superseded = !newer.insert(record.key());
         if is_superseded || record.is_tombstone() && record.mod_revision() < compact_revision {
             dropped.push(record.revision());

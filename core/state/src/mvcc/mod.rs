@@ -10,9 +10,10 @@
 //! * every record whose revision is above `compact_revision` is there.
 //!
 //! [`read`] answers questions about past and present, [`compact`] forgets, [`log`] replays changes,
-//! `restore` makes a store of its records at once.
+//! `gather` takes its records, and `restore` makes a store of them at once.
 
 pub mod compact;
+mod gather;
 pub mod log;
 pub mod order;
 pub mod range;
@@ -24,8 +25,9 @@ use order::{ByKey, ByKeyRevision, ByLease, ByRevision};
 use tree::Tree;
 
 pub use compact::Sweep;
+pub(crate) use gather::Gathered;
 pub use range::KeyRange;
-pub use restore::RestoreError;
+pub use restore::{Both, RestoreError, in_turn};
 
 use crate::outcome::Event;
 use crate::record::{Record, Revision};

@@ -34,7 +34,7 @@ mod build;
 mod heads;
 mod iter;
 
-pub use build::Builder;
+pub use build::{Builder, Leaves};
 use heads::Heads;
 pub use iter::Iter;
 

@@ -13,6 +13,12 @@ pub struct Builder<O: Order> {
     open: Vec<Open<O>>,
 }
 
+/// The leaves of a part of a tree, made where the rest of it is not known.
+pub struct Leaves<O: Order> {
+    leaf: ArrayVec<O::Entry, NODE_WIDTH>,
+    full: Vec<(O::Bound, Child<O>)>,
+}
+
 /// A branch while it is filled.
 struct Open<O: Order> {
     children: ArrayVec<Child<O>, NODE_WIDTH>,
@@ -25,6 +31,12 @@ impl<O: Order> Default for Builder<O> {
     }
 }
 
+impl<O: Order> Default for Leaves<O> {
+    fn default() -> Self {
+        Self { leaf: ArrayVec::new(), full: Vec::new() }
+    }
+}
+
 impl<O: Order> Default for Open<O> {
     fn default() -> Self {
         Self { children: ArrayVec::new(), keys: ArrayVec::new() }
@@ -34,14 +46,27 @@ impl<O: Order> Default for Open<O> {
 impl<O: Order> Builder<O> {
     /// Adds an entry whose key is above all before.
     pub fn push(&mut self, entry: O::Entry) {
-        debug_assert!(
-            self.leaf.last().is_none_or(|it| O::compare(O::key(it), O::key(&entry)).is_lt()),
-            "entries come in ascending order"
-        );
+        assert_ascends::<O>(&self.leaf, &entry);
         if self.leaf.is_full() {
             self.close_leaf();
         }
         self.leaf.push(entry);
+    }
+
+    /// Adds leaves whose keys are all above all before. They stay as they are, full or not.
+    pub fn extend(&mut self, leaves: Leaves<O>) {
+        let Leaves { leaf, full } = leaves;
+        if leaf.is_empty() {
+            return;
+        }
+        if !self.leaf.is_empty() {
+            self.close_leaf();
+        }
+        for (bound, child) in full {
+            self.add(0, bound, child);
+        }
+        // It may be the last of all, and then goes on.
+        self.leaf = leaf;
     }
 
     /// The tree of all entries.
@@ -65,11 +90,7 @@ impl<O: Order> Builder<O> {
     }
 
     fn close_leaf(&mut self) {
-        let leaf = Leaf::new(std::mem::take(&mut self.leaf));
-        let bound = O::bound(O::key(&leaf.entries[0]));
-        let mut sum = O::Sum::default();
-        leaf.entries.iter().for_each(|entry| sum += O::sum(entry));
-        let child = Child { len: leaf.entries.len(), sum, node: Node::Leaf(Arc::new(leaf)) };
+        let (bound, child) = closed(&mut self.leaf);
         self.add(0, bound, child);
     }
 
@@ -88,6 +109,34 @@ impl<O: Order> Builder<O> {
             level += 1;
         }
     }
+}
+
+impl<O: Order> Leaves<O> {
+    /// Adds an entry whose key is above all before.
+    pub fn push(&mut self, entry: O::Entry) {
+        assert_ascends::<O>(&self.leaf, &entry);
+        if self.leaf.is_full() {
+            self.full.push(closed(&mut self.leaf));
+        }
+        self.leaf.push(entry);
+    }
+}
+
+fn assert_ascends<O: Order>(before: &[O::Entry], entry: &O::Entry) {
+    debug_assert!(
+        before.last().is_none_or(|it| O::compare(O::key(it), O::key(entry)).is_lt()),
+        "entries come in ascending order"
+    );
+}
+
+/// Takes the entries, which are some, as a leaf.
+fn closed<O: Order>(entries: &mut ArrayVec<O::Entry, NODE_WIDTH>) -> (O::Bound, Child<O>) {
+    let leaf = Leaf::<O>::new(std::mem::take(entries));
+    let bound = O::bound(O::key(&leaf.entries[0]));
+    let mut sum = O::Sum::default();
+    leaf.entries.iter().for_each(|entry| sum += O::sum(entry));
+    let child = Child { len: leaf.entries.len(), sum, node: Node::Leaf(Arc::new(leaf)) };
+    (bound, child)
 }
 
 impl<O: Order> Open<O> {

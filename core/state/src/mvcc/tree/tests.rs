@@ -235,6 +235,38 @@ fn a_tree_built_at_once_is_a_full_one_that_can_be_changed() {
 }
 
 #[test]
+fn a_tree_is_built_of_parts_of_its_leaves() {
+    let part = |keys: std::ops::Range<u16>| {
+        let mut leaves = Leaves::<Pairs>::default();
+        keys.for_each(|key| leaves.push((key, 1)));
+        leaves
+    };
+    for ends in [[0, 0, 0], [0, 1, 1], [33, 33, 64], [1_024, 1_025, 40_000], [31, 20_000, 20_000]] {
+        let mut builder = Builder::<Pairs>::default();
+        let mut from = 0;
+        for end in ends {
+            builder.extend(part(from..end));
+            from = end;
+        }
+        // One that goes on with what the last part has left.
+        builder.push((from, 1));
+        let mut tree = builder.finish();
+        depth(&tree);
+        assert!(tree.iter().copied().eq((0..=from).map(|key| (key, 1))));
+        assert_eq!((tree.len(), tree.sum()), (usize::from(from) + 1, Total(i64::from(from) + 1)));
+        for key in (0..from).step_by(7) {
+            assert_eq!(tree.rank(key), usize::from(key));
+            assert_eq!(tree.remove(key), Some((key, 1)));
+            assert_eq!(tree.insert((key, 5)), None);
+        }
+        depth(&tree);
+    }
+    let mut builder = Builder::<Pairs>::default();
+    [part(0..100), part(0..0)].into_iter().for_each(|leaves| builder.extend(leaves));
+    assert_eq!(builder.finish().len(), 100, "what holds nothing takes nothing away");
+}
+
+#[test]
 fn a_tree_shrinks_with_what_it_holds() {
     let mut tree = Tree::<Pairs>::default();
     (0..20_000).for_each(|key| assert!(tree.insert((key, 1)).is_none()));
