@@ -6,7 +6,7 @@ use super::*;
 use crate::fixture::{Step, Trial, arbitrary_step, to_hex};
 use crate::parts::{Changes, StateParts};
 use crate::record::Record;
-use crate::{Event, Limits, State, View};
+use crate::{Event, Limits, State, Values, View, in_turn};
 
 fn limits() -> WritebackLimits {
     WritebackLimits {
@@ -449,6 +449,22 @@ fn overwritten() -> Run {
     run.step(&Step::Compact(100), Between::Nothing);
     run.step(&Step::Sweep, Between::Nothing);
     run
+}
+
+#[test]
+fn lists_of_dead_records_that_are_not_the_same_the_second_time_are_noticed() {
+    let mut run = overwritten();
+    run.commit();
+    assert!(run.backend.pairs().any(|(key, _)| key.starts_with(DEAD_PREFIX)));
+    for (readings, is_right) in [(0, false), (1, true), (2, false)] {
+        let mut loading = Loading::begin(&run.backend, Values::default()).unwrap().unwrap();
+        (0..readings).for_each(|_| loading.list_dead(&run.backend).unwrap());
+        for (key, value) in run.backend.pairs() {
+            loading.add(Pair::read(key, value).unwrap()).unwrap();
+        }
+        let loaded = loading.into_state(Limits::default(), &in_turn);
+        assert_eq!(loaded.is_ok(), is_right, "read {readings} times before");
+    }
 }
 
 #[test]
