@@ -6,7 +6,8 @@
 //!
 //! Where the road becomes much longer ([`super::stretch`]) the append connection is renewed: another is
 //! made beside it, then its stream ends behind what has left, and when the peer has read that, what
-//! waits goes on in the new one. Order is kept, and nothing is lost unless that takes too long.
+//! waits goes on in the new one. Order is kept, and nothing is lost unless that takes too long or the
+//! old one breaks; then raft is told, as when any connection breaks.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -71,6 +72,10 @@ impl Ended {
         Ended { why: why.into(), refusal: None, is_silence: false }
     }
 
+    fn closed() -> Self {
+        Ended::because("closed by the peer")
+    }
+
     fn silence() -> Self {
         Ended { is_silence: true, ..Ended::because("the peer has fallen silent") }
     }
@@ -117,7 +122,7 @@ pub(super) async fn keep(core: Arc<Core>, reports: Arc<dyn Reports>, link: Arc<L
         let url_count = link.urls.len().max(1);
         let ended = match lane {
             Lane::Control => control_session(&core, &link, attempt % url_count).await,
-            _ => bulk_session(&core, &link, attempt % url_count).await,
+            _ => bulk_session(&core, &*reports, &link, attempt % url_count).await,
         };
         let Err(ended) = ended;
         let stood = link.failed(lane, &ended.why);
@@ -191,7 +196,12 @@ pub(super) fn hand_back(reports: &dyn Reports, link: &Link, lane: Lane) {
 enum Never {}
 
 /// Appends and forwards, until the connection breaks.
-async fn bulk_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Result<Never, Ended> {
+async fn bulk_session(
+    core: &Arc<Core>,
+    reports: &dyn Reports,
+    link: &Arc<Link>,
+    url: usize,
+) -> Result<Never, Ended> {
     let session = link.bulk.begin();
     let stands = async {
         let dialled = dial(core, link, url, Lane::Bulk).await?;
@@ -202,9 +212,14 @@ async fn bulk_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Result<
         let dialled = until_renewed(core, link, url, &mut acks).await?;
         // None: this member is stopping, and what waits still leaves.
         let Some(session) = link.bulk.renew() else { continue };
-        // The peer closes the old stream when it has read all of it. What it has not read by then is
-        // lost, as with a connection that breaks.
-        drop(tokio::time::timeout(RENEWAL_TIMEOUT, until_ended(link, &mut acks)).await);
+        if let Some(why) = may_be_lost(link, &mut acks).await? {
+            // As with a connection that breaks: raft must ask what has come.
+            reports.unreachable(link.id);
+            tracing::warn!(
+                peer = format_args!("{:x}", link.id),
+                "an append connection is made anew, and what the old one carried may be lost: {why}"
+            );
+        }
         acks = in_time(open_bulk(core, link, dialled, session)).await?;
         tracing::info!(
             peer = format_args!("{:x}", link.id),
@@ -247,7 +262,9 @@ async fn until_renewed(
             in_time(dial(core, link, url, Lane::Bulk)).await
         };
         tokio::select! {
-            ended = until_ended(link, acks) => return Err(ended),
+            ended = until_ended(link, acks) => {
+                return Err(ended.err().unwrap_or_else(Ended::closed));
+            }
             // If there is none the old one goes on.
             dialled = renewed => if let Ok(dialled) = dialled {
                 return Ok(dialled);
@@ -256,18 +273,31 @@ async fn until_renewed(
     }
 }
 
-/// Until the append connection breaks or is closed.
-async fn until_ended(link: &Link, acks: &mut Streaming<Received<AppendAck>>) -> Ended {
+/// Waits for the peer to close a stream that has ended, which it does when it has read all of it.
+/// Returns why some of it may be lost, if it may.
+async fn may_be_lost(
+    link: &Link,
+    acks: &mut Streaming<Received<AppendAck>>,
+) -> Result<Option<String>, Ended> {
+    match tokio::time::timeout(RENEWAL_TIMEOUT, until_ended(link, acks)).await {
+        Ok(Ok(())) => Ok(None),
+        // The new connection goes the same way.
+        Ok(Err(ended)) if ended.is_silence => Err(ended),
+        Ok(Err(ended)) => Ok(Some(ended.why)),
+        Err(_) => Ok(Some(String::from("the peer has not read it in time"))),
+    }
+}
+
+/// Until the append connection is closed by the peer, or breaks.
+async fn until_ended(link: &Link, acks: &mut Streaming<Received<AppendAck>>) -> Result<(), Ended> {
     loop {
         tokio::select! {
             ack = acks.message() => match ack {
                 Ok(Some(ack)) => link.heard(ack.length),
-                Ok(None) => return Ended::because("closed by the peer"),
-                Err(status) => return Ended::status(&status),
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(Ended::status(&status)),
             },
-            () = link.reset_bulk.notified() => {
-                return Ended::because("the peer has fallen silent");
-            }
+            () = link.reset_bulk.notified() => return Err(Ended::silence()),
         }
     }
 }
@@ -311,7 +341,7 @@ async fn control_session(core: &Arc<Core>, link: &Arc<Link>, url: usize) -> Resu
                         core.take_probe(link, probe, now);
                     }
                 }
-                Ok(None) => return Err(Ended::because("closed by the peer")),
+                Ok(None) => return Err(Ended::closed()),
                 Err(status) => return Err(Ended::status(&status)),
             },
             () = tokio::time::sleep_until(next_check) => {

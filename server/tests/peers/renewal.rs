@@ -1,5 +1,6 @@
 //! Append connections that are made anew, for the road has become longer.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,4 +47,30 @@ fn on_a_road_that_becomes_much_longer_appends_and_forwards_go_on_in_a_new_connec
     let link = &left.peers.links()[&2];
     assert_eq!((link.dropped, link.failures), (0, 0), "{:?}", link.last_error);
     assert_eq!(left.node.unreachable_count(), 0);
+}
+
+#[test]
+fn what_a_renewed_connection_may_have_lost_is_reported() {
+    let left = Start::member(1).start();
+    let right = Start::member(2).start();
+    let proxy = Proxy::before(right.address());
+    left.knows(&[(2, format!("http://{}", proxy.address))]);
+    right.knows(&[(1, left.url())]);
+    wait_until("both are connected", || left.is_connected(2) && right.is_connected(1));
+    let measured = left.peers.links()[&2].rtt.samples();
+    wait_until("the road is known", || left.peers.links()[&2].rtt.samples() >= measured + 60);
+
+    right.node.0.is_full.store(true, Ordering::Relaxed);
+    left.peers.send(vec![left.append(2, 1, 1_000)]);
+    proxy.delay(Duration::from_millis(100));
+    wait_until("it is reported", || left.node.unreachable_count() > 0);
+    right.node.0.is_full.store(false, Ordering::Relaxed);
+    let mut sent = 1;
+    wait_until("appends go on", || {
+        sent += 1;
+        left.peers.send(vec![left.append(2, sent, 1_000)]);
+        right.appended_indexes().last().is_some_and(|index| *index > 1)
+    });
+    let link = &left.peers.links()[&2];
+    assert_eq!(link.failures, 0, "not by a broken connection: {:?}", link.last_error);
 }
