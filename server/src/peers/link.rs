@@ -227,7 +227,7 @@ struct Health {
     bulk_since: Option<Instant>,
     last_contact: Option<Instant>,
     probes: Probes,
-    /// Since the append connection was made.
+    /// Of the append connection.
     stretch: Stretch,
     failures: u64,
     failures_in_a_row: u64,
@@ -349,7 +349,7 @@ impl Link {
         let was_down = match lane {
             Lane::Control => health.control_since.replace(now).is_none(),
             _ => {
-                health.stretch = Stretch::default();
+                health.stretch.connected();
                 health.bulk_since.replace(now).is_none()
             }
         };
@@ -484,12 +484,17 @@ impl Link {
         let moment = Moment { now_us, wall_us, is_transferring: self.is_transferring() };
         let mut health = lock(&self.health);
         let round_trip_us = health.probes.heard(probe, moment, stood_still)?;
-        let is_longer = health.bulk_since.is_some() && health.stretch.measured(round_trip_us);
+        let is_due = health.bulk_since.is_some() && health.stretch.measured(now_us, round_trip_us);
         drop(health);
-        if is_longer {
+        if is_due {
             self.renew_bulk.notify_waiters();
         }
         Some(round_trip_us)
+    }
+
+    /// The append connection is being renewed.
+    pub(super) fn renewed(&self) {
+        lock(&self.health).stretch.renewed(self.us(Instant::now()));
     }
 
     /// The round trip as it is known; `None`: it is not.

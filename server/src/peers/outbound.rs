@@ -212,6 +212,7 @@ async fn bulk_session(
         let dialled = until_renewed(core, link, url, &mut acks).await?;
         // None: this member is stopping, and what waits still leaves.
         let Some(session) = link.bulk.renew() else { continue };
+        link.renewed();
         if let Some(why) = may_be_lost(link, &mut acks).await? {
             // As with a connection that breaks: raft must ask what has come.
             reports.unreachable(link.id);
