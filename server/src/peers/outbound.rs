@@ -209,6 +209,8 @@ async fn bulk_session(
     };
     let mut acks = in_time(stands).await?;
     loop {
+        // From here on, so that none is missed between two waits.
+        let reset = link.reset_bulk.notified();
         let dialled = until_renewed(core, link, url, &mut acks).await?;
         // None: this member is stopping, and what waits still leaves.
         let Some(session) = link.bulk.renew() else { continue };
@@ -221,7 +223,11 @@ async fn bulk_session(
                 "an append connection is made anew, and what the old one carried may be lost: {why}"
             );
         }
-        acks = in_time(open_bulk(core, link, dialled, session)).await?;
+        acks = tokio::select! {
+            acks = in_time(open_bulk(core, link, dialled, session)) => acks?,
+            // A road that has dropped out is for the waits between attempts.
+            () = reset => return Err(Ended::silence()),
+        };
         tracing::info!(
             peer = format_args!("{:x}", link.id),
             "the road to a peer has become longer: its append connection is a new one"
