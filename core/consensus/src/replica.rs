@@ -229,7 +229,7 @@ impl Replica {
             if is_no_sign { self.step_without_sending(message) } else { self.raw.step(message) };
         stepped.map_err(|_| Rejected::UnknownPeer { from })?;
         if carries_nothing && self.raw.raft.raft_log.committed > committed {
-            self.leave_unanswered(from);
+            self.leave_unanswered(from, acknowledged);
         }
         if accepted {
             self.note_acknowledged(from, acknowledged);

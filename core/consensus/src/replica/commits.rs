@@ -13,15 +13,13 @@ use raft::eraftpb::MessageType;
 use super::Replica;
 
 impl Replica {
-    /// Takes back the answer to what the leader just said, for it only moved the commit index.
-    pub(super) fn leave_unanswered(&mut self, leader: u64) {
-        let answer = self.raw.raft.msgs.pop();
-        debug_assert!(
-            answer.is_some_and(|answer| {
-                answer.get_msg_type() == MessageType::MsgAppendResponse
-                    && (answer.to, answer.reject) == (leader, false)
-            }),
-            "the answer to what was taken last"
-        );
+    /// Takes back the answer to what the leader just said, for it only moved the commit index. Any
+    /// other message stays: with an answer to entries the leader would wait for them in vain.
+    pub(super) fn leave_unanswered(&mut self, leader: u64, index: u64) {
+        let answer = self.raw.raft.msgs.pop_if(|last| {
+            last.get_msg_type() == MessageType::MsgAppendResponse
+                && (last.to, last.index, last.reject) == (leader, index, false)
+        });
+        debug_assert!(answer.is_some(), "the answer to what was taken last");
     }
 }
