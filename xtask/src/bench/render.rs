@@ -51,9 +51,9 @@ fn goals(text: &mut String, records: &[Record]) -> fmt::Result {
     writeln!(text, "## Goals\n")?;
     writeln!(
         text,
-        "Of {} rows {} are at their goal, {} between floor and goal, {} below the floor, {} not \
+        "Of {} rows with a goal {} are at it, {} between floor and goal, {} below the floor, {} not \
          measured.\n",
-        ROWS.len(),
+        ROWS.iter().filter(|row| row.bound != Bound::None).count(),
         count(Some(Verdict::Goal)),
         count(Some(Verdict::Floor)),
         count(Some(Verdict::BelowFloor)),
@@ -74,9 +74,14 @@ fn goals(text: &mut String, records: &[Record]) -> fmt::Result {
             }
             _ => "–".to_owned(),
         };
-        let (sign, goal, floor) = match row.bound {
-            Bound::AtLeast(goal, floor) => ("≥", goal, floor),
-            Bound::AtMost(goal, floor) => ("≤", goal, floor),
+        let (goal, floor) = match row.bound {
+            Bound::AtLeast(goal, floor) => {
+                (format!("≥ {}", short(goal)), format!("≥ {}", short(floor)))
+            }
+            Bound::AtMost(goal, floor) => {
+                (format!("≤ {}", short(goal)), format!("≤ {}", short(floor)))
+            }
+            Bound::None => ("–".to_owned(), "–".to_owned()),
         };
         let unit = row.unit();
         let (value, verdict) = stands;
@@ -88,13 +93,11 @@ fn goals(text: &mut String, records: &[Record]) -> fmt::Result {
         let value = value.map_or("–".to_owned(), |value| format!("{} {unit}", short(value)));
         writeln!(
             text,
-            "| `{}` | {} | {} | {} | {value} | {sign} {} | {sign} {} | {verdict} |",
+            "| `{}` | {} | {} | {} | {value} | {goal} | {floor} | {verdict} |",
             row.key,
             row.text,
             both(ETCD),
             both(METASTORE),
-            short(goal),
-            short(floor),
         )?;
     }
     writeln!(text)
@@ -275,7 +278,7 @@ mod tests {
         );
         assert!(line("put-p99").ends_with("| 100 | 20.0 | 0.200 × | ≤ 0.333 | ≤ 0.500 | goal |"));
         assert!(line("restart").ends_with("| not measured |"));
-        assert!(text.contains("1 are at their goal, 1 between floor and goal, 0 below"));
+        assert!(text.contains("with a goal 1 are at it, 1 between floor and goal, 0 below"));
     }
 
     #[test]
