@@ -67,8 +67,10 @@ type Read = Result<(SledBackend, Option<(State, Layout)>), String>;
 
 /// A generation that is being read.
 pub(crate) struct ReadingState {
+    /// Of the log; told again while there is more to read.
     position: Receiver<u64>,
     reading: Option<(u64, Result<Apart<Read>, String>)>,
+    store: Option<Arc<ValueStore>>,
 }
 
 impl ReadingState {
@@ -87,8 +89,21 @@ impl ReadingState {
     /// Waits for the end. Any doubt about the generation: `None`, and it will be replaced.
     pub(crate) fn finish(self) -> Option<(Opened, Option<State>)> {
         let (generation, reading) = self.reading?;
-        let reason = match reading.and_then(Apart::wait) {
+        // A large state may take minutes on a slow disk; one that hangs gives no sign.
+        let hangs = loop {
+            match self.position.recv_timeout(OPEN_TIMEOUT) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break false,
+                Err(RecvTimeoutError::Timeout) => break true,
+            }
+        };
+        let waited = || Err(format!("nothing was read for {OPEN_TIMEOUT:?}"));
+        let reason = match if hangs { waited() } else { reading.and_then(Apart::wait) } {
             Ok(Ok((backend, loaded))) => {
+                // Not before: a thread that was given up must not take the place of its successor.
+                if let Some(store) = &self.store {
+                    store.attach(backend.reader());
+                }
                 let (state, layout) = loaded.unzip();
                 return Some((Opened { generation, backend, layout }, state));
             }
@@ -135,6 +150,7 @@ impl Generations {
         store: Option<Arc<ValueStore>>,
     ) -> ReadingState {
         let (sender, position) = std::sync::mpsc::channel();
+        let kept = store.clone();
         let reading = self.current().map(|generation| {
             let path = self.path(generation);
             let reading = Apart::begin(move || {
@@ -144,14 +160,11 @@ impl Generations {
                 }
                 let values = store.as_ref().map_or_else(Values::default, ValueStore::values);
                 let loaded = backend.load_state(limits, &values, &sender)?;
-                if let Some(store) = &store {
-                    store.attach(backend.reader());
-                }
                 Ok((backend, loaded))
             });
             (generation, reading)
         });
-        ReadingState { position, reading }
+        ReadingState { position, reading, store: kept }
     }
 
     /// A generation after all there ever were, empty.
@@ -327,6 +340,10 @@ impl BackendWriter {
     /// more are applied. Nobody else waits, neither for the log nor for a leader; but answers come later,
     /// and so does the next request of who waits for them.
     pub(crate) fn wait_for_room(&mut self) {
+        if self.behind {
+            // What it lacks it gets with what is applied next.
+            return;
+        }
         let Some(values) = self.values.clone().filter(|values| values.is_crowded()) else { return };
         self.hand_over();
         values.wait_for_room();

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use server::config::{self, Start};
+use tokio::signal::unix::SignalKind;
 
 /// glibc's allocator gives back only what is free at the end of its heaps: after a compaction, or the
 /// reading of a boot, a member would keep the memory of its largest moment for good.
@@ -30,8 +31,10 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         },
         Ok(Start::Serve(config)) => {
-            if config.value_cache_bytes.is_some() && std::env::var_os(PURGE_DELAY.0).is_none() {
-                begin_anew();
+            let is_said = std::env::var_os(PURGE_DELAY.0).is_some();
+            let begins_anew = config.value_cache_bytes.is_some() && !is_said && !config.read_once;
+            if begins_anew && let Some(error) = begin_anew() {
+                return fail(&error, 1);
             }
             match server::start::start(&config) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -50,16 +53,28 @@ fn main() -> ExitCode {
 }
 
 /// The same program with the same words, and [`PURGE_DELAY`], in the same process. Returns if that can not
-/// be: the member then takes more memory than it need.
-fn begin_anew() {
-    let Ok(program) = std::env::current_exe() else { return };
+/// be: the member then takes more memory than it need. An error is of what was changed by trying.
+fn begin_anew() -> Option<std::io::Error> {
+    let Ok(program) = std::env::current_exe() else { return None };
     let mut args = std::env::args_os();
     let mut command = Command::new(program);
     if let Some(name) = args.next() {
         command.arg0(name);
     }
     let error = command.args(args).env(PURGE_DELAY.0, PURGE_DELAY.1).exec();
+    // Before it tried, `exec` gave SIGPIPE its default back: to end the process when a client is gone.
+    if let Err(error) = ignore_broken_pipes() {
+        return Some(error);
+    }
     let _ = writeln!(std::io::stderr(), "metastore: memory is given back late: {error}");
+    None
+}
+
+/// A handler that does nothing; it outlives its runtime.
+fn ignore_broken_pipes() -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _in_runtime = runtime.enter();
+    tokio::signal::unix::signal(SignalKind::pipe()).map(drop)
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {

@@ -20,6 +20,9 @@ use crate::snapshot_worker::SnapshotError;
 /// Records a compaction looks at in one step between entries.
 const SWEEP_RECORDS: usize = 4_096;
 
+/// Entries of several outputs that become one task, in bytes.
+const JOINED_BYTES_MAX: u64 = 4 << 20;
+
 /// What apply is to do.
 #[derive(Clone, Debug)]
 pub enum ApplyTask {
@@ -37,7 +40,8 @@ pub enum ApplyTask {
 }
 
 impl ApplyTask {
-    /// Entries that wait behind each other become one task: the view is published once.
+    /// Entries that wait behind each other become one task: the view is published once. Not more than
+    /// [`JOINED_BYTES_MAX`]: between tasks it is asked whether there is room for what they hold.
     #[must_use]
     pub fn joined(tasks: Vec<Self>) -> Vec<Self> {
         let mut joined: Vec<Self> = Vec::new();
@@ -46,7 +50,7 @@ impl ApplyTask {
                 (
                     Some(Self::Entries { entries, bytes }),
                     Self::Entries { entries: more, bytes: more_bytes },
-                ) => {
+                ) if bytes.saturating_add(more_bytes) <= JOINED_BYTES_MAX => {
                     entries.extend(more);
                     *bytes += more_bytes;
                 }
@@ -331,5 +335,34 @@ impl ApplyWorker {
                 completion: Completion::Membership(result),
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_joined_in_order_up_to_a_size_and_never_across_something_else() {
+        let entries = |index, bytes| ApplyTask::Entries {
+            entries: vec![Entry { index, ..Entry::default() }],
+            bytes,
+        };
+        let half = JOINED_BYTES_MAX / 2;
+        let tasks = vec![
+            entries(1, half),
+            entries(2, half),
+            entries(3, 1),
+            ApplyTask::BeginSnapshot,
+            entries(4, 1),
+            entries(5, 3 * JOINED_BYTES_MAX),
+            entries(6, u64::MAX),
+        ];
+        let indices = |task: &ApplyTask| match task {
+            ApplyTask::Entries { entries, .. } => entries.iter().map(|it| it.index).collect(),
+            _ => Vec::new(),
+        };
+        let joined: Vec<Vec<u64>> = ApplyTask::joined(tasks).iter().map(indices).collect();
+        assert_eq!(joined, [vec![1, 2], vec![3], vec![], vec![4], vec![5], vec![6]]);
     }
 }

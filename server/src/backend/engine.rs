@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use state::backend::{
@@ -49,7 +49,10 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(10);
 const PAIRS_AT_ONCE: usize = 16;
 /// So many times as many wait at most: some MiB.
 const PAIRS_WAITING_MAX: usize = 16;
-/// How long opening a generation may take: sled has been seen to hang on damaged files.
+/// Pairs read between two signs that a load goes on.
+const PAIRS_A_SIGN: u64 = 64;
+/// How long opening a generation may take, and reading it without another [`PAIRS_A_SIGN`]: sled has been
+/// seen to hang on damaged files.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One sled database with one tree.
@@ -250,7 +253,7 @@ impl SledBackend {
 
     /// Reads the whole key space and makes the state of it: pairs come from sled in one thread, and are
     /// put together in another. Both check and unpack them, whoever is ahead of the other. `position` is
-    /// told first where the state stands.
+    /// told first where the state stands, and then again as a sign that there is more of it.
     pub(super) fn load_state(
         &self,
         limits: Limits,
@@ -261,8 +264,9 @@ impl SledBackend {
         let Some(mut loading) = Loading::begin(self, values.clone()).map_err(said)? else {
             return Ok(None);
         };
+        let index = loading.applied().index;
         // Nobody waits any more only if the boot has failed.
-        let _ = position.send(loading.applied().index);
+        let _ = position.send(index);
         loading.list_dead(self).map_err(said)?;
         let (pairs, received) = std::sync::mpsc::sync_channel::<Vec<Handed>>(PAIRS_WAITING_MAX);
         std::thread::scope(|scope| {
@@ -278,7 +282,12 @@ impl SledBackend {
                 self.0.page_in_at_most(PAGED_IN_LOADING_DIVISOR);
             }
             let mut some = Vec::with_capacity(PAIRS_AT_ONCE);
+            let mut pairs_read = 0_u64;
             let scanned = self.scan_pairs(b"", &mut |key, value| {
+                pairs_read += 1;
+                if pairs_read.is_multiple_of(PAIRS_A_SIGN) {
+                    let _ = position.send(index);
+                }
                 some.push(Handed::Stored(key, value));
                 if some.len() < PAIRS_AT_ONCE {
                     return ControlFlow::Continue(());
@@ -354,7 +363,6 @@ fn open_sled(path: &Path) -> sled::Result<sled::Db> {
 /// Work done in a thread of its own: a panic or a hang of sled must not be the caller's.
 pub(super) struct Apart<T> {
     answer: Receiver<Result<T, String>>,
-    deadline: Instant,
 }
 
 impl<T: Send + 'static> Apart<T> {
@@ -368,12 +376,11 @@ impl<T: Send + 'static> Apart<T> {
                 drop(sender.send(done.map_err(|panic| panic_text(panic.as_ref()))));
             })
             .map_err(|error| error.to_string())?;
-        Ok(Apart { answer, deadline: Instant::now() + OPEN_TIMEOUT })
+        Ok(Apart { answer })
     }
 
     pub(super) fn wait(self) -> Result<T, String> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let done = self.answer.recv_timeout(left);
+        let done = self.answer.recv_timeout(OPEN_TIMEOUT);
         done.unwrap_or_else(|_| Err(format!("no answer in {OPEN_TIMEOUT:?}")))
     }
 }
@@ -528,12 +535,13 @@ mod tests {
     #[test]
     fn a_state_read_in_threads_is_the_one_that_was_written() {
         let dir = tempfile::tempdir().unwrap();
-        let (backend, parts) = filled(&dir.path().join("sled-1"), 1_000);
+        let (backend, parts) = filled(&dir.path().join("sled-1"), 5_000);
         let (sender, position) = std::sync::mpsc::channel();
         let (mut state, layout) =
             backend.load_state(Limits::default(), &Values::default(), &sender).unwrap().unwrap();
         assert_eq!(state.publish().parts(), parts);
         assert_eq!(position.try_recv(), Ok(parts.applied.index));
+        assert_eq!(position.try_recv(), Ok(parts.applied.index), "it goes on");
         assert_eq!(layout, state::backend::load(&backend).unwrap().unwrap().layout);
     }
 

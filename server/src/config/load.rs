@@ -32,7 +32,9 @@ pub fn load(args: &[String], variables: &BTreeMap<String, String>) -> Result<Sta
     }
     let mut warnings = Vec::new();
     let from_environment = || variables.get("ETCD_CONFIG_FILE").filter(|path| !path.is_empty());
-    let given = match line.config_file.as_ref().or_else(from_environment) {
+    let path = line.config_file.as_ref().or_else(from_environment);
+    let read_once = path.is_some_and(|path| !std::path::Path::new(path).is_file());
+    let given = match path {
         Some(path) => {
             let (given, retired) = sources::file(path)?;
             warnings.push(format!("config file {path}: other flags and variables are ignored"));
@@ -69,6 +71,7 @@ pub fn load(args: &[String], variables: &BTreeMap<String, String>) -> Result<Sta
     }
     let mut config = Config::from_given(&given, warnings)?;
     config.tracing = tracing::settings(&given, variables, &config.name)?;
+    config.read_once = read_once;
     Ok(Start::Serve(Box::new(config)))
 }
 
@@ -172,6 +175,7 @@ impl Config {
                 0 => Some(QUOTA_BYTES_DEFAULT),
                 bytes => u64::try_from(bytes).ok(),
             },
+            read_once: false,
             value_cache_bytes: Some(uint(given, "value-cache-bytes")).filter(|n| *n > 0),
             max_txn_ops: size(given, "max-txn-ops"),
             max_request_bytes: size(given, "max-request-bytes"),

@@ -251,6 +251,8 @@ pub struct Config {
     pub client_tls: Option<TlsFiles>,
     /// TLS towards peers.
     pub peer_tls: Option<TlsFiles>,
+    /// They come from something that can be read once only, such as a pipe.
+    pub read_once: bool,
     /// What the log should say about these settings once there is a log.
     pub warnings: Vec<String>,
 }

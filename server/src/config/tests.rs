@@ -351,6 +351,10 @@ fn a_config_file_replaces_flags_and_variables() {
     assert_eq!(by_flag.data_dir, PathBuf::from("from-file.metastore"));
     let by_variable = config_env(&[], &[("ETCD_CONFIG_FILE", path)]).expect("good");
     assert_eq!(by_variable.name, "from-file");
+    assert!(!by_flag.read_once && !by_variable.read_once);
+    // As of a pipe, nothing is left of it for a program that begins anew.
+    let read_once = config_env(&["--config-file", "/dev/null"], &[]).expect("empty").read_once;
+    assert!(read_once && !config_env(&[], &[]).expect("good").read_once);
 }
 
 #[test]

@@ -68,8 +68,11 @@ impl Gathered {
         if gone.is_empty() {
             return self;
         }
+        let Self { places, revisions, .. } = self;
+        // Two such trees are not held at a time.
+        drop(revisions);
         let mut left = Self::default();
-        let kept = self.places.into_iter().map(|mut place| place.take());
+        let kept = places.into_iter().map(|mut place| place.take());
         kept.filter(|it| gone.binary_search(&it.revision()).is_err()).for_each(|it| left.push(it));
         left
     }
