@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Proxy, Start, wait_until};
+use super::{Proxy, Side, Start, wait_until};
 
-#[test]
-fn on_a_road_that_becomes_much_longer_appends_and_forwards_go_on_in_a_new_connection() {
+/// Two members and what lies before the second, the way there measured often enough.
+fn on_a_known_road() -> (Side, Side, Proxy) {
     let left = Start::member(1).start();
     let right = Start::member(2).start();
     let proxy = Proxy::before(right.address());
@@ -17,6 +17,12 @@ fn on_a_road_that_becomes_much_longer_appends_and_forwards_go_on_in_a_new_connec
     wait_until("both are connected", || left.is_connected(2) && right.is_connected(1));
     let measured = left.peers.links()[&2].rtt.samples();
     wait_until("the road is known", || left.peers.links()[&2].rtt.samples() >= measured + 60);
+    (left, right, proxy)
+}
+
+#[test]
+fn on_a_road_that_becomes_much_longer_appends_and_forwards_go_on_in_a_new_connection() {
+    let (left, right, proxy) = on_a_known_road();
 
     let (mut sent, before) = (0_u64, proxy.taken());
     let mut go_on = || {
@@ -51,14 +57,7 @@ fn on_a_road_that_becomes_much_longer_appends_and_forwards_go_on_in_a_new_connec
 
 #[test]
 fn what_a_renewed_connection_may_have_lost_is_reported() {
-    let left = Start::member(1).start();
-    let right = Start::member(2).start();
-    let proxy = Proxy::before(right.address());
-    left.knows(&[(2, format!("http://{}", proxy.address))]);
-    right.knows(&[(1, left.url())]);
-    wait_until("both are connected", || left.is_connected(2) && right.is_connected(1));
-    let measured = left.peers.links()[&2].rtt.samples();
-    wait_until("the road is known", || left.peers.links()[&2].rtt.samples() >= measured + 60);
+    let (left, right, proxy) = on_a_known_road();
 
     right.node.0.is_full.store(true, Ordering::Relaxed);
     left.peers.send(vec![left.append(2, 1, 1_000)]);
