@@ -41,7 +41,7 @@ pub enum ApplyTask {
 
 impl ApplyTask {
     /// Entries that wait behind each other become one task: the view is published once. Not more than
-    /// [`JOINED_BYTES_MAX`]: between tasks it is asked whether there is room for what they hold.
+    /// `JOINED_BYTES_MAX`, 4 MiB: between tasks it is asked whether there is room for what they hold.
     #[must_use]
     pub fn joined(tasks: Vec<Self>) -> Vec<Self> {
         let mut joined: Vec<Self> = Vec::new();
