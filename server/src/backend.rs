@@ -90,15 +90,16 @@ impl ReadingState {
     pub(crate) fn finish(self) -> Option<(Opened, Option<State>)> {
         let (generation, reading) = self.reading?;
         // A large state may take minutes on a slow disk; one that hangs gives no sign.
-        let hangs = loop {
+        let read = loop {
             match self.position.recv_timeout(OPEN_TIMEOUT) {
                 Ok(_) => {}
-                Err(RecvTimeoutError::Disconnected) => break false,
-                Err(RecvTimeoutError::Timeout) => break true,
+                Err(RecvTimeoutError::Disconnected) => break reading.and_then(Apart::wait),
+                Err(RecvTimeoutError::Timeout) => {
+                    break Err(format!("nothing was read for {OPEN_TIMEOUT:?}"));
+                }
             }
         };
-        let waited = || Err(format!("nothing was read for {OPEN_TIMEOUT:?}"));
-        let reason = match if hangs { waited() } else { reading.and_then(Apart::wait) } {
+        let reason = match read {
             Ok(Ok((backend, loaded))) => {
                 // Not before: a thread that was given up must not take the place of its successor.
                 if let Some(store) = &self.store {

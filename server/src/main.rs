@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Ok(Start::Serve(config)) => {
             let is_said = std::env::var_os(PURGE_DELAY.0).is_some();
             let begins_anew = config.value_cache_bytes.is_some() && !is_said && !config.read_once;
-            if begins_anew && let Some(error) = begin_anew() {
+            if begins_anew && let Err(error) = begin_anew() {
                 return fail(&error, 1);
             }
             match server::start::start(&config) {
@@ -54,8 +54,8 @@ fn main() -> ExitCode {
 
 /// The same program with the same words, and [`PURGE_DELAY`], in the same process. Returns if that can not
 /// be: the member then takes more memory than it need. An error is of what was changed by trying.
-fn begin_anew() -> Option<std::io::Error> {
-    let Ok(program) = std::env::current_exe() else { return None };
+fn begin_anew() -> std::io::Result<()> {
+    let Ok(program) = std::env::current_exe() else { return Ok(()) };
     let mut args = std::env::args_os();
     let mut command = Command::new(program);
     if let Some(name) = args.next() {
@@ -63,11 +63,9 @@ fn begin_anew() -> Option<std::io::Error> {
     }
     let error = command.args(args).env(PURGE_DELAY.0, PURGE_DELAY.1).exec();
     // Before it tried, `exec` gave SIGPIPE its default back: to end the process when a client is gone.
-    if let Err(error) = ignore_broken_pipes() {
-        return Some(error);
-    }
+    ignore_broken_pipes()?;
     let _ = writeln!(std::io::stderr(), "metastore: memory is given back late: {error}");
-    None
+    Ok(())
 }
 
 /// A handler that does nothing; it outlives its runtime.

@@ -364,26 +364,18 @@ impl Record {
 
     fn numbers(&self) -> Numbers {
         let (_, mut rest) = self.length_and_rest();
-        let mut next = || next_number(&mut rest);
-        let main = next().cast_signed();
-        let sub = u32::try_from(next()).expect("made from as many bits");
-        let revision = Revision { main, sub };
+        let revision = next_revision(&mut rest);
+        let mut next = || next_number(&mut rest).cast_signed();
         let is_tombstone = self.is_tombstone();
-        let [create_revision, version, lease] = if is_tombstone {
-            [0; 3]
-        } else {
-            [main - next().cast_signed(), next().cast_signed(), next().cast_signed()]
-        };
+        let [create_revision, version, lease] =
+            if is_tombstone { [0; 3] } else { [revision.main - next(), next(), next()] };
         Numbers { revision, is_tombstone, create_revision, version, lease }
     }
 
     /// When the change happened.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        let (_, mut rest) = self.length_and_rest();
-        let main = next_number(&mut rest).cast_signed();
-        let sub = u32::try_from(next_number(&mut rest)).expect("made from as many bits");
-        Revision { main, sub }
+        next_revision(&mut self.length_and_rest().1)
     }
 
     /// Revision of the transaction that made the record: etcd's `mod_revision`.
@@ -540,6 +532,13 @@ impl fmt::Debug for Record {
             self.lease(),
         )
     }
+}
+
+/// Takes the revision off the header of a record, whose length has been taken.
+fn next_revision(rest: &mut &[u8]) -> Revision {
+    let main = next_number(rest).cast_signed();
+    let sub = u32::try_from(next_number(rest)).expect("made from as many bits");
+    Revision { main, sub }
 }
 
 /// Takes the first number off the header of a record.

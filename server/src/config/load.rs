@@ -2,9 +2,9 @@
 //! than to serve, and what each setting becomes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::sources::{self, Given};
+use super::sources::{self, CommandLine, Given};
 use super::typed::{
     auto_compaction, boolean, duration, int, log_format, log_outputs, size, uint, urls,
 };
@@ -31,10 +31,9 @@ pub fn load(args: &[String], variables: &BTreeMap<String, String>) -> Result<Sta
         return Ok(Start::Print(crate::version::report()));
     }
     let mut warnings = Vec::new();
-    let from_environment = || variables.get("ETCD_CONFIG_FILE").filter(|path| !path.is_empty());
-    let path = line.config_file.as_ref().or_else(from_environment);
-    let read_once = path.is_some_and(|path| !std::path::Path::new(path).is_file());
-    let given = match path {
+    let file = config_file(&line, variables);
+    let read_once = file.is_some_and(|path| !Path::new(path).is_file());
+    let given = match file {
         Some(path) => {
             let (given, retired) = sources::file(path)?;
             warnings.push(format!("config file {path}: other flags and variables are ignored"));
@@ -104,8 +103,7 @@ fn pre_stop(args: &[String], variables: &BTreeMap<String, String>) -> Result<Sta
     if line.wants_help {
         return Ok(Start::Print(flags::help()));
     }
-    let from_environment = || variables.get("ETCD_CONFIG_FILE").filter(|path| !path.is_empty());
-    let given = match line.config_file.as_ref().or_else(from_environment) {
+    let given = match config_file(&line, variables) {
         Some(path) => sources::file(path)?.0,
         None => {
             let mut given = line.given;
@@ -115,6 +113,15 @@ fn pre_stop(args: &[String], variables: &BTreeMap<String, String>) -> Result<Sta
     };
     let socket = data_dir(&given).join("member").join(CONTROL_SOCKET);
     Ok(Start::PreStop { socket, timeout })
+}
+
+/// The file that settings are read from, if they are read from one.
+fn config_file<'a>(
+    line: &'a CommandLine,
+    variables: &'a BTreeMap<String, String>,
+) -> Option<&'a String> {
+    let from_environment = || variables.get("ETCD_CONFIG_FILE").filter(|path| !path.is_empty());
+    line.config_file.as_ref().or_else(from_environment)
 }
 
 fn data_dir(given: &Given) -> PathBuf {

@@ -74,14 +74,10 @@ fn goals(text: &mut String, records: &[Record]) -> fmt::Result {
             }
             _ => "–".to_owned(),
         };
-        let (goal, floor) = match row.bound {
-            Bound::AtLeast(goal, floor) => {
-                (format!("≥ {}", short(goal)), format!("≥ {}", short(floor)))
-            }
-            Bound::AtMost(goal, floor) => {
-                (format!("≤ {}", short(goal)), format!("≤ {}", short(floor)))
-            }
-            Bound::None => ("–".to_owned(), "–".to_owned()),
+        let [goal, floor] = match row.bound {
+            Bound::AtLeast(goal, floor) => [goal, floor].map(|it| format!("≥ {}", short(it))),
+            Bound::AtMost(goal, floor) => [goal, floor].map(|it| format!("≤ {}", short(it))),
+            Bound::None => ["–", "–"].map(str::to_owned),
         };
         let unit = row.unit();
         let (value, verdict) = stands;
