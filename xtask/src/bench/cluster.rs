@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::memory_group::MemoryGroup;
 use super::stop;
 use crate::chores::root;
 
@@ -21,7 +22,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest wait for a member to end by itself before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for a killed process to be gone.
-const GONE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const GONE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for one answer about health or metrics.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest such answer.
@@ -53,6 +54,8 @@ pub(super) struct Setup {
     pub(super) flags: Vec<String>,
     /// Added to every `fdatasync`, by strace; 0: the server runs by itself.
     pub(super) sync_delay_us: u64,
+    /// Of all members together, with what the kernel keeps of their files; 0: no limit.
+    pub(super) memory_max_bytes: u64,
 }
 
 /// Resident memory, the mean over all members.
@@ -81,12 +84,17 @@ pub(super) struct Cluster {
     setup: Setup,
     members: Vec<Member>,
     directory: tempfile::TempDir,
+    memory: Option<MemoryGroup>,
 }
 
 impl Cluster {
     /// Starts members on fresh ports and waits until all are healthy.
     pub(super) fn start(setup: Setup) -> Result<Self> {
         let directory = work_folder()?;
+        let memory = match setup.memory_max_bytes {
+            0 => None,
+            limit => Some(MemoryGroup::new(limit)?),
+        };
         let ports = free_ports(2 * setup.members)?;
         let members = ports
             .chunks_exact(2)
@@ -98,7 +106,7 @@ impl Cluster {
                 process: None,
             })
             .collect();
-        let mut cluster = Cluster { setup, members, directory };
+        let mut cluster = Cluster { setup, members, directory, memory };
         cluster.spawn()?;
         cluster.wait_healthy()?;
         Ok(cluster)
@@ -127,6 +135,11 @@ impl Cluster {
             std::thread::sleep(stop::LOOK_EVERY);
         }
         bail!("no member says that it leads")
+    }
+
+    /// How often the kernel ended a member because of the memory limit.
+    pub(super) fn memory_kills(&self) -> u64 {
+        self.memory.as_ref().map_or(0, MemoryGroup::kills)
     }
 
     /// CPU time all members have used so far.
@@ -206,10 +219,14 @@ impl Cluster {
             let log = File::options().create(true).append(true).open(log)?;
             let client = format!("http://{}", member.client);
             let peer = format!("http://{}", member.peer);
+            let inside = |program: &Path| match &self.memory {
+                Some(group) => group.command(program),
+                None => stop::command(program),
+            };
             let mut command = match self.setup.sync_delay_us {
-                0 => stop::command(&self.setup.program),
+                0 => inside(&self.setup.program),
                 delay => {
-                    let mut command = stop::command("strace");
+                    let mut command = inside(Path::new("strace"));
                     command
                         .args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"])
                         .args(["-e", &format!("trace=fdatasync,{STARTS_THREADS}"), "-e"])

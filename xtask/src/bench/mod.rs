@@ -8,6 +8,7 @@
 mod cluster;
 mod goals;
 mod limits;
+mod memory_group;
 mod plan;
 mod record;
 mod render;
@@ -77,6 +78,7 @@ impl Bench {
             members,
             flags: vec!["--quota-backend-bytes".to_owned(), QUOTA_BYTES.to_owned()],
             sync_delay_us: 0,
+            memory_max_bytes: 0,
         }
     }
 
@@ -187,6 +189,7 @@ fn prepare(plan: &Plan) -> Result<Bench> {
         }
     }
     cluster::tidy();
+    memory_group::tidy();
     allow_files();
     let help = words(&metastore, "--help")?;
     Ok(Bench {

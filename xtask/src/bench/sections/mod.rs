@@ -4,6 +4,7 @@ pub(super) mod etcd_tool;
 pub(super) mod growth;
 pub(super) mod leases;
 pub(super) mod memory;
+mod memory_limit;
 mod network;
 pub(super) mod open_loop;
 mod shape;
@@ -43,10 +44,11 @@ pub(super) struct Section {
 }
 
 /// In order of importance.
-pub(super) const SECTIONS: [Section; 12] = [
+pub(super) const SECTIONS: [Section; 13] = [
     etcd_tool::SECTION,
     open_loop::SECTION,
     memory::SECTION,
+    memory_limit::SECTION,
     slow_sync::SECTION,
     shape::MEMBERS_SECTION,
     shape::SOURCE_SECTION,
