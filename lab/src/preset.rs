@@ -64,7 +64,7 @@ const PLAIN: Preset = Preset {
 };
 
 /// All of them.
-pub const PRESETS: [Preset; 16] = [
+pub static PRESETS: [Preset; 16] = [
     Preset {
         name: "same-zone",
         about: "0.5 ms",
@@ -199,6 +199,23 @@ impl Preset {
         rules.map(|rule| 2 * parsed(rule).delay).max().unwrap_or_default()
     }
 
+    /// The first network in which members see what they see in this one before its first step.
+    pub fn seen_in(&self) -> &'static Preset {
+        let like = |other: &&Preset| {
+            (other.rule, other.except, other.trouble) == (self.rule, self.except, self.trouble)
+        };
+        PRESETS.iter().find(like).expect("it is one of them itself")
+    }
+
+    /// The shortest round trip between members when a leader is lost, without jitter: after the first step
+    /// where there are steps.
+    pub fn rtt_of_losses(&self) -> Duration {
+        let first = self.steps.first().map(|(_, rule)| *rule);
+        let rules =
+            self.except.iter().map(|except| except.rule).chain([first.unwrap_or(self.rule)]);
+        rules.map(|rule| 2 * parsed(rule).delay).min().unwrap_or_default()
+    }
+
     fn set(&self, network: &Network, rule: &str) -> Result<()> {
         let rule = parsed(rule);
         network.change(|from, to, before| match (from, to) {
@@ -215,6 +232,16 @@ fn parsed(rule: &str) -> Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn before_its_steps_a_network_may_be_another_one() {
+        let seen_in = |name| Preset::named(name).unwrap().seen_in().name;
+        assert_eq!(["step-80", "step-400", "step-1500"].map(seen_in), ["cross-zone"; 3]);
+        assert_eq!(seen_in("same-zone-3gib"), "same-zone");
+        for itself in ["cross-zone-loss", "mixed", "leader-stalls", "disk-of-one", "disk-of-all"] {
+            assert_eq!(seen_in(itself), itself);
+        }
+    }
 
     #[test]
     fn every_preset_has_a_name_of_its_own_and_rules_that_can_be_read() {

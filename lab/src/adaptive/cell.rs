@@ -56,6 +56,9 @@ const FREEZE_MS: (u64, u64) = (100, 800);
 pub(super) const AFTER_STEP: Duration = Duration::from_secs(10);
 /// After the last step the network is watched for so long.
 pub(super) const AFTER_STEPS: Duration = Duration::from_secs(20);
+/// Of a round trip: so often members are written to where leaders are lost.
+const ROUND_TRIP_PARTS: u32 = 8;
+const PUT_EVERY_FAR_MAX: Duration = Duration::from_millis(20);
 /// What members have seen is asked for so often.
 const SEEN_EVERY: Duration = Duration::from_secs(10);
 
@@ -476,7 +479,7 @@ impl<'a> Cell<'a> {
 
     /// Takes the leader away, waits for writes, and brings the member back.
     fn lose(&mut self, kind: Kind) -> Result<Loss> {
-        self.prober.pace(probe::PUT_EVERY);
+        self.prober.pace(put_every_of_losses(self.preset));
         let mut leader = self.ready()?;
         if !self.preset.steps.is_empty() {
             // Near at first, then far, and only then lost; if it led no longer, whoever leads by now.
@@ -557,6 +560,11 @@ impl<'a> Cell<'a> {
     }
 }
 
+/// Far members take long to notice anything, and are written to less often: more clusters fit.
+fn put_every_of_losses(preset: &Preset) -> Duration {
+    (preset.rtt_of_losses() / ROUND_TRIP_PARTS).clamp(probe::PUT_EVERY, PUT_EVERY_FAR_MAX)
+}
+
 fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -582,6 +590,15 @@ fn longest_gap_ms(answers: &[Answer], from_us: u64, until_us: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn far_members_are_written_to_less_often_when_leaders_are_lost() {
+        let every =
+            |name| put_every_of_losses(Preset::named(name).unwrap()).as_micros() as f64 / 1e3;
+        assert_eq!(["same-zone", "cross-zone", "metro", "mixed"].map(every), [5.0; 4]);
+        assert_eq!(["cross-region", "step-80"].map(every), [10.0; 2]);
+        assert_eq!(["far-loss", "step-400", "step-1500"].map(every), [20.0; 3]);
+    }
 
     #[test]
     fn the_longest_gap_may_be_at_either_end() {

@@ -129,15 +129,15 @@ fn lacking(flags: &Flags) -> Result<String> {
 fn unseen(flags: &Flags) -> Result<Vec<&'static Preset>> {
     let mut unseen: Vec<&Preset> = Vec::new();
     for (preset, column) in flags.cells.iter().copied() {
-        if !matches!(column.way, Way::Plan(_)) || unseen.contains(&preset) {
+        if !matches!(column.way, Way::Plan(_)) || unseen.contains(&preset.seen_in()) {
             continue;
         }
         let wanted = flags.wanted(preset, column);
         let record = Record::load(preset.name, column.name)?;
         let is_whole = !flags.see_only && record.is_some_and(|record| record.is_whole(&wanted));
-        let is_kept = flags.is_resumed && (is_whole || Seen::load(preset.name)?.is_some());
+        let is_kept = flags.is_resumed && (is_whole || Seen::of(preset)?.is_some());
         if !is_kept {
-            unseen.push(preset);
+            unseen.push(preset.seen_in());
         }
     }
     Ok(unseen)
@@ -248,7 +248,7 @@ fn measure(
     let mut record = before.filter(|before| before.goes_with(&fresh)).unwrap_or(fresh);
     record.missing = None;
     record.side_by_side = record.side_by_side.max(flags.side_by_side);
-    let seen = Seen::load(preset.name)?;
+    let seen = Seen::of(preset)?;
     let plan = plan_of(column, seen.as_ref(), &record)?;
     let (began, spent_s) = (Instant::now(), record.spent_s);
     let timing = match column.way {

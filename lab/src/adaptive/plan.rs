@@ -16,6 +16,7 @@ use client::{Client, Config};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Machine, folder, read_json, write_json};
+use crate::preset::Preset;
 
 /// Longest wait for every voter to have the plan.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -43,6 +44,14 @@ impl Seen {
     /// `None`: nothing is known of that network.
     pub(super) fn load(preset: &str) -> Result<Option<Self>> {
         read_json(&Self::path(preset))
+    }
+
+    /// What is known of a network, or else of one that is the same before its steps.
+    pub(super) fn of(preset: &Preset) -> Result<Option<Self>> {
+        match Self::load(preset.name)? {
+            Some(seen) => Ok(Some(seen)),
+            None => Self::load(preset.seen_in().name),
+        }
     }
 
     pub(super) fn save(&self) -> Result<()> {

@@ -24,7 +24,8 @@ const ABOUT: &str = "\
 Written by `cargo xtask adaptive`. Three members on one machine, each in a network namespace of its own; a
 router in user space moves their packets and adds delay, jitter and loss to each
 ([ADR 14](adr/0014-packets-not-a-proxy.md)). etcd is unmodified. A prober writes to every member each 5 ms,
-whether the last write was answered or not. How a run is made to fit: [ADR 27](adr/0027-experiments-that-fit.md).
+whether the last write was answered or not (while leaders are lost an eighth of the round trip, at most 20 ms,
+where that is longer). How a run is made to fit: [ADR 27](adr/0027-experiments-that-fit.md).
 
 * *crash*: the leader's process is killed; its host refuses connections. *host*: the leader is cut off, then
   killed; nothing answers. *restart*: its process is asked to end (SIGTERM). *move*: it is told to hand over.
@@ -131,7 +132,9 @@ fn write(
             .filter_map(|column| Some((column, record_of(records, preset.name, column.name)?)))
             .collect();
         if !of_it.is_empty() {
-            table(to, preset, &of_it, seen.iter().find(|seen| seen.preset == preset.name))?;
+            let known = |name| seen.iter().find(|seen: &&Seen| seen.preset == name);
+            let seen = known(preset.name).or_else(|| known(preset.seen_in().name));
+            table(to, preset, &of_it, seen)?;
         }
     }
     missing(to, records)?;

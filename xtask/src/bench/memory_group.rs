@@ -38,7 +38,8 @@ impl MemoryGroup {
         let path = top.join(format!("{NAME}{}", std::process::id()));
         fs::create_dir(&path).with_context(|| path.display().to_string())?;
         let group = MemoryGroup { path };
-        let limit = LIMIT_FILES.map(|file| group.path.join(file)).into_iter().find(|it| it.exists());
+        let limit =
+            LIMIT_FILES.map(|file| group.path.join(file)).into_iter().find(|it| it.exists());
         let limit = limit.with_context(|| format!("{} limits no memory", group.path.display()))?;
         fs::write(&limit, limit_bytes.to_string()).with_context(|| limit.display().to_string())?;
         Ok(group)
@@ -55,7 +56,8 @@ impl MemoryGroup {
 
     /// Processes that the kernel ended because the limit did not let it go on.
     pub(super) fn kills(&self) -> u64 {
-        let text = KILLS_FILES.iter().find_map(|file| fs::read_to_string(self.path.join(file)).ok());
+        let text =
+            KILLS_FILES.iter().find_map(|file| fs::read_to_string(self.path.join(file)).ok());
         text.and_then(|text| kills(&text)).unwrap_or_default()
     }
 

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 
-use super::{Bench, Record, SYSTEMS, Section, counted, fill, say, timed};
 use super::memory::{CACHE_BYTES, CACHE_FLAG, LIST_MS, RESTART_S, add_memory};
+use super::{Bench, Record, SYSTEMS, Section, counted, fill, say, timed};
 use crate::bench::cluster::{Cluster, Setup};
 use crate::bench::record::METASTORE;
 
