@@ -175,19 +175,27 @@ impl Connection {
 }
 
 impl Caller {
-    /// Sends one framed request and returns the answer's message without its prefix.
+    /// Sends one framed request and returns the answer's message without its prefix. With
+    /// [`Error::Unreachable`] nothing of it was sent: the connection had been lost before.
     pub async fn call(&mut self, frame: Bytes) -> Result<Bytes> {
         let lost = |error: h2::Error| Error::ConnectionLost {
             endpoint: self.endpoint.clone(),
             reason: chain(&error),
         };
+        let unsent = |error: h2::Error| Error::Unreachable {
+            endpoint: self.endpoint.clone(),
+            reason: chain(&error),
+        };
         let request = self.request();
-        std::future::poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(lost)?;
-        let (answer, mut body) = self.sender.send_request(request, false).map_err(lost)?;
+        std::future::poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(unsent)?;
+        let (answer, mut body) = self.sender.send_request(request, false).map_err(unsent)?;
         body.send_data(frame, true).map_err(lost)?;
         let (head, mut body) = answer.await.map_err(lost)?.into_parts();
         if let Some(status) = Status::from_header_map(&head.headers) {
             return Err(answered(&status));
+        }
+        if head.status != http::StatusCode::OK {
+            return Err(self.broken(&format!("HTTP status {}, which is not gRPC's", head.status)));
         }
         // Small answers come in one piece and are not copied.
         let (mut message, mut joined) = (Bytes::new(), BytesMut::new());

@@ -19,6 +19,9 @@ use crate::snapshot::Snapshot;
 use crate::tune::Tune;
 use crate::{dev, keys, show};
 
+/// Deadline of one request where none is given.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Operate a MetaStore cluster; everyday keys stay with etcdctl
 #[derive(Debug, Parser)]
 #[command(name = "metactl", version)]
@@ -35,9 +38,9 @@ pub(crate) struct Cli {
     endpoints: Vec<String>,
     #[command(flatten)]
     tls: TlsArgs,
-    /// Deadline of one request, in seconds
-    #[arg(long, global = true, default_value_t = 5.0, value_name = "SECONDS")]
-    timeout: f64,
+    /// Deadline of one request, in seconds (default 5; of `bench` none)
+    #[arg(long, global = true, value_name = "SECONDS")]
+    timeout: Option<f64>,
     /// Answer in JSON
     #[arg(long, global = true)]
     json: bool,
@@ -217,16 +220,22 @@ impl Cli {
             Command::Bench(bench) => {
                 let tls = self.tls.read()?;
                 with_tls(Config::new(self.endpoints.clone()), tls.as_ref()).check()?;
-                bench.run(&Target { endpoints: self.endpoints.clone(), tls }, self.json, out)
+                let (endpoints, timeout) = (self.endpoints.clone(), self.timeout()?);
+                bench.run(&Target { endpoints, tls, timeout }, self.json, out)
             }
         }
     }
 
+    fn timeout(&self) -> Result<Option<Duration>> {
+        let Some(seconds) = self.timeout else { return Ok(None) };
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(timeout) if !timeout.is_zero() => Ok(Some(timeout)),
+            _ => bail!("--timeout {seconds}: not a number of seconds"),
+        }
+    }
+
     fn config(&self) -> Result<Config> {
-        let timeout = match Duration::try_from_secs_f64(self.timeout) {
-            Ok(timeout) if !timeout.is_zero() => timeout,
-            _ => bail!("--timeout {}: not a number of seconds", self.timeout),
-        };
+        let timeout = self.timeout()?.unwrap_or(TIMEOUT);
         let tls = self.tls.read()?;
         Ok(with_tls(Config::new(self.endpoints.clone()), tls.as_ref())
             .request_timeout(timeout)
@@ -243,6 +252,8 @@ impl Cli {
 pub(crate) struct Target {
     pub(crate) endpoints: Vec<String>,
     pub(crate) tls: Option<Tls>,
+    /// Of one request, if it was given.
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// A configuration that speaks TLS, if there is what it takes.

@@ -30,15 +30,24 @@ fn main() -> ExitCode {
         // Whoever read the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<bench::Interrupted>() {
-            // It has shown what it had.
-            Some(interrupted) => ExitCode::from(interrupted.exit_code()),
+            Some(interrupted) => {
+                if !interrupted.is_shown {
+                    say(&error);
+                }
+                ExitCode::from(interrupted.exit_code())
+            }
             None => {
-                let line = format!("{error:#}").replace('\n', " ");
-                drop(writeln!(std::io::stderr(), "metactl: {line}"));
+                say(&error);
                 ExitCode::FAILURE
             }
         },
     }
+}
+
+/// What went wrong, in one line.
+fn say(error: &anyhow::Error) {
+    let line = format!("{error:#}").replace('\n', " ");
+    drop(writeln!(std::io::stderr(), "metactl: {line}"));
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

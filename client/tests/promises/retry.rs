@@ -171,3 +171,22 @@ async fn a_raw_call_returns_the_answers_bytes_or_the_servers_words() {
     let error = put.call(request).await.unwrap_err();
     assert_eq!((error.code(), error.message()), (Code::ResourceExhausted, Some(said)));
 }
+
+#[tokio::test]
+async fn a_raw_call_on_a_connection_that_is_gone_has_not_been_sent() {
+    let mut fake = Fake::start();
+    let connection = raw::Connection::dial(&fake.endpoint()).await.unwrap();
+    let mut put = connection.caller(&raw::Method::new("/etcdserverpb.KV/Put"));
+    let request = raw::frame(&pb::PutRequest { key: "k".into(), ..Default::default() });
+    fake.mood(Mood::Hangs);
+    let under_way = tokio::spawn({
+        let (mut put, request) = (put.clone(), request.clone());
+        async move { put.call(request).await }
+    });
+    fake.taken(1).await;
+    fake.die();
+    let lost = under_way.await.unwrap().unwrap_err();
+    assert!(matches!(lost, Error::ConnectionLost { .. }), "{lost:?}");
+    let unsent = put.call(request).await.unwrap_err();
+    assert!(matches!(unsent, Error::Unreachable { .. }), "{unsent:?}");
+}

@@ -17,6 +17,8 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
 const PAGE_BYTES_MAX: u64 = 4 << 20;
 /// What both etcd and MetaStore count syncs of their logs in.
 const SYNCS: &str = "etcd_disk_wal_fsync_duration_seconds";
+/// When their processes were started.
+const STARTED: &str = "process_start_time_seconds";
 
 /// The servers whose cost is measured.
 #[derive(Clone, Debug)]
@@ -28,7 +30,8 @@ pub(crate) struct Watched {
 /// The cost of all watched servers and of this program at a moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    pub(crate) processes: Vec<Usage>,
+    /// `None`: it has ended.
+    pub(crate) processes: Vec<Option<Usage>>,
     pub(crate) own: Usage,
     /// What all disks of this machine have been given.
     pub(crate) disks_written_bytes: Option<u64>,
@@ -41,6 +44,8 @@ pub(crate) struct Sample {
 pub(crate) struct Syncs {
     pub(crate) count: u64,
     pub(crate) took_s: f64,
+    /// When the process that counts them was started, by its own word; 0: it does not say.
+    pub(crate) started_s: f64,
 }
 
 /// All watched processes together.
@@ -51,6 +56,12 @@ pub(crate) struct Footprint {
 }
 
 impl Watched {
+    /// No server.
+    pub(crate) fn nothing() -> Self {
+        let target = Target { endpoints: Vec::new(), tls: None, timeout: None };
+        Watched { processes: Vec::new(), target }
+    }
+
     /// The given processes, else those of this machine that listen at the endpoints.
     pub(crate) fn new(pids: &[u32], target: &Target) -> Result<Self> {
         let pids: Vec<u32> = if pids.is_empty() {
@@ -78,28 +89,25 @@ impl Watched {
     }
 
     /// Before the load. The pages are asked for first, so that writing them is not counted.
-    pub(crate) fn before(&self) -> Result<Sample> {
+    pub(crate) fn before(&self) -> Sample {
         let syncs = self.syncs();
-        Ok(Sample { syncs, ..self.machine()? })
+        Sample { syncs, ..self.machine() }
     }
 
     /// After the load.
-    pub(crate) fn after(&self) -> Result<Sample> {
-        let machine = self.machine()?;
-        Ok(Sample { syncs: self.syncs(), ..machine })
+    pub(crate) fn after(&self) -> Sample {
+        let machine = self.machine();
+        Sample { syncs: self.syncs(), ..machine }
     }
 
     /// What the kernel of this machine says.
-    fn machine(&self) -> Result<Sample> {
-        let of = |pid: u32| Usage::of(pid).with_context(|| format!("process {pid} is gone"));
-        let processes: Result<Vec<Usage>> =
-            self.processes.iter().map(|(pid, _)| of(*pid)).collect();
-        Ok(Sample {
-            processes: processes?,
-            own: of(std::process::id())?,
+    fn machine(&self) -> Sample {
+        Sample {
+            processes: self.processes.iter().map(|(pid, _)| Usage::of(*pid).ok()).collect(),
+            own: Usage::of(std::process::id()).unwrap_or_default(),
             disks_written_bytes: procfs::disks_written_bytes(),
             syncs: Vec::new(),
-        })
+        }
     }
 
     /// `None`: there are no watched processes, or one is gone.
@@ -156,11 +164,15 @@ fn page(endpoint: &str, target: &Target) -> Result<String> {
 }
 
 fn read_syncs(page: &str) -> Option<Syncs> {
-    let figure = |suffix: &str| -> Option<f64> {
-        let line = page.lines().find_map(|line| line.strip_prefix(SYNCS)?.strip_prefix(suffix))?;
+    let of = |name: &str, suffix: &str| -> Option<f64> {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(suffix))?;
         line.trim().parse().ok()
     };
-    Some(Syncs { count: figure("_count ")? as u64, took_s: figure("_sum ")? })
+    Some(Syncs {
+        count: of(SYNCS, "_count ")? as u64,
+        took_s: of(SYNCS, "_sum ")?,
+        started_s: of(STARTED, " ").unwrap_or_default(),
+    })
 }
 
 #[cfg(test)]
@@ -172,8 +184,10 @@ mod tests {
         let page = "HTTP/1.0 200 OK\r\n\r\n# HELP etcd_disk_wal_fsync_duration_seconds x\n\
                     etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.001\"} 1\n\
                     etcd_disk_wal_fsync_duration_seconds_sum 0.25\n\
-                    etcd_disk_wal_fsync_duration_seconds_count 1.2e+03\n";
-        assert_eq!(read_syncs(page), Some(Syncs { count: 1200, took_s: 0.25 }));
+                    etcd_disk_wal_fsync_duration_seconds_count 1.2e+03\n\
+                    process_start_time_seconds 1.5e+9\n";
+        let syncs = Syncs { count: 1200, took_s: 0.25, started_s: 1.5e9 };
+        assert_eq!(read_syncs(page), Some(syncs));
         assert_eq!(read_syncs("HTTP/1.0 404 Not Found\r\n\r\n"), None);
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::keys::{self, Choice, KEY_BYTES_MAX, KEY_BYTES_MIN, Order, Random};
-use super::load::{Amount, Plan};
+use super::load::{Amount, Part, Plan};
 use super::requests::{Asked, VALUE_BYTES_MAX};
 use crate::cli::Target;
 
@@ -175,7 +175,7 @@ impl Base {
             warmup: seconds("warmup", self.warmup.unwrap_or(1.0))?,
             amount: Amount::Lasting(duration),
             rate: None,
-            is_measured: true,
+            part: Part::Measured,
         })
     }
 }
@@ -189,10 +189,8 @@ impl Load {
             bail!("--rate {rate}: from {RATE_MIN} to {RATE_MAX}");
         }
         let mut plan = self.base.plan(target)?;
-        // A connection without a client would be idle.
-        plan.connections = plan.connections.min(clients);
-        plan.threads = plan.threads.min(plan.connections);
         (plan.clients, plan.rate) = (clients, self.rate);
+        plan = plan.limit_clients(clients);
         if let Some(total) = self.total {
             if total == 0 {
                 bail!("--total must be at least 1");

@@ -103,15 +103,23 @@ fn write_page(to: &mut String, report: &Report) -> std::fmt::Result {
     if report.interrupted {
         to.push_str("<p class=\"note\">Interrupted: results until then, without the requests under way.</p>\n");
     }
+    if let Some(failed) = &report.failed {
+        let failed = escape(failed);
+        writeln!(to, "<p class=\"note\">Failed, results until then: {failed}</p>")?;
+    }
     write_tiles(to, report)?;
     write_charts(to, report);
     write_latencies(to, report)?;
     write_servers(to, report)?;
-    if !report.refusals.is_empty() {
-        to.push_str(
-            "<h2>Refused</h2>\n<div class=\"wide\"><table><tr><th>said</th><th>times</th></tr>",
-        );
-        for (said, count) in &report.refusals {
+    for (heading, reasons) in [("Refused", &report.refusals), ("Lost", &report.lost)] {
+        if reasons.is_empty() {
+            continue;
+        }
+        write!(
+            to,
+            "<h2>{heading}</h2>\n<div class=\"wide\"><table><tr><th>said</th><th>times</th></tr>"
+        )?;
+        for (said, count) in reasons {
             write!(to, "<tr><td>{}</td><td>{count}</td></tr>", escape(said))?;
         }
         to.push_str("</table></div>\n");

@@ -1,18 +1,20 @@
 //! Leases that are kept alive, each at a third of its time to live.
 //!
 //! Keep-alives fall due evenly over that interval whatever becomes of earlier ones, all leases of a
-//! connection over one stream, as etcd's own clients do it. What is due together leaves together.
+//! connection over one stream, as etcd's own clients do it. What is due together leaves together. A
+//! stream that is lost is made again; keep-alives on it that were not answered are counted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use bytes::BytesMut;
 use client::raw::{Method, StreamReceiver, StreamSender};
 use tokio::task::JoinSet;
 
-use super::load::{Pace, Plan, Shared, Worker, counts_from, dial};
+use super::line::Line;
+use super::load::{Pace, Plan, Shared, Worker, counts_from};
 use super::{recorder, requests};
 
 /// A lease is renewed this many times within its time to live.
@@ -21,9 +23,12 @@ pub(crate) const RENEWALS_PER_TTL: u32 = 3;
 /// from when they were due all the same.
 const UNANSWERED_MAX: usize = 1 << 16;
 
+const METHOD: Method = Method::new("/etcdserverpb.Lease/LeaseKeepAlive");
+
 /// The streams of one thread.
 pub(crate) struct KeepAlives {
-    endpoints: Vec<String>,
+    /// Of each stream, its own first.
+    endpoints: Vec<Vec<String>>,
     lanes: Vec<Lane>,
 }
 
@@ -34,7 +39,35 @@ struct Lane {
     interval: Duration,
     /// By which part of the time between two of its keep-alives this stream is behind the first.
     shift: f64,
-    wire: Option<(StreamSender, StreamReceiver)>,
+    wire: Option<Wire>,
+}
+
+struct Wire {
+    line: Line,
+    /// The number of the connection that the stream is on.
+    made: u64,
+    sender: StreamSender,
+    receiver: StreamReceiver,
+}
+
+impl Wire {
+    async fn open(line: Line) -> Result<Self> {
+        let standing = line.standing().await;
+        let (sender, receiver) = standing.connection.stream(&METHOD).await?;
+        Ok(Wire { line, made: standing.made, sender, receiver })
+    }
+
+    /// Makes the stream again on a new connection; `false`: the stage was over before.
+    async fn again(&mut self, pace: &Pace, shared: &Shared) -> bool {
+        while let Some(standing) = self.line.again(self.made, pace, shared).await {
+            self.made = standing.made;
+            if let Ok((sender, receiver)) = standing.connection.stream(&METHOD).await {
+                (self.sender, self.receiver) = (sender, receiver);
+                return true;
+            }
+        }
+        false
+    }
 }
 
 /// The streams of all threads, one for each connection, with the leases spread over them.
@@ -56,10 +89,9 @@ pub(crate) fn keep_alives(plan: &Plan, leases: &[u64], interval: Duration) -> Ve
 
 impl Worker for KeepAlives {
     async fn connect(&mut self, plan: &Plan) -> Result<()> {
-        const METHOD: Method = Method::new("/etcdserverpb.Lease/LeaseKeepAlive");
-        let connections = dial(&self.endpoints, plan.target.tls.as_ref()).await?;
-        for (lane, connection) in self.lanes.iter_mut().zip(connections) {
-            lane.wire = Some(connection.stream(&METHOD).await?);
+        for (lane, endpoints) in self.lanes.iter_mut().zip(self.endpoints.drain(..)) {
+            let line = Line::dial(endpoints, plan.target.tls.clone(), false).await?;
+            lane.wire = Some(Wire::open(line).await?);
         }
         Ok(())
     }
@@ -87,13 +119,14 @@ impl Lane {
 
     async fn run(mut self, pace: Pace, shared: Arc<Shared>, recorder: recorder::Shared) -> Self {
         let until = pace.until.expect("keep-alives go on for a time, not a number");
-        let (mut sender, mut receiver) = self.wire.take().expect("connected");
+        let mut wire = self.wire.take().expect("connected");
         let mut waiting: VecDeque<(u64, Instant)> = VecDeque::new();
         let mut frames = BytesMut::new();
         let mut index = 0;
         let mut due = self.due(&pace, index);
-        let failure: Option<anyhow::Error> = loop {
+        loop {
             let now = Instant::now();
+            let before = waiting.len();
             while due <= now && due < until && waiting.len() < UNANSWERED_MAX {
                 let lease = self.leases[index as usize % self.leases.len()];
                 requests::put_keep_alive(&mut frames, lease);
@@ -101,52 +134,71 @@ impl Lane {
                 index += 1;
                 due = self.due(&pace, index);
             }
-            if !frames.is_empty()
-                && let Err(error) = sender.send(frames.split().freeze())
-            {
-                break Some(error.into());
-            }
+            shared.sent((waiting.len() - before) as u64);
+            let sent = match frames.is_empty() {
+                true => Ok(()),
+                false => wire.sender.send(frames.split().freeze()),
+            };
             let is_more = due < until;
             if shared.stopped() || !is_more && waiting.is_empty() {
-                break None;
+                break;
             }
-            tokio::select! {
-                answer = receiver.next() => match answer {
-                    Ok(Some(answer)) => {
-                        note(&answer, &mut waiting, &shared, &recorder);
-                    }
-                    Ok(None) => break Some(anyhow!("the server ended a keep-alive stream")),
-                    Err(error) => break Some(error.into()),
+            let answer = match sent {
+                Err(error) => Err(error.to_string()),
+                Ok(()) => tokio::select! {
+                    answer = wire.receiver.next() => match answer {
+                        Ok(Some(answer)) => Ok(Some(answer)),
+                        Ok(None) => Err("the server ended a keep-alive stream".to_owned()),
+                        Err(error) => Err(error.to_string()),
+                    },
+                    () = tokio::time::sleep_until(due.into()),
+                        if is_more && waiting.len() < UNANSWERED_MAX => Ok(None),
                 },
-                () = tokio::time::sleep_until(due.into()),
-                    if is_more && waiting.len() < UNANSWERED_MAX => {}
+            };
+            match answer {
+                Ok(Some(answer)) => {
+                    shared.settled(note(&answer, &mut waiting, &shared, &recorder));
+                }
+                Ok(None) => {}
+                Err(reason) => {
+                    let lost = waiting.len() as u64;
+                    waiting.clear();
+                    shared.settled(lost);
+                    // One that ended while nothing was under way cost nobody an answer.
+                    if lost > 0 {
+                        recorder::lock(&recorder).lose(reason, lost);
+                    }
+                    if !wire.again(&pace, &shared).await {
+                        break;
+                    }
+                }
             }
-        };
-        if let Some(error) = failure {
-            shared.fail(error);
         }
-        self.wire = Some((sender, receiver));
+        self.wire = Some(wire);
         self
     }
 }
 
-/// Takes an answer to one of those `waiting`.
+/// Takes an answer to one of those `waiting`; how many wait for it no more.
 fn note(
     answer: &[u8],
     waiting: &mut VecDeque<(u64, Instant)>,
     shared: &Shared,
     recorder: &recorder::Shared,
-) {
+) -> u64 {
     let now = Instant::now();
     let (lease, ttl_s) = requests::lease(answer);
     // Answers come in order, so it is the first.
     let Some(at) = waiting.iter().position(|(asked, _)| *asked == lease) else {
-        return shared.refused("an answer about a lease nobody asked for".to_owned(), recorder);
+        shared.refused("an answer about a lease nobody asked for".to_owned(), recorder);
+        return 0;
     };
     let (_, since) = waiting.remove(at).expect("it was found there");
     if ttl_s <= 0 {
-        return shared.refused("the lease ran out before it was renewed".to_owned(), recorder);
+        shared.refused("the lease ran out before it was renewed".to_owned(), recorder);
+        return 1;
     }
     shared.answered();
     recorder::lock(recorder).record(0, now.saturating_duration_since(since));
+    1
 }

@@ -9,6 +9,9 @@ use super::zipf::Zipf;
 
 /// What every key written begins with.
 pub(crate) const PREFIX: &[u8] = b"bench/";
+/// What every key on a lease begins with. No other key written looks so: what goes with a lease has not
+/// been there before.
+pub(crate) const LEASED_PREFIX: &[u8] = b"bench/lease-";
 /// Shortest key: the prefix and room for some digits.
 pub(crate) const KEY_BYTES_MIN: usize = 8;
 /// Longest key.
@@ -100,10 +103,10 @@ impl Choice {
 }
 
 /// Key number `index`: the prefix and the number with leading zeros, `bytes` long in all.
-pub(crate) fn put_key(to: &mut BytesMut, index: u64, bytes: usize) {
-    assert!(bytes > PREFIX.len(), "a key of {bytes} bytes has no digits");
-    to.put_slice(PREFIX);
-    put_digits(to, index, bytes - PREFIX.len());
+pub(crate) fn put_key(to: &mut BytesMut, prefix: &[u8], index: u64, bytes: usize) {
+    assert!(bytes > prefix.len(), "a key of {bytes} bytes has no digits");
+    to.put_slice(prefix);
+    put_digits(to, index, bytes - prefix.len());
 }
 
 /// A number with leading zeros.

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use client::Code;
 use client::raw::Method;
 
-use super::keys::Choice;
+use super::keys::{Choice, Random};
 use super::requests::{self, Asked, Span, Write};
 use super::unary::{Call, Requests};
 
@@ -15,6 +16,10 @@ const PUT: Method = Method::new("/etcdserverpb.KV/Put");
 const RANGE: Method = Method::new("/etcdserverpb.KV/Range");
 const TXN: Method = Method::new("/etcdserverpb.KV/Txn");
 const GRANT: Method = Method::new("/etcdserverpb.Lease/LeaseGrant");
+const REVOKE: Method = Method::new("/etcdserverpb.Lease/LeaseRevoke");
+
+/// Most granted leases whose ids are kept.
+pub(crate) const LEASES_MAX: u64 = 10_000_000;
 
 /// What a read that finds too little is refused with: reading nothing would look fast.
 const NOT_FILLED: &str = "the key does not exist (fill the key space with `put` first)";
@@ -24,8 +29,8 @@ pub(crate) struct Puts {
     pub(crate) keys: Choice,
     pub(crate) key_bytes: usize,
     pub(crate) value_bytes: usize,
-    /// Values begin with the time since then, in nanoseconds.
-    pub(crate) stamped_since: Option<Instant>,
+    /// Values begin with the time at which they were sent.
+    pub(crate) stamps: Option<Stamps>,
     pub(crate) buffer: BytesMut,
 }
 
@@ -35,7 +40,7 @@ impl Puts {
             key: self.keys.next(index),
             key_bytes: self.key_bytes,
             value_bytes: self.value_bytes,
-            stamp: self.stamped_since.map(nanoseconds_since),
+            stamp: self.stamps.map(|stamps| stamps.now()),
             lease: 0,
         }
     }
@@ -46,8 +51,30 @@ impl Puts {
     }
 }
 
-pub(crate) fn nanoseconds_since(then: Instant) -> u64 {
-    u64::try_from(then.elapsed().as_nanos()).unwrap_or(u64::MAX)
+/// Writes times that its own run can read and takes nobody else's values for such.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamps {
+    since: Instant,
+    mark: u64,
+}
+
+impl Stamps {
+    pub(crate) fn new(seed: u64) -> Self {
+        Stamps { since: Instant::now(), mark: Random::new(seed).next() }
+    }
+
+    fn nanoseconds(self) -> u64 {
+        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn now(self) -> u64 {
+        self.nanoseconds() ^ self.mark
+    }
+
+    /// How long ago it was written; `None`: not by this run, since it lies in the future.
+    pub(crate) fn age(self, stamp: u64) -> Option<Duration> {
+        self.nanoseconds().checked_sub(stamp ^ self.mark).map(Duration::from_nanos)
+    }
 }
 
 impl Requests for Puts {
@@ -215,9 +242,36 @@ impl Requests for Grants {
             return Err("a lease without an id was granted");
         }
         if let Some(ids) = &self.ids {
-            ids.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+            let mut ids = ids.lock().unwrap_or_else(PoisonError::into_inner);
+            if (ids.len() as u64) < LEASES_MAX {
+                ids.push(id);
+            }
         }
         Ok(0)
+    }
+}
+
+/// Leases given back, each once.
+pub(crate) struct Revokes {
+    pub(crate) ids: Arc<[u64]>,
+    pub(crate) buffer: BytesMut,
+}
+
+impl Requests for Revokes {
+    const METHODS: &'static [Method] = &[REVOKE];
+    const KINDS: &'static [&'static str] = &["lease revoke"];
+
+    fn next(&mut self, index: u64) -> Call {
+        Call::of(requests::revoke(&mut self.buffer, self.ids[index as usize]))
+    }
+
+    fn answered(&mut self, _answer: &Bytes) -> Result<usize, &'static str> {
+        Ok(0)
+    }
+
+    /// One that has run out is gone as well.
+    fn excused(&self, code: Code) -> Option<usize> {
+        (code == Code::NotFound).then_some(0)
     }
 }
 
@@ -261,7 +315,7 @@ impl Requests for LeasedPuts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::keys::{Order, Random};
+    use crate::bench::keys::Order;
     use client::proto::etcdserverpb::{
         LeaseGrantResponse, PutRequest, ResponseHeader, TxnResponse,
     };
@@ -288,7 +342,7 @@ mod tests {
                 keys,
                 key_bytes: 16,
                 value_bytes: 8,
-                stamped_since: None,
+                stamps: None,
                 buffer: BytesMut::new(),
             },
             bare: None,
@@ -302,6 +356,14 @@ mod tests {
         assert_eq!(PutRequest::decode(&put.frame[5..]).map(|put| put.lease), Ok(77));
         assert_eq!(leased.answered(&Bytes::new()), Ok(1));
         assert_eq!(leased.next(2).method, 0);
+    }
+
+    #[test]
+    fn a_stamp_is_read_by_its_own_run_alone() {
+        // Runs that begin at the same time have seeds that hardly differ.
+        let (own, other) = (Stamps::new(1 << 60), Stamps::new((1 << 60) + 1));
+        assert!(own.age(own.now()).is_some_and(|age| age < Duration::from_secs(60)));
+        assert_eq!((own.age(other.now()), own.age(u64::MAX ^ own.mark)), (None, None));
     }
 
     #[test]

@@ -6,35 +6,40 @@
 //! a rate, requests fall due at fixed times whoever is free, and their latency counts from when they
 //! were due, so a stall of the server is not hidden by the clients that wait for it.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use client::Tls;
 use client::raw::Connection;
 use hdrhistogram::Histogram;
 
 use super::cost::{Sample, Watched};
-use super::interrupt;
-use super::recorder::{self, Collector, Second};
+use super::interrupt::{Interrupt, Interrupted};
+use super::recorder::{self, Collector, Second, Tally};
 use crate::cli::Target;
 
 /// Longest wait for all connections.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for one answer; a server that takes longer has failed.
+/// Longest time without any answer; a server that takes longer has failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same while endpoints cannot be reached: as long as a member may take to come back.
+const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is looked whether the load is to end or has stalled.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a load that is to end before its time waits for the answers under way.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a load whose time is over waits without any answer for those under way.
+const TAIL_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so many refusals the load is stopped.
 const REFUSALS_MAX: u64 = 1000;
 /// A timer fires up to so late by design; only more than that counts as waiting of the request.
 const TIMER_SLACK: Duration = Duration::from_millis(1);
 /// How long after the end of an open loop requests may still be sent that fell due before it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is said of requests that a load left behind.
+const LEFT_BEHIND: &str = "no answer until the load ended";
 
 /// When a stage of load ends.
 #[derive(Clone, Copy, Debug)]
@@ -54,19 +59,37 @@ pub(crate) struct Plan {
     pub(crate) amount: Amount,
     /// Requests a second, all clients together; `None`: closed loop.
     pub(crate) rate: Option<f64>,
-    /// It is what the report is about, not a preparation for it: a signal ends it with its results.
-    /// Otherwise a signal ends the program.
-    pub(crate) is_measured: bool,
+    pub(crate) part: Part,
+}
+
+/// What a load is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The report is about it.
+    Measured,
+    Preparation,
+    TidyingUp,
 }
 
 impl Plan {
-    /// The endpoints of a thread's connections: connection number c belongs to thread c % threads.
-    pub(crate) fn endpoints(&self, thread: usize) -> Vec<String> {
-        let endpoints = &self.target.endpoints;
-        (thread..self.connections)
-            .step_by(self.threads)
-            .map(|connection| endpoints[connection % endpoints.len()].clone())
-            .collect()
+    /// With so many clients at most.
+    pub(crate) fn limit_clients(mut self, most: usize) -> Self {
+        self.clients = self.clients.min(most);
+        // A connection without a client would be idle.
+        self.connections = self.connections.min(self.clients);
+        self.threads = self.threads.min(self.connections);
+        self
+    }
+
+    /// Of each of a thread's connections the endpoints, its own first: connection number c belongs
+    /// to thread c % threads.
+    pub(crate) fn endpoints(&self, thread: usize) -> Vec<Vec<String>> {
+        let of = |connection: usize| {
+            let mut endpoints = self.target.endpoints.clone();
+            endpoints.rotate_left(connection % self.target.endpoints.len());
+            endpoints
+        };
+        (thread..self.connections).step_by(self.threads).map(of).collect()
     }
 }
 
@@ -87,37 +110,46 @@ pub(crate) struct Shared {
     /// Requests answered well in this stage.
     done: AtomicU64,
     refused: AtomicU64,
+    /// Of those, the ones that the same request would meet again.
+    refused_for_good: AtomicU64,
+    /// Requests whose answers are waited for.
+    under_way: AtomicU64,
     /// The load is over before its time.
     stop: AtomicBool,
-    failure: Mutex<Option<anyhow::Error>>,
-    /// The signal that ended it, or 0.
-    signal: AtomicI32,
+    failure: Mutex<Option<Error>>,
+    /// Why the endpoint dialled last could not be reached, until one is.
+    unreachable: Mutex<Option<String>>,
+    /// Nothing was waited for after this moment, though some answers had not come.
+    left: Mutex<Option<Instant>>,
+    /// When, after time was up, the last request was answered well.
+    last: Mutex<Option<Instant>>,
+    interrupt: Interrupt,
 }
 
 impl Shared {
     /// Gives the load up.
-    pub(crate) fn fail(&self, error: anyhow::Error) {
-        self.failure().get_or_insert(error);
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    fn failure(&self) -> MutexGuard<'_, Option<anyhow::Error>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the load with what it has shown so far.
-    pub(crate) fn interrupt(&self, signal: i32) {
-        self.signal.store(signal, Ordering::Relaxed);
+    pub(crate) fn fail(&self, error: Error) {
+        lock(&self.failure).get_or_insert(error);
         self.stop.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.interrupt.asked().is_some()
     }
 
     /// The number of a request that a client is about to begin.
     pub(crate) fn begin(&self) -> u64 {
         self.begun.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// So many requests have been sent.
+    pub(crate) fn sent(&self, count: u64) {
+        self.under_way.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// So many of those sent are waited for no more.
+    pub(crate) fn settled(&self, count: u64) {
+        self.under_way.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// A request has been answered well.
@@ -127,11 +159,50 @@ impl Shared {
 
     /// A request has been refused; too many end the load.
     pub(crate) fn refused(&self, said: String, recorder: &recorder::Shared) {
-        if self.refused.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS_MAX {
+        if self.refused_for_good.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS_MAX {
             self.fail(anyhow!("{REFUSALS_MAX} requests refused, the last with: {said}"));
         }
+        self.refused_for_now(said, recorder);
+    }
+
+    /// A request has been refused that may be taken a moment later.
+    pub(crate) fn refused_for_now(&self, said: String, recorder: &recorder::Shared) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
         recorder::lock(recorder).refuse(said);
     }
+
+    /// An endpoint could not be reached.
+    pub(crate) fn unreachable(&self, reason: String) {
+        *lock(&self.unreachable) = Some(reason);
+    }
+
+    /// An endpoint was reached.
+    pub(crate) fn reached(&self) {
+        *lock(&self.unreachable) = None;
+    }
+
+    fn leave(&self, at: Instant) {
+        later(&self.left, at);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn later(mark: &Mutex<Option<Instant>>, at: Instant) {
+    let mut mark = lock(mark);
+    *mark = (*mark).max(Some(at));
+}
+
+/// How a load ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    Whole,
+    /// By a signal, before its time.
+    Signal(i32),
+    /// It could not go on.
+    Failed(Error),
 }
 
 /// What a load gave.
@@ -139,13 +210,14 @@ impl Shared {
 pub(crate) struct Outcome {
     /// Latencies of each kind of request.
     pub(crate) kinds: Box<[Histogram<u64>]>,
-    pub(crate) refusals: BTreeMap<String, u64>,
+    pub(crate) refusals: Tally,
+    /// Requests without an answer: they may have been carried out.
+    pub(crate) lost: Tally,
     pub(crate) seconds: Vec<Second>,
     pub(crate) elapsed: Duration,
-    /// Right before and right after; `None`: a signal ended the load and a server with it.
-    pub(crate) cost: Option<(Sample, Sample)>,
-    /// The signal that ended it before its time.
-    pub(crate) signal: Option<i32>,
+    /// Right before and right after.
+    pub(crate) cost: (Sample, Sample),
+    pub(crate) end: End,
 }
 
 impl Outcome {
@@ -164,16 +236,19 @@ pub(crate) struct Progress<'a> {
 }
 
 /// Runs a load with a worker for each thread: connects, warms up, then measures. `progress` is called
-/// once a second.
+/// once a second. What ends it before its time is an error only if there is nothing to report:
+/// before it was measured.
 pub(crate) fn run<W: Worker>(
     plan: &Plan,
     kinds: usize,
     workers: Vec<W>,
     watched: &Watched,
+    interrupt: &Interrupt,
     progress: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Result<Outcome> {
     assert!(plan.threads > 0 && workers.len() == plan.threads, "a worker for each thread");
-    let shared = Arc::new(Shared::default());
+    interrupt.hold();
+    let shared = Arc::new(Shared { interrupt: interrupt.clone(), ..Shared::default() });
     let collector = Mutex::new(Collector::new(kinds, plan.threads));
     let collect = || collector.lock().unwrap_or_else(PoisonError::into_inner);
     let measuring = AtomicBool::new(false);
@@ -200,20 +275,24 @@ pub(crate) fn run<W: Worker>(
 
         barrier.wait();
         barrier.wait();
-        shared.begun.store(0, Ordering::Relaxed);
-        shared.done.store(0, Ordering::Relaxed);
-        let before = watched.before();
-        if plan.is_measured
-            && let Err(error) = interrupt::listen(Arc::clone(&shared))
-        {
-            shared.fail(error);
+        let was_warm = !shared.stopped();
+        if lock(&shared.left).is_some() {
+            shared.fail(anyhow!("warm-up: no answer to some requests for {TAIL_TIMEOUT:?}"));
         }
+        for count in [&shared.begun, &shared.done, &shared.refused, &shared.refused_for_good] {
+            count.store(0, Ordering::Relaxed);
+        }
+        *lock(&shared.last) = None;
+        let before = watched.before();
         measuring.store(true, Ordering::Relaxed);
         let started = Instant::now();
         collect().restart(started, watched.footprint());
         barrier.wait();
         barrier.wait();
-        let elapsed = started.elapsed();
+        let left = *lock(&shared.left);
+        // A wait that ended in no answer took none of the load's time.
+        let ended = left.or(*lock(&shared.last)).unwrap_or_else(Instant::now);
+        let elapsed = ended.saturating_duration_since(started);
         drop(finished);
         let after = watched.after();
         for thread in threads {
@@ -221,24 +300,29 @@ pub(crate) fn run<W: Worker>(
         }
         shower.join().map_err(|_| anyhow!("showing progress panicked"))?;
 
-        if let Some(error) = shared.failure().take() {
-            return Err(error);
-        }
-        let signal = Some(shared.signal.load(Ordering::Relaxed)).filter(|signal| *signal != 0);
-        let cost = match (before, after) {
-            (Ok(before), Ok(after)) => Some((before, after)),
-            (_, Err(_)) if signal.is_some() => None,
-            (Err(error), _) | (_, Err(error)) => return Err(error),
+        let end = match (lock(&shared.failure).take(), interrupt.asked()) {
+            (Some(error), _) if !was_warm => return Err(error),
+            (None, Some(signal)) if !was_warm && plan.part == Part::Measured => {
+                return Err(Interrupted { signal, is_shown: false }.into());
+            }
+            (Some(error), _) => End::Failed(error),
+            (None, Some(signal)) => End::Signal(signal),
+            (None, None) => End::Whole,
         };
         let mut collector = collect();
         let _last = collector.collect(started + elapsed, watched.footprint());
+        let left_behind = shared.under_way.load(Ordering::Relaxed);
+        if left.is_some() && left_behind > 0 {
+            *collector.lost.entry(LEFT_BEHIND.to_owned()).or_default() += left_behind;
+        }
         Ok(Outcome {
             kinds: std::mem::take(&mut collector.kinds),
             refusals: std::mem::take(&mut collector.refusals),
+            lost: std::mem::take(&mut collector.lost),
             seconds: std::mem::take(&mut collector.seconds),
             elapsed,
-            cost,
-            signal,
+            cost: (before, after),
+            end,
         })
     })
 }
@@ -281,9 +365,11 @@ fn drive<W: Worker>(
         .context("a load thread's runtime");
     let connected = runtime.and_then(|runtime| {
         runtime.block_on(async {
-            tokio::time::timeout(DIAL_TIMEOUT, worker.connect(plan))
-                .await
-                .unwrap_or_else(|_| bail!("not all connections stood within {DIAL_TIMEOUT:?}"))
+            tokio::select! {
+                connected = tokio::time::timeout(DIAL_TIMEOUT, worker.connect(plan)) => connected
+                    .unwrap_or_else(|_| bail!("not all connections stood within {DIAL_TIMEOUT:?}")),
+                () = stopped(shared) => Ok(()),
+            }
         })?;
         Ok(runtime)
     });
@@ -303,7 +389,7 @@ fn drive<W: Worker>(
         runtime.block_on(async {
             tokio::select! {
                 () = worker.stage(pace, shared, recorder) => {}
-                () = given_up(shared, patience) => {}
+                () = given_up(shared, &pace, patience) => {}
             }
         });
     };
@@ -324,21 +410,48 @@ pub(crate) async fn dial(endpoints: &[String], tls: Option<&Tls>) -> Result<Vec<
     Ok(connections)
 }
 
+/// Returns when the load is to end before its time.
+async fn stopped(shared: &Shared) {
+    while !shared.stopped() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 /// Returns when nothing has been answered for so long that nothing will be, or some time after the
 /// load was stopped.
-async fn given_up(shared: &Shared, patience: Duration) {
+async fn given_up(shared: &Shared, pace: &Pace, patience: Duration) {
     let (mut last, mut since) = (0, Instant::now());
+    let (mut last_done, mut done_since) = (0, since);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         if shared.stopped() {
             return tokio::time::sleep(LAST_ANSWERS_TIMEOUT).await;
         }
-        let seen = shared.done.load(Ordering::Relaxed) + shared.refused.load(Ordering::Relaxed);
+        let done = shared.done.load(Ordering::Relaxed);
+        if done != last_done {
+            (last_done, done_since) = (done, Instant::now());
+        }
+        if let Some(until) = pace.until.filter(|until| *until <= Instant::now()) {
+            later(&shared.last, done_since.max(until));
+        }
+        let seen = done + shared.refused.load(Ordering::Relaxed);
         if seen != last {
             (last, since) = (seen, Instant::now());
         }
+        if let Some(until) = pace.until
+            && Instant::now() >= since.max(until) + TAIL_TIMEOUT
+        {
+            return shared.leave(since.max(until));
+        }
+        let unreachable = lock(&shared.unreachable).clone();
+        let (patience, reason) = match unreachable {
+            Some(reason) => (patience.min(UNREACHABLE_TIMEOUT), reason),
+            None => (patience, "no answer to any request".to_owned()),
+        };
         if since.elapsed() >= patience {
-            return shared.fail(anyhow!("no answer to any request for {patience:.0?}"));
+            shared.leave(since);
+            return shared
+                .fail(anyhow!("given up after {patience:.0?} without an answer: {reason}"));
         }
     }
 }
@@ -359,6 +472,11 @@ impl Pace {
             Amount::Total(total) => (None, total),
         };
         Pace { started, until, total, rate }
+    }
+
+    /// Whether nothing falls due any more because time is up.
+    pub(crate) fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// Between two requests of a rate.

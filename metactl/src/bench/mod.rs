@@ -2,7 +2,8 @@
 //!
 //! Written to be much cheaper than the servers it measures: see `load` and `requests` for how.
 //! Server CPU, memory and written bytes come from `/proc` when the servers run on this machine, syncs
-//! from their metrics pages. It writes keys under a prefix of its own and leases, and deletes nothing.
+//! from their metrics pages. It writes keys under a prefix of its own and deletes none of them; leases it
+//! was granted it gives back.
 
 mod chart;
 mod cost;
@@ -13,6 +14,8 @@ mod interrupt;
 mod keepalive;
 mod keys;
 mod kinds;
+mod leases;
+mod line;
 mod load;
 mod preflight;
 mod progress;
@@ -24,7 +27,7 @@ mod watchers;
 mod zipf;
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -36,10 +39,11 @@ use cost::Watched;
 use flags::{Base, CONNECTIONS_MAX, Consistency, Keys, Load, Ratio, Values};
 use html::Place;
 use idle::IdleWatchers;
+use interrupt::Interrupt;
 pub(crate) use interrupt::Interrupted;
-use keys::{Choice, Order, Random};
-use kinds::{Grants, LeasedPuts, Mixed, Puts, Ranges, Swaps};
-use load::{Amount, Outcome, Plan, Worker};
+use kinds::{Mixed, Puts, Ranges, Stamps, Swaps};
+use leases::Granted;
+use load::{End, Outcome, Plan, Worker};
 use progress::Shower;
 use report::Report;
 use requests::{Asked, Span};
@@ -52,16 +56,6 @@ const KEYS_UNDER_WAY_MAX: u64 = 2_000_000;
 const SWAPPED_KEYS_MAX: u64 = 1 << 24;
 /// Most watchers that hear of nothing.
 const IDLE_WATCHERS_MAX: usize = 1_000_000;
-/// Most leases of a keep-alive load.
-const LEASES_MAX: u64 = 10_000_000;
-/// Of keys on leases: from how many each is drawn, and what they hold.
-const LEASED_KEYS: u64 = 1_000_000_000_000;
-const LEASED_KEY_BYTES: usize = 20;
-const LEASED_VALUE_BYTES: usize = 64;
-/// Shortest and longest time to live of a lease.
-const TTL_S_MIN: u64 = 3;
-const TTL_S_MAX: u64 = 1_000_000;
-
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     #[command(subcommand)]
@@ -148,7 +142,7 @@ enum Kind {
 
 #[derive(Debug, Subcommand)]
 enum Lease {
-    /// Grant leases, which run out by themselves
+    /// Grant leases; they are revoked at the end
     Grant {
         #[command(flatten)]
         load: Load,
@@ -158,6 +152,9 @@ enum Lease {
         /// Write a key on each lease, which goes with it; --total and --rate count both
         #[arg(long)]
         with_key: bool,
+        /// Leave the leases to run out by themselves instead of revoking them at the end
+        #[arg(long)]
+        keep: bool,
     },
     /// Grant leases, then renew each at a third of its time to live, over one stream a connection
     Keepalive {
@@ -169,6 +166,9 @@ enum Lease {
         /// Time to live of a lease, in seconds
         #[arg(long, default_value_t = 60, value_name = "SECONDS")]
         ttl: u64,
+        /// Leave the leases to run out by themselves instead of revoking them at the end
+        #[arg(long)]
+        keep: bool,
     },
 }
 
@@ -178,6 +178,15 @@ struct Run<'a> {
     target: &'a Target,
     json: bool,
     seed: u64,
+    interrupt: Interrupt,
+}
+
+/// What a run gave.
+struct Done {
+    report: Report,
+    end: End,
+    /// To be revoked when the report has been shown.
+    leases: Option<Granted>,
 }
 
 impl Bench {
@@ -185,21 +194,43 @@ impl Bench {
         // Values must differ from one run to the next, or a second run writes what is there.
         let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64);
         let place = self.kind.base().html.as_deref().map(Place::check).transpose()?;
-        let (report, signal) = self.kind.run(&Run { target, json, seed })?;
-        if json {
-            serde_json::to_writer(&mut *out, &report)?;
-            writeln!(out)?;
-        } else {
-            report.write(out)?;
+        let interrupt = Interrupt::listen()?;
+        let run = Run { target, json, seed, interrupt };
+        let Done { report, end, leases } = self.kind.run(&run)?;
+        let failed = match end {
+            End::Failed(error) => Some(error),
+            _ => report.fault().map(anyhow::Error::msg),
+        };
+        // Where nothing was done there is nothing to show but why.
+        let shown = match report.ops {
+            0 if failed.is_some() => Ok(()),
+            _ => show(&report, json, place, out),
+        };
+        if let Some(leases) = leases {
+            leases.give_back(&run, failed.is_some());
         }
-        if let Some(place) = place {
-            place.write(&report)?;
-        }
-        match signal {
-            Some(signal) => Err(Interrupted { signal }.into()),
-            None => Ok(()),
+        match (failed, run.interrupt.asked()) {
+            (Some(error), _) => Err(error),
+            (None, _) if shown.is_err() => shown,
+            (None, Some(signal)) => Err(Interrupted { signal, is_shown: true }.into()),
+            (None, None) => Ok(()),
         }
     }
+}
+
+/// In both places, whatever becomes of one of them.
+fn show(report: &Report, json: bool, place: Option<Place>, out: &mut dyn Write) -> Result<()> {
+    let written = match json {
+        true => serde_json::to_writer(&mut *out, report)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(out)),
+        false => report.write(out),
+    };
+    let written = written.and_then(|()| out.flush());
+    if let Some(place) = place {
+        place.write(report)?;
+    }
+    Ok(written?)
 }
 
 impl Run<'_> {
@@ -211,10 +242,30 @@ impl Run<'_> {
         watched: &Watched,
         workers: Vec<W>,
     ) -> Result<Outcome> {
+        self.load_until(plan, kinds, watched, workers, &self.interrupt)
+    }
+
+    fn load_until<W: Worker>(
+        &self,
+        plan: &Plan,
+        kinds: usize,
+        watched: &Watched,
+        workers: Vec<W>,
+        interrupt: &Interrupt,
+    ) -> Result<Outcome> {
         let shower = Shower::new(self.json, plan);
-        let outcome = load::run(plan, kinds, workers, watched, &|progress| shower.show(&progress));
+        let show = |progress: load::Progress<'_>| shower.show(&progress);
+        let outcome = load::run(plan, kinds, workers, watched, interrupt, &show);
         shower.end();
         outcome
+    }
+
+    /// Looks whom to load and whether it can be.
+    fn watched(&self, base: &Base, connections: usize) -> Result<Watched> {
+        preflight::allow_files(connections)?;
+        let watched = Watched::new(&base.pid, self.target)?;
+        preflight::greet(self.target)?;
+        Ok(watched)
     }
 
     /// Runs a load of requests and reports.
@@ -224,12 +275,12 @@ impl Run<'_> {
         load: &Load,
         plan: &Plan,
         requests: impl FnMut(usize) -> R,
-    ) -> Result<(Report, Option<i32>)> {
-        let watched = Watched::new(&load.base.pid, self.target)?;
-        preflight::greet(self.target)?;
+    ) -> Result<Done> {
+        let watched = self.watched(&load.base, plan.connections)?;
         let outcome = self.load(plan, R::KINDS.len(), &watched, clients(plan, requests))?;
-        let signal = outcome.signal;
-        Ok((Report::new(format!("{what}, {}", words(plan)), R::KINDS, &watched, outcome), signal))
+        let what = format!("{what}, {}", words(plan));
+        let (report, end) = Report::new(what, R::KINDS, &watched, outcome);
+        Ok(Done { report, end, leases: None })
     }
 }
 
@@ -246,8 +297,7 @@ impl Kind {
         }
     }
 
-    /// The report, and the signal that ended the load before its time.
-    fn run(&self, run: &Run<'_>) -> Result<(Report, Option<i32>)> {
+    fn run(&self, run: &Run<'_>) -> Result<Done> {
         match self {
             Kind::Put { load, keys, values } => {
                 keys.check()?;
@@ -271,10 +321,10 @@ impl Kind {
                     _ => format!("{count} keys"),
                 };
                 let what = format!("{} range of {of}, {}", consistency.name(), keys.words());
-                let (mut report, signal) = run.requests(&what, load, &plan, ranges)?;
-                report.keys_per_s =
-                    (count > 1 && !count_only).then_some(report.ops_per_s * count as f64);
-                Ok((report, signal))
+                let mut done = run.requests(&what, load, &plan, ranges)?;
+                done.report.keys_per_s =
+                    (count > 1 && !count_only).then_some(done.report.ops_per_s * count as f64);
+                Ok(done)
             }
             Kind::Txn { load, keys, values } => {
                 keys.check()?;
@@ -325,24 +375,11 @@ impl Kind {
             Kind::Watch { load, keys, values, watchers, watch_connections, idle_watchers } => {
                 watch(run, load, keys, values, (*watchers, *idle_watchers, *watch_connections))
             }
-            Kind::Lease(Lease::Grant { load, ttl, with_key }) => {
-                check_ttl(*ttl)?;
-                let plan = load.plan(run.target)?;
-                let grants = |_| Grants { ttl_s: *ttl, ids: None, buffer: BytesMut::new() };
-                let what = format!("grant of leases of {ttl} s");
-                if !with_key {
-                    return run.requests(&what, load, &plan, grants);
-                }
-                let leased = |client| LeasedPuts {
-                    grants: grants(client),
-                    puts: leased_puts(run.seed, client),
-                    bare: None,
-                    is_put: false,
-                };
-                run.requests(&format!("{what} with a key each"), load, &plan, leased)
+            Kind::Lease(Lease::Grant { load, ttl, with_key, keep }) => {
+                leases::grant(run, load, *ttl, *with_key, *keep)
             }
-            Kind::Lease(Lease::Keepalive { base, leases, ttl }) => {
-                keep_alive(run, base, *leases, *ttl)
+            Kind::Lease(Lease::Keepalive { base, leases, ttl, keep }) => {
+                leases::keep_alive(run, base, *leases, *ttl, *keep)
             }
         }
     }
@@ -352,7 +389,7 @@ fn puts(
     keys: &Keys,
     values: &Values,
     seed: u64,
-    stamped_since: Option<Instant>,
+    stamps: Option<Stamps>,
 ) -> impl FnMut(usize) -> Puts + use<> {
     let choose = keys.choose(keys.key_space, seed);
     let (key_bytes, value_bytes) = (keys.key_bytes, values.value_bytes);
@@ -360,7 +397,7 @@ fn puts(
         keys: choose(client),
         key_bytes,
         value_bytes,
-        stamped_since,
+        stamps,
         buffer: BytesMut::new(),
     }
 }
@@ -380,18 +417,6 @@ fn ranges(
         span,
         keys_per_range,
         asked,
-        buffer: BytesMut::new(),
-    }
-}
-
-/// Keys that lie on leases: nearly all of them different.
-fn leased_puts(seed: u64, client: usize) -> Puts {
-    let random = Random::new(seed ^ (client as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    Puts {
-        keys: Choice { random, keys: LEASED_KEYS, order: Order::Uniform },
-        key_bytes: LEASED_KEY_BYTES,
-        value_bytes: LEASED_VALUE_BYTES,
-        stamped_since: None,
         buffer: BytesMut::new(),
     }
 }
@@ -434,7 +459,7 @@ fn watch(
     keys: &Keys,
     values: &Values,
     (watchers, idle_watchers, watch_connections): (usize, usize, usize),
-) -> Result<(Report, Option<i32>)> {
+) -> Result<Done> {
     keys.check()?;
     if !(1..=CONNECTIONS_MAX).contains(&watchers) {
         bail!("--watchers {watchers}: from 1 to {CONNECTIONS_MAX}");
@@ -451,27 +476,25 @@ fn watch(
     let plan = Plan { warmup: Duration::ZERO, ..load.plan(run.target)? };
     // A value begins with the time at which it was sent.
     values.check(8, plan.clients)?;
-    let watched = Watched::new(&load.base.pid, run.target)?;
-    preflight::greet(run.target)?;
+    let watched = run.watched(&load.base, plan.connections + 3 * watch_connections)?;
     let _idle = match idle_watchers {
         0 => None,
         _ => Some(IdleWatchers::gather(run.target, idle_watchers, watch_connections)?),
     };
-    let since = Instant::now();
+    let stamps = Stamps::new(run.seed);
     let connections = watch_connections.min(watchers);
-    let audience = Audience::gather(run.target, watchers, connections, since)?;
-    let workers = clients(&plan, puts(keys, values, run.seed, Some(since)));
+    let audience = Audience::gather(run.target, watchers, connections, stamps)?;
+    let workers = clients(&plan, puts(keys, values, run.seed, Some(stamps)));
     let mut outcome = run.load(&plan, Puts::KINDS.len(), &watched, workers)?;
-    // The load is over when the last watcher has heard of the last put.
-    let waiting = Instant::now();
-    let heard = match outcome.signal {
-        None => audience.finish(outcome.ops())?,
-        Some(_) => audience.leave(),
-    };
-    outcome.elapsed += waiting.elapsed();
-    if let Some((_, after)) = &mut outcome.cost {
-        *after = watched.after()?;
+    if let End::Whole = outcome.end {
+        // The load is over when the last watcher has heard of the last put.
+        let waiting = Instant::now();
+        let (last, end) = audience.finish(outcome.ops(), &run.interrupt);
+        outcome.elapsed += last.saturating_duration_since(waiting);
+        outcome.end = end;
+        outcome.cost.1 = watched.after();
     }
+    let heard = audience.leave();
     let what = format!(
         "put of {} B seen by {watchers} watchers{}, {}, {}",
         values.value_bytes,
@@ -482,78 +505,10 @@ fn watch(
         keys.words(),
         words(&plan)
     );
-    let (elapsed, signal) = (outcome.elapsed, outcome.signal);
-    let mut report = Report::new(what, Puts::KINDS, &watched, outcome);
+    let elapsed = outcome.elapsed;
+    let (mut report, end) = Report::new(what, Puts::KINDS, &watched, outcome);
     report.delivered(&heard, elapsed);
-    Ok((report, signal))
-}
-
-fn keep_alive(
-    run: &Run<'_>,
-    base: &Base,
-    leases: u64,
-    ttl_s: u64,
-) -> Result<(Report, Option<i32>)> {
-    check_ttl(ttl_s)?;
-    if !(1..=LEASES_MAX).contains(&leases) {
-        bail!("--leases {leases}: from 1 to {LEASES_MAX}");
-    }
-    let mut plan = base.plan(run.target)?;
-    plan.connections = plan.connections.min(leases as usize);
-    plan.threads = plan.threads.min(plan.connections);
-    let watched = Watched::new(&base.pid, run.target)?;
-    preflight::greet(run.target)?;
-
-    let ttl = Duration::from_secs(ttl_s);
-    let (granting, ids) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
-    let grants = Plan {
-        clients: plan.connections * CLIENTS_PER_GRANTING_CONNECTION,
-        warmup: Duration::ZERO,
-        amount: Amount::Total(leases),
-        is_measured: false,
-        ..plan.clone()
-    };
-    let workers = clients(&grants, |_| Grants {
-        ttl_s,
-        ids: Some(Arc::clone(&ids)),
-        buffer: BytesMut::new(),
-    });
-    let granted = run.load(&grants, Grants::KINDS.len(), &watched, workers)?;
-    if let Some((said, count)) = granted.refusals.first_key_value() {
-        bail!("{count} leases were not granted: {said}");
-    }
-    let ids = std::mem::take(&mut *ids.lock().unwrap_or_else(PoisonError::into_inner));
-    // The first are renewed after a third of their time at the latest.
-    let took = granting.elapsed();
-    if took + ttl / keepalive::RENEWALS_PER_TTL >= ttl {
-        bail!(
-            "--ttl {ttl_s}: too short, granting {leases} leases took {:.1} s",
-            took.as_secs_f64()
-        );
-    }
-
-    let interval = ttl / keepalive::RENEWALS_PER_TTL;
-    plan.rate = Some(leases as f64 / interval.as_secs_f64());
-    let workers = keepalive::keep_alives(&plan, &ids, interval);
-    let outcome = run.load(&plan, 1, &watched, workers)?;
-    let signal = outcome.signal;
-    let what = format!(
-        "keep-alive of {leases} leases of {ttl_s} s, {} streams, {} threads, {:.1}/s due",
-        plan.connections,
-        plan.threads,
-        plan.rate.unwrap_or_default()
-    );
-    Ok((Report::new(what, &["keep-alive"], &watched, outcome), signal))
-}
-
-/// Requests under way on each connection while leases are granted for a keep-alive load.
-const CLIENTS_PER_GRANTING_CONNECTION: usize = 10;
-
-fn check_ttl(ttl_s: u64) -> Result<()> {
-    if !(TTL_S_MIN..=TTL_S_MAX).contains(&ttl_s) {
-        bail!("--ttl {ttl_s}: from {TTL_S_MIN} to {TTL_S_MAX} seconds");
-    }
-    Ok(())
+    Ok(Done { report, end, leases: None })
 }
 
 fn words(plan: &Plan) -> String {

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use client::raw::Connection;
 
 use super::cost::{authority, is_tls};
@@ -15,6 +15,8 @@ use crate::cli::Target;
 
 /// Longest wait for an endpoint.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Open files besides those of connections: threads' runtimes, pages asked for, output.
+const FILES_BESIDE: u64 = 48;
 /// HTTP/2's preface and an empty SETTINGS frame.
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Bytes of the head of an HTTP/2 frame, and where it says of which kind it is.
@@ -24,6 +26,22 @@ const KIND_AT: usize = 3;
 const SETTINGS: u8 = 4;
 /// What an alert of TLS begins with.
 const TLS_ALERT: u8 = 0x15;
+
+/// As many open files as this program may have, if they do for so many connections.
+pub(crate) fn allow_files(connections: usize) -> Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Fewer than the most are noticed where they do not do.
+    let _refused = setrlimit(Resource::Nofile, limit);
+    let needed = connections as u64 + FILES_BESIDE;
+    match getrlimit(Resource::Nofile).current {
+        Some(allowed) if allowed < needed => bail!(
+            "{connections} connections need {needed} open files, and this program may have {allowed} (ulimit -n)"
+        ),
+        _ => Ok(()),
+    }
+}
 
 /// One line about the first endpoint that is not as it should be.
 pub(crate) fn greet(target: &Target) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::load::{Amount, Plan, Progress};
+use super::load::{Amount, Part, Plan, Progress};
 
 /// Characters of a full bar.
 const BAR_WIDTH: usize = 24;
@@ -15,7 +15,7 @@ const CLEAR: &str = "\r\x1b[K";
 pub(crate) struct Shower {
     style: Style,
     amount: Amount,
-    is_measured: bool,
+    part: Part,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +35,11 @@ impl Shower {
             (false, true) => Style::Bar,
             (false, false) => Style::Lines,
         };
-        Shower { style, amount: plan.amount, is_measured: plan.is_measured }
+        Shower { style, amount: plan.amount, part: plan.part }
     }
 
     pub(crate) fn show(&self, progress: &Progress<'_>) {
-        let words = words(progress, self.is_measured);
+        let words = words(progress, self.part);
         // Nobody may be there to see it.
         drop(match self.style {
             Style::Silent => Ok(()),
@@ -59,19 +59,22 @@ impl Shower {
     }
 }
 
-fn words(progress: &Progress<'_>, is_measured: bool) -> String {
+fn words(progress: &Progress<'_>, part: Part) -> String {
     let Progress { is_warmup, done, last } = progress;
-    let begins = match (is_measured, is_warmup) {
-        (false, _) => "preparing, ",
-        (true, true) => "warm-up, ",
-        (true, false) => "",
+    let begins = match (part, is_warmup) {
+        (Part::Preparation, _) => "preparing, ",
+        (Part::TidyingUp, _) => "tidying up, ",
+        (Part::Measured, true) => "warm-up, ",
+        (Part::Measured, false) => "",
     };
     let mut words = format!(
         "{begins}{:.0} s: {done} done, {:.0}/s, p99 {:.2} ms",
         last.at_s, last.ops_per_s, last.p99_ms
     );
-    if last.refused > 0 {
-        words += &format!(", {} refused", last.refused);
+    for (count, what) in [(last.refused, "refused"), (last.lost, "lost")] {
+        if count > 0 {
+            words += &format!(", {count} {what}");
+        }
     }
     words
 }
@@ -107,6 +110,7 @@ mod tests {
             p99_ms: 2.5,
             max_ms: 9.0,
             refused: 0,
+            lost: 0,
             server_cpu_cores: None,
             server_rss_bytes: None,
         }
@@ -120,16 +124,16 @@ mod tests {
         assert_eq!(share(Amount::Total(1000), &progress), 0.25);
         assert_eq!(share(Amount::Total(100), &progress), 1.0);
         assert_eq!(bar(0.5), "[############............]  50 %");
-        assert_eq!(words(&progress, true), "5 s: 250 done, 900/s, p99 2.50 ms");
+        assert_eq!(words(&progress, Part::Measured), "5 s: 250 done, 900/s, p99 2.50 ms");
     }
 
     #[test]
     fn warming_up_is_said_and_is_no_progress() {
-        let last = Second { refused: 3, ..second(1.0) };
+        let last = Second { refused: 3, lost: 2, ..second(1.0) };
         let progress = Progress { is_warmup: true, done: 250, last: &last };
         assert_eq!(share(Amount::Total(1000), &progress), 0.0);
-        let rest = "1 s: 250 done, 900/s, p99 2.50 ms, 3 refused";
-        assert_eq!(words(&progress, true), format!("warm-up, {rest}"));
-        assert_eq!(words(&progress, false), format!("preparing, {rest}"));
+        let rest = "1 s: 250 done, 900/s, p99 2.50 ms, 3 refused, 2 lost";
+        assert_eq!(words(&progress, Part::Measured), format!("warm-up, {rest}"));
+        assert_eq!(words(&progress, Part::Preparation), format!("preparing, {rest}"));
     }
 }

@@ -20,6 +20,9 @@ const SECONDS_MAX: usize = 100_000;
 /// A rest shorter than this says nothing about a rate and is no second of its own.
 const SECOND_MIN: Duration = Duration::from_millis(100);
 
+/// How often each reason was met.
+pub(crate) type Tally = BTreeMap<String, u64>;
+
 /// An empty histogram of microseconds.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are in order")
@@ -30,7 +33,8 @@ pub(crate) fn histogram() -> Histogram<u64> {
 pub(crate) struct Recorder {
     /// One for each kind of request.
     latency_us: Box<[Histogram<u64>]>,
-    refusals: BTreeMap<String, u64>,
+    refusals: Tally,
+    lost: Tally,
 }
 
 /// A recorder that its thread fills and the collector empties.
@@ -45,7 +49,8 @@ impl Recorder {
     pub(crate) fn new(kinds: usize) -> Self {
         Recorder {
             latency_us: (0..kinds).map(|_| histogram()).collect(),
-            refusals: BTreeMap::new(),
+            refusals: Tally::new(),
+            lost: Tally::new(),
         }
     }
 
@@ -56,6 +61,11 @@ impl Recorder {
 
     pub(crate) fn refuse(&mut self, said: String) {
         *self.refusals.entry(said).or_default() += 1;
+    }
+
+    /// So many answers will not come.
+    pub(crate) fn lose(&mut self, reason: String, count: u64) {
+        *self.lost.entry(reason).or_default() += count;
     }
 
     /// What was recorded, of all kinds together.
@@ -80,6 +90,7 @@ pub(crate) struct Second {
     pub(crate) p99_ms: f64,
     pub(crate) max_ms: f64,
     pub(crate) refused: u64,
+    pub(crate) lost: u64,
     /// All servers together, in cores; only if they run on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server_cpu_cores: Option<f64>,
@@ -95,7 +106,8 @@ pub(crate) struct Collector {
     spare: Recorder,
     second: Histogram<u64>,
     pub(crate) kinds: Box<[Histogram<u64>]>,
-    pub(crate) refusals: BTreeMap<String, u64>,
+    pub(crate) refusals: Tally,
+    pub(crate) lost: Tally,
     pub(crate) seconds: Vec<Second>,
     started: Instant,
     last: Instant,
@@ -111,7 +123,8 @@ impl Collector {
             spare: Recorder::new(kinds),
             second: histogram(),
             kinds: (0..kinds).map(|_| histogram()).collect(),
-            refusals: BTreeMap::new(),
+            refusals: Tally::new(),
+            lost: Tally::new(),
             seconds: Vec::new(),
             started: now,
             last: now,
@@ -130,9 +143,11 @@ impl Collector {
             let mut thread = lock(thread);
             let _warm = thread.take();
             thread.refusals.clear();
+            thread.lost.clear();
         }
         self.kinds.iter_mut().for_each(Histogram::reset);
         self.refusals.clear();
+        self.lost.clear();
         self.seconds.clear();
         (self.started, self.last, self.footprint) = (now, now, footprint);
     }
@@ -150,7 +165,7 @@ impl Collector {
     /// Takes what the threads have recorded as one more second. `None`: too little time has passed.
     pub(crate) fn collect(&mut self, now: Instant, footprint: Option<Footprint>) -> Option<Second> {
         self.second.reset();
-        let mut refused = 0;
+        let (mut refused, mut lost) = (0, 0);
         for thread in &self.threads {
             std::mem::swap(&mut *lock(thread), &mut self.spare);
             for (sum, kind) in self.kinds.iter_mut().zip(&mut self.spare.latency_us) {
@@ -158,10 +173,8 @@ impl Collector {
                 self.second.add(&*kind).expect("equal bounds");
                 kind.reset();
             }
-            for (said, count) in std::mem::take(&mut self.spare.refusals) {
-                refused += count;
-                *self.refusals.entry(said).or_default() += count;
-            }
+            refused += add(&mut self.refusals, std::mem::take(&mut self.spare.refusals));
+            lost += add(&mut self.lost, std::mem::take(&mut self.spare.lost));
         }
         let span = now.saturating_duration_since(self.last);
         if span < SECOND_MIN {
@@ -180,6 +193,7 @@ impl Collector {
             p99_ms: at(0.99),
             max_ms: self.second.max() as f64 / 1e3,
             refused,
+            lost,
             server_cpu_cores: cpu_us.map(|us| us / 1e6 / span_s),
             server_rss_bytes: footprint.map(|footprint| footprint.rss_bytes),
         };
@@ -189,6 +203,16 @@ impl Collector {
         }
         Some(second)
     }
+}
+
+/// Adds what was met; how often that was in all.
+fn add(to: &mut Tally, met: Tally) -> u64 {
+    let mut all = 0;
+    for (reason, count) in met {
+        all += count;
+        *to.entry(reason).or_default() += count;
+    }
+    all
 }
 
 #[cfg(test)]
@@ -207,9 +231,11 @@ mod tests {
         lock(&one).record(0, 2 * MS);
         lock(&other).record(1, 4 * MS);
         lock(&other).refuse("no".to_owned());
+        lock(&one).lose("gone".to_owned(), 3);
         let footprint = Some(Footprint { cpu_us: 4_000_005, rss_bytes: 9 });
         let second = collector.collect(start + 2000 * MS, footprint).unwrap();
-        assert_eq!((second.ops, second.ops_per_s, second.refused), (2, 1.0, 1));
+        assert_eq!((second.ops, second.ops_per_s), (2, 1.0));
+        assert_eq!((second.refused, second.lost, collector.lost["gone"]), (1, 3, 3));
         assert_eq!((second.server_cpu_cores, second.server_rss_bytes), (Some(2.0), Some(9)));
         assert!((3.9..4.1).contains(&second.max_ms), "{second:?}");
         lock(&one).record(0, 8 * MS);

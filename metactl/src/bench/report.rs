@@ -7,8 +7,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::cost::{Sample, Watched};
-use super::load::Outcome;
-use super::recorder::{Second, histogram};
+use super::load::{End, Outcome};
+use super::recorder::{Second, Tally, histogram};
 use crate::procfs::Usage;
 
 /// Points of a latency curve each time the rest halves.
@@ -98,6 +98,9 @@ pub(crate) struct Report {
     pub(crate) load: String,
     /// A signal ended it before its time.
     pub(crate) interrupted: bool,
+    /// Why it ended before its time, if not by a signal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<String>,
     pub(crate) elapsed_s: f64,
     pub(crate) ops: u64,
     pub(crate) ops_per_s: f64,
@@ -108,9 +111,14 @@ pub(crate) struct Report {
     /// The kinds of requests; one or several.
     pub(crate) kinds: Vec<Kind>,
     /// What the server refused, by its words.
-    pub(crate) refusals: std::collections::BTreeMap<String, u64>,
+    pub(crate) refusals: Tally,
+    /// Requests whose answers did not come, by the reason: they may have been carried out.
+    pub(crate) lost: Tally,
     /// Empty if no server runs on this machine.
     pub(crate) servers: Vec<Server>,
+    /// Servers of this machine that ended during the load; nothing else is known of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ended_pids: Vec<u32>,
     /// All servers together.
     pub(crate) server_cpu_us_per_op: f64,
     /// Given to the disks of this machine by all its programs; only with servers here.
@@ -138,31 +146,34 @@ pub(crate) struct Delivery {
 }
 
 impl Report {
-    /// `kinds`: the names of the outcome's kinds.
-    pub(crate) fn new(load: String, kinds: &[&str], watched: &Watched, outcome: Outcome) -> Self {
+    /// `kinds`: the names of the outcome's kinds. Also how the load ended.
+    pub(crate) fn new(
+        load: String,
+        kinds: &[&str],
+        watched: &Watched,
+        outcome: Outcome,
+    ) -> (Self, End) {
         let (ops, elapsed) = (outcome.ops(), outcome.elapsed);
         let mut all = histogram();
         for kind in &outcome.kinds {
             all.add(kind).expect("equal bounds");
         }
         let kinds = kinds.iter().zip(&outcome.kinds);
+        let (before, after) = &outcome.cost;
         let disks = |sample: &Sample| sample.disks_written_bytes;
-        let disks_written_bytes = outcome
-            .cost
-            .as_ref()
-            .filter(|_| !watched.processes.is_empty())
-            .and_then(|(before, after)| Some(disks(after)?.saturating_sub(disks(before)?)));
-        let (servers, log_syncs, own_cpu_us_per_op) = match &outcome.cost {
-            Some((before, after)) => (
-                servers(watched, before, after, ops),
-                log_syncs(watched, before, after, ops),
-                cpu_us_per_op(after.own, before.own, ops),
-            ),
-            None => (Vec::new(), Vec::new(), 0.0),
-        };
-        Report {
+        let disks_written_bytes = (!watched.processes.is_empty())
+            .then(|| Some(disks(after)?.saturating_sub(disks(before)?)))
+            .flatten();
+        let servers = servers(watched, before, after, ops);
+        let is_there = |pid: &u32| servers.iter().any(|server| server.pid == *pid);
+        let pids = watched.processes.iter().map(|(pid, _)| *pid);
+        let report = Report {
             load,
-            interrupted: outcome.signal.is_some(),
+            interrupted: matches!(outcome.end, End::Signal(_)),
+            failed: match &outcome.end {
+                End::Failed(error) => Some(format!("{error:#}")),
+                End::Whole | End::Signal(_) => None,
+            },
             elapsed_s: elapsed.as_secs_f64(),
             ops,
             ops_per_s: rate(ops, elapsed),
@@ -170,14 +181,26 @@ impl Report {
             keys_per_s: None,
             kinds: kinds.map(|(name, us)| Kind::of(name, us, elapsed)).collect(),
             refusals: outcome.refusals,
-            server_cpu_us_per_op: servers.iter().map(|server| server.cpu_us_per_op).sum(),
+            lost: outcome.lost,
+            ended_pids: pids.filter(|pid| !is_there(pid)).collect(),
+            server_cpu_us_per_op: servers
+                .iter()
+                .fold(0.0, |sum, server| sum + server.cpu_us_per_op),
             servers,
             disks_written_bytes,
-            log_syncs,
-            own_cpu_us_per_op,
+            log_syncs: log_syncs(watched, before, after, ops),
+            own_cpu_us_per_op: cpu_us_per_op(after.own, before.own, ops),
             delivery: None,
             seconds: outcome.seconds,
-        }
+        };
+        (report, outcome.end)
+    }
+
+    /// Why it is no success although nothing ended it: not one request was answered well.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let (said, _) = self.refusals.iter().chain(&self.lost).max_by_key(|(_, count)| **count)?;
+        let count: u64 = self.refusals.values().chain(self.lost.values()).sum();
+        (self.ops == 0).then(|| format!("none of {count} requests was answered well: {said}"))
     }
 
     /// Adds what reached the watchers.
@@ -198,6 +221,9 @@ impl Report {
         if self.interrupted {
             writeln!(to, "  interrupted  results until then, without the requests under way")?;
         }
+        if let Some(failed) = &self.failed {
+            writeln!(to, "  failed       results until then: {failed}")?;
+        }
         writeln!(
             to,
             "  done         {} in {:.2} s, {:.0}/s",
@@ -216,17 +242,29 @@ impl Report {
             }
         }
         if let Some(delivery) = &self.delivery {
-            writeln!(
+            write!(
                 to,
-                "  delivered    {} events, {:.0}/s, server CPU {:.1} us each",
-                delivery.events, delivery.events_per_s, delivery.server_cpu_us_per_event
+                "  delivered    {} events, {:.0}/s",
+                delivery.events, delivery.events_per_s
             )?;
+            if !self.servers.is_empty() {
+                write!(to, ", server CPU {:.1} us each", delivery.server_cpu_us_per_event)?;
+            }
+            writeln!(to)?;
             write_latency(to, "delivery", &delivery.latency)?;
         }
         for (said, count) in &self.refusals {
             writeln!(to, "  refused      {count} x {said}")?;
         }
-        if self.servers.is_empty() {
+        for (reason, count) in &self.lost {
+            writeln!(to, "  lost         {count} x {reason}")?;
+        }
+        for pid in &self.ended_pids {
+            writeln!(to, "  ended        pid {pid}, during the load")?;
+        }
+        if self.servers.is_empty() && !self.ended_pids.is_empty() {
+            writeln!(to, "  server CPU   unknown: no server is left")?;
+        } else if self.servers.is_empty() {
             writeln!(to, "  server CPU   unknown: no server at these endpoints on this machine")?;
         } else {
             writeln!(to, "  server CPU   {:.1} us per operation", self.server_cpu_us_per_op)?;
@@ -275,17 +313,20 @@ fn servers(watched: &Watched, before: &Sample, after: &Sample, ops: u64) -> Vec<
         .processes
         .iter()
         .zip(before.processes.iter().zip(&after.processes))
-        .map(|((pid, name), (before, after))| Server {
-            pid: *pid,
-            name: name.clone(),
-            cpu_us_per_op: cpu_us_per_op(*after, *before, ops),
-            rss_anon_bytes: after.rss_anon_bytes,
-            rss_file_bytes: after.rss_file_bytes,
-            rss_peak_bytes: after.rss_peak_bytes,
-            written_bytes: after
-                .written_bytes
-                .zip(before.written_bytes)
-                .map(|(after, before)| after.saturating_sub(before)),
+        .filter_map(|((pid, name), (before, after))| {
+            let (before, after) = ((*before)?, (*after)?);
+            Some(Server {
+                pid: *pid,
+                name: name.clone(),
+                cpu_us_per_op: cpu_us_per_op(after, before, ops),
+                rss_anon_bytes: after.rss_anon_bytes,
+                rss_file_bytes: after.rss_file_bytes,
+                rss_peak_bytes: after.rss_peak_bytes,
+                written_bytes: after
+                    .written_bytes
+                    .zip(before.written_bytes)
+                    .map(|(after, before)| after.saturating_sub(before)),
+            })
         })
         .collect()
 }
@@ -297,6 +338,10 @@ fn log_syncs(watched: &Watched, before: &Sample, after: &Sample, ops: u64) -> Ve
         .zip(before.syncs.iter().zip(&after.syncs))
         .filter_map(|(endpoint, (before, after))| {
             let (before, after) = ((*before)?, (*after)?);
+            // One that was started anew began to count anew.
+            if before.started_s != after.started_s {
+                return None;
+            }
             let count = after.count.saturating_sub(before.count);
             let took_s = (after.took_s - before.took_s).max(0.0);
             let per_sync = |sum: f64| (count > 0).then(|| sum / count as f64);

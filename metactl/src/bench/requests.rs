@@ -7,7 +7,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::keys::{PREFIX, Random, put_digits, put_key};
+use super::keys::{LEASED_PREFIX, PREFIX, Random, put_digits, put_key};
 
 /// Largest value. Servers with default settings refuse requests of more than 1.5 MiB, and say so.
 pub(crate) const VALUE_BYTES_MAX: usize = 64 << 20;
@@ -67,6 +67,10 @@ pub(crate) struct Write {
 }
 
 impl Write {
+    fn prefix(&self) -> &'static [u8] {
+        if self.lease == 0 { PREFIX } else { LEASED_PREFIX }
+    }
+
     fn bytes(&self) -> usize {
         let lease = if self.lease == 0 { 0 } else { 1 + varint_bytes(self.lease) };
         field_bytes(self.key_bytes) + field_bytes(self.value_bytes) + lease
@@ -75,7 +79,7 @@ impl Write {
     /// The fields of a `PutRequest`.
     fn put(&self, to: &mut BytesMut, random: &mut Random) {
         open_field(to, bytes(1), self.key_bytes);
-        put_key(to, self.key, self.key_bytes);
+        put_key(to, self.prefix(), self.key, self.key_bytes);
         open_field(to, bytes(2), self.value_bytes);
         let mut rest = self.value_bytes;
         if let Some(stamp) = self.stamp {
@@ -147,7 +151,7 @@ pub(crate) fn range(
             put_digits(to, index, digits);
             open_field(to, bytes(2), end_bytes);
             // Right behind the last key: no key is longer.
-            put_key(to, index + keys - 1, key_bytes);
+            put_key(to, PREFIX, index + keys - 1, key_bytes);
             to.put_u8(0);
         }
         Span::Digits(open) => {
@@ -177,7 +181,7 @@ pub(crate) fn swap(to: &mut BytesMut, random: &mut Random, write: Write, revisio
     open_field(to, bytes(1), compare);
     to.put_slice(&[varint(2), COMPARE_MOD]);
     open_field(to, bytes(3), write.key_bytes);
-    put_key(to, write.key, write.key_bytes);
+    put_key(to, write.prefix(), write.key, write.key_bytes);
     to.put_u8(varint(6));
     put_varint(to, revision);
 
@@ -188,7 +192,7 @@ pub(crate) fn swap(to: &mut BytesMut, random: &mut Random, write: Write, revisio
     open_field(to, bytes(3), failure);
     open_field(to, bytes(1), look);
     open_field(to, bytes(1), write.key_bytes);
-    put_key(to, write.key, write.key_bytes);
+    put_key(to, write.prefix(), write.key, write.key_bytes);
     to.put_slice(&[varint(8), 1]); // keys only
     to.split().freeze()
 }
@@ -201,7 +205,13 @@ pub(crate) fn grant(to: &mut BytesMut, ttl_s: u64) -> Bytes {
     to.split().freeze()
 }
 
-/// Appends a framed `LeaseKeepAliveRequest`.
+/// A framed `LeaseRevokeRequest`.
+pub(crate) fn revoke(to: &mut BytesMut, lease: u64) -> Bytes {
+    put_keep_alive(to, lease);
+    to.split().freeze()
+}
+
+/// Appends a framed `LeaseKeepAliveRequest`; one to revoke a lease has the same form.
 pub(crate) fn put_keep_alive(to: &mut BytesMut, lease: u64) {
     open_frame(to, 1 + varint_bytes(lease));
     to.put_u8(varint(1));
@@ -390,7 +400,7 @@ mod tests {
         let mut to = BytesMut::new();
         let name = |key: u64| {
             let mut name = BytesMut::new();
-            put_key(&mut name, key, 16);
+            put_key(&mut name, PREFIX, key, 16);
             name
         };
         for (index, span, keys) in [

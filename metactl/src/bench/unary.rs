@@ -1,15 +1,24 @@
 //! Clients that send one request after another, each waiting for its answer.
+//!
+//! A connection that is lost is made again, and what was under way on it counted: it may have been
+//! carried out.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bytes::Bytes;
-use client::raw::{Caller, Method};
+use client::Code;
+use client::raw::{Caller, Connection, Method};
 use tokio::task::JoinSet;
 
-use super::load::{Pace, Plan, Shared, Worker, counts_from, dial};
+use super::line::{Line, Standing};
+use super::load::{Pace, Part, Plan, Shared, Worker, counts_from};
 use super::recorder;
+
+/// How long a client waits whose request was refused for a reason that passes, such as an election:
+/// about as long as etcd's clients.
+const REFUSED_PAUSE: Duration = Duration::from_millis(25);
 
 /// Makes the requests of one client and looks at their answers.
 pub(crate) trait Requests: Send + 'static {
@@ -24,6 +33,11 @@ pub(crate) trait Requests: Send + 'static {
     /// Of which kind the request was, seen from its answer; or why that is not what the load is
     /// about.
     fn answered(&mut self, answer: &Bytes) -> std::result::Result<usize, &'static str>;
+
+    /// Whether an error of this code is as good as an answer, and then of which kind.
+    fn excused(&self, _code: Code) -> Option<usize> {
+        None
+    }
 }
 
 /// A framed request, and the number of its method.
@@ -42,16 +56,22 @@ impl Call {
 
 /// The clients of one thread.
 pub(crate) struct Clients<R> {
-    endpoints: Vec<String>,
+    /// Of each connection, its own first.
+    endpoints: Vec<Vec<String>>,
     /// Before they are connected: each with the number of its connection.
     waiting: Vec<(usize, R)>,
     ready: Vec<Client<R>>,
 }
 
 struct Client<R> {
+    line: Arc<Line>,
+    /// The number of the connection that the callers use.
+    made: u64,
     /// One for each method.
     callers: Vec<Caller>,
     requests: R,
+    /// Longest wait for an answer, if there is one of its own.
+    timeout: Option<Duration>,
 }
 
 /// The clients of all threads: client number k uses connection k % connections.
@@ -75,11 +95,18 @@ pub(crate) fn clients<R: Requests>(
 
 impl<R: Requests> Worker for Clients<R> {
     async fn connect(&mut self, plan: &Plan) -> Result<()> {
-        let connections = dial(&self.endpoints, plan.target.tls.as_ref()).await?;
+        let mut lines = Vec::with_capacity(self.endpoints.len());
+        // A load is to begin on all endpoints; to tidy up those that are left will do.
+        let any = plan.part == Part::TidyingUp;
+        for endpoints in self.endpoints.drain(..) {
+            lines.push(Arc::new(Line::dial(endpoints, plan.target.tls.clone(), any).await?));
+        }
         for (connection, requests) in self.waiting.drain(..) {
-            let connection = &connections[connection];
-            let callers = R::METHODS.iter().map(|method| connection.caller(method)).collect();
-            self.ready.push(Client { callers, requests });
+            let line = Arc::clone(&lines[connection]);
+            let Standing { connection, made, .. } = line.standing().await;
+            let callers = callers::<R>(&connection);
+            let timeout = plan.target.timeout;
+            self.ready.push(Client { line, made, callers, requests, timeout });
         }
         Ok(())
     }
@@ -98,6 +125,11 @@ impl<R: Requests> Worker for Clients<R> {
     }
 }
 
+/// One for each method.
+fn callers<R: Requests>(connection: &Connection) -> Vec<Caller> {
+    R::METHODS.iter().map(|method| connection.caller(method)).collect()
+}
+
 impl<R: Requests> Client<R> {
     async fn run(mut self, pace: Pace, shared: Arc<Shared>, recorder: recorder::Shared) -> Self {
         let mut now = Instant::now();
@@ -109,23 +141,71 @@ impl<R: Requests> Client<R> {
             }
             let Call { method, frame } = self.requests.next(index);
             let sent = Instant::now();
-            let answer = self.callers[method].call(frame).await;
-            now = Instant::now();
-            match answer {
-                Ok(answer) => match self.requests.answered(&answer) {
-                    Ok(kind) => {
-                        shared.answered();
-                        recorder::lock(&recorder).record(kind, now - counts_from(due, sent));
+            shared.sent(1);
+            let answer = loop {
+                match self.call(method, frame.clone()).await {
+                    // It has not been sent: the connection had gone while nothing was under way.
+                    Err(client::Error::Unreachable { .. }) => {
+                        if !self.reconnect(&pace, &shared).await {
+                            shared.settled(1);
+                            return self;
+                        }
                     }
-                    Err(reason) => shared.refused(reason.to_owned(), &recorder),
-                },
-                Err(client::Error::Answered { message, .. }) => shared.refused(message, &recorder),
-                Err(error) => {
-                    shared.fail(error.into());
-                    break;
+                    answer => break answer,
                 }
+            };
+            shared.settled(1);
+            now = Instant::now();
+            let well = match answer {
+                Ok(answer) => self.requests.answered(&answer).map_err(str::to_owned),
+                Err(client::Error::Answered { code, message }) => {
+                    match self.requests.excused(code) {
+                        Some(kind) => Ok(kind),
+                        None if code == Code::Unavailable => {
+                            shared.refused_for_now(message, &recorder);
+                            tokio::time::sleep(REFUSED_PAUSE).await;
+                            now = Instant::now();
+                            continue;
+                        }
+                        None => Err(message),
+                    }
+                }
+                Err(error) => {
+                    let is_slow = matches!(error, client::Error::Deadline { .. });
+                    recorder::lock(&recorder).lose(error.to_string(), 1);
+                    if !is_slow && !self.reconnect(&pace, &shared).await {
+                        break;
+                    }
+                    now = Instant::now();
+                    continue;
+                }
+            };
+            match well {
+                Ok(kind) => {
+                    shared.answered();
+                    recorder::lock(&recorder).record(kind, now - counts_from(due, sent));
+                }
+                Err(reason) => shared.refused(reason, &recorder),
             }
         }
         self
+    }
+
+    async fn call(&mut self, method: usize, frame: Bytes) -> client::Result<Bytes> {
+        let call = self.callers[method].call(frame);
+        match self.timeout {
+            None => call.await,
+            Some(after) => tokio::time::timeout(after, call)
+                .await
+                .unwrap_or(Err(client::Error::Deadline { after, sent: true })),
+        }
+    }
+
+    /// Whether there is a connection again.
+    async fn reconnect(&mut self, pace: &Pace, shared: &Shared) -> bool {
+        let Some(standing) = self.line.again(self.made, pace, shared).await else { return false };
+        self.made = standing.made;
+        self.callers = callers::<R>(&standing.connection);
+        true
     }
 }

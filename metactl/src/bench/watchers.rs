@@ -7,17 +7,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use client::{Client, Config, KeyRange, Watch, WatchOf};
+use anyhow::{Context, Result, anyhow};
+use client::{Client, Code, Config, KeyRange, RetryPolicy, Watch, WatchOf};
 use hdrhistogram::Histogram;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use super::interrupt::Interrupt;
+use super::load::End;
 use super::recorder::{self, Recorder};
 use super::requests;
-use super::{keys, kinds::nanoseconds_since};
+use super::{keys, kinds::Stamps};
 use crate::cli::{Target, with_tls};
 
+/// Pause before a watch whose endpoint failed goes on at another.
+const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 /// Longest silence while events are still missing.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often it is looked whether all events have come.
@@ -34,13 +38,12 @@ pub(crate) struct Audience {
 }
 
 impl Audience {
-    /// Starts the watchers; returns when the servers have taken on all of them. Stamps count from
-    /// `since`.
+    /// Starts the watchers; returns when the servers have taken on all of them.
     pub(crate) fn gather(
         target: &Target,
         watchers: usize,
         connections: usize,
-        since: Instant,
+        stamps: Stamps,
     ) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -55,8 +58,8 @@ impl Audience {
             failed: Arc::default(),
             _stay: stay,
         };
-        for watch in watches {
-            audience.spawn(&runtime, watch, since);
+        for (watch, elsewhere) in watches {
+            audience.spawn(&runtime, watch, elsewhere, stamps);
         }
         let thread = std::thread::Builder::new().name("watchers".into());
         // Detached: it ends when the audience is dropped, and holds nothing that must be closed.
@@ -64,7 +67,7 @@ impl Audience {
         Ok(audience)
     }
 
-    fn spawn(&self, runtime: &Runtime, mut watch: Watch, since: Instant) {
+    fn spawn(&self, runtime: &Runtime, mut watch: Watch, elsewhere: Client, stamps: Stamps) {
         let heard = Arc::clone(&self.heard);
         let recorder = Arc::clone(&self.recorder);
         let failed = Arc::clone(&self.failed);
@@ -72,46 +75,62 @@ impl Audience {
             loop {
                 let events = match watch.next().await {
                     Ok(response) => response.events,
+                    Err(error) if is_passing(&error) => {
+                        tokio::time::sleep(AGAIN_PAUSE).await;
+                        let of = events().start_revision(watch.next_revision());
+                        if let Ok(again) = elsewhere.watch(of).await {
+                            watch = again;
+                        }
+                        continue;
+                    }
                     Err(error) => {
                         let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                         failed.get_or_insert(error);
                         return;
                     }
                 };
-                let now = nanoseconds_since(since);
                 let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut own = 0;
                 for event in &events {
                     let stamp = event.kv.as_ref().and_then(|kv| requests::stamp(&kv.value));
-                    let delay = now.saturating_sub(stamp.unwrap_or(now));
-                    recorder.record(0, Duration::from_nanos(delay));
+                    // Others may write such keys, too.
+                    if let Some(age) = stamp.and_then(|stamp| stamps.age(stamp)) {
+                        recorder.record(0, age);
+                        own += 1;
+                    }
                 }
-                heard.fetch_add(events.len() as u64, Ordering::Relaxed);
+                heard.fetch_add(own, Ordering::Relaxed);
             }
         }));
     }
 
-    /// Waits until every watcher has heard of every put; returns from sending to hearing, in
-    /// microseconds.
-    pub(crate) fn finish(&self, puts: u64) -> Result<Histogram<u64>> {
+    /// Waits until every watcher has heard of every put; when something was heard last, and how it
+    /// ended.
+    pub(crate) fn finish(&self, puts: u64, interrupt: &Interrupt) -> (Instant, End) {
         let all = puts * self.watchers;
         let (mut last, mut since) = (0, Instant::now());
         loop {
             let heard = self.heard.load(Ordering::Relaxed);
-            if heard >= all {
-                break;
-            }
-            if let Some(error) = &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
-                bail!("a watcher failed: {error}");
-            }
             if heard != last {
                 (last, since) = (heard, Instant::now());
             }
+            if heard >= all {
+                return (since, End::Whole);
+            }
+            if let Some(signal) = interrupt.asked() {
+                return (since, End::Signal(signal));
+            }
+            if let Some(error) = &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+                return (since, End::Failed(anyhow!("a watcher failed: {error}")));
+            }
             if since.elapsed() >= SILENCE_MAX {
-                bail!("{} of {all} events did not arrive", all - heard);
+                return (
+                    since,
+                    End::Failed(anyhow!("{} of {all} events did not arrive", all - heard)),
+                );
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        Ok(self.leave())
     }
 
     /// What has been heard so far.
@@ -120,18 +139,40 @@ impl Audience {
     }
 }
 
-async fn start(target: &Target, watchers: usize, connections: usize) -> Result<Vec<Watch>> {
-    let clients: Vec<Client> = (0..connections)
+/// Whether a watch goes on after it, at this endpoint or another.
+fn is_passing(error: &client::Error) -> bool {
+    matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded)
+}
+
+/// What is watched.
+fn events() -> WatchOf {
+    WatchOf::new(KeyRange::prefix(keys::PREFIX))
+}
+
+/// Each watch with the client it goes on with when its endpoint fails.
+async fn start(
+    target: &Target,
+    watchers: usize,
+    connections: usize,
+) -> Result<Vec<(Watch, Client)>> {
+    let client = |endpoints: Vec<String>| {
+        Client::new(
+            with_tls(Config::new(endpoints), target.tls.as_ref()).retry(RetryPolicy::never()),
+        )
+    };
+    let clients: Vec<(Client, Client)> = (0..connections)
         .map(|connection| {
             // One endpoint each: a connection is then really one connection.
-            let endpoint = &target.endpoints[connection % target.endpoints.len()];
-            Client::new(with_tls(Config::new([endpoint.clone()]), target.tls.as_ref()))
+            let home = target.endpoints[connection % target.endpoints.len()].clone();
+            let mut all = target.endpoints.clone();
+            all.rotate_left((connection + 1) % target.endpoints.len());
+            Ok((client(vec![home])?, client(all)?))
         })
         .collect::<client::Result<_>>()?;
     let mut watches = Vec::with_capacity(watchers);
     for watcher in 0..watchers {
-        let of = WatchOf::new(KeyRange::prefix(keys::PREFIX));
-        watches.push(clients[watcher % connections].watch(of).await?);
+        let (home, elsewhere) = &clients[watcher % connections];
+        watches.push((home.watch(events()).await?, elsewhere.clone()));
     }
     Ok(watches)
 }

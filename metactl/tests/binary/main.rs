@@ -7,6 +7,7 @@ mod manners;
 mod online;
 mod planner;
 mod store;
+mod trouble;
 
 use std::process::{Command, Output, Stdio};
 

@@ -33,9 +33,13 @@ pub(crate) struct Contents {
     revision: i64,
     /// Every second put is refused with this.
     pub(crate) refusal: Option<Status>,
+    /// Every second put is never answered.
+    pub(crate) is_silent: bool,
     pub(crate) puts: u64,
     /// Every second swap finds that somebody else was there before.
     pub(crate) meddles: bool,
+    /// How many leases were ever granted.
+    pub(crate) granted: i64,
     /// How often each lease was renewed.
     pub(crate) leases: BTreeMap<i64, u64>,
     /// Watchers of `bench/idle-` keys.
@@ -62,19 +66,40 @@ pub(crate) struct Store {
 pub(crate) struct Running {
     pub(crate) store: Store,
     pub(crate) address: SocketAddr,
-    _runtime: tokio::runtime::Runtime,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
+impl Running {
+    /// Cuts all connections and answers no more.
+    pub(crate) fn die(&mut self) {
+        drop(self.runtime.take());
+    }
+
+    /// Answers again where it did, with what it held.
+    pub(crate) fn revive(&mut self) {
+        let revived = serve(self.store.clone(), self.address);
+        *self = revived;
+    }
+
+    /// Another endpoint of the same store.
+    pub(crate) fn beside(&self) -> Running {
+        serve(self.store.clone(), ANY)
+    }
+}
+
+const ANY: SocketAddr =
+    SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0));
+
 pub(crate) fn start() -> Running {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let store = Store {
         contents: Arc::new(Mutex::new(Contents {
             keys: BTreeMap::new(),
             revision: 1,
             refusal: None,
+            is_silent: false,
             puts: 0,
             meddles: false,
+            granted: 0,
             leases: BTreeMap::new(),
             idle_watchers: 0,
             members: Vec::new(),
@@ -85,7 +110,13 @@ pub(crate) fn start() -> Running {
         })),
         events: broadcast::channel(EVENTS_MAX).0,
     };
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    serve(store, ANY)
+}
+
+fn serve(store: Store, at: SocketAddr) -> Running {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind(at)).unwrap();
     let address = listener.local_addr().unwrap();
     runtime.spawn(
         tonic::transport::Server::builder()
@@ -100,7 +131,7 @@ pub(crate) fn start() -> Running {
                 stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream))
             })),
     );
-    Running { store, address, _runtime: runtime }
+    Running { store, address, runtime: Some(runtime) }
 }
 
 /// Accepts TLS and nothing else, until the tests are over.
@@ -184,6 +215,14 @@ impl Kv for Store {
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
+        let is_silent = {
+            let contents = self.contents.lock().unwrap();
+            contents.is_silent && contents.puts.is_multiple_of(2)
+        };
+        if is_silent {
+            self.contents.lock().unwrap().puts += 1;
+            return std::future::pending().await;
+        }
         let revision = self.write(request.into_inner())?;
         Ok(Response::new(pb::PutResponse { header: header(revision), prev_kv: None }))
     }
@@ -261,13 +300,20 @@ impl Watch for Store {
             });
             return Ok(Response::new(Box::pin(answers)));
         }
-        let (events, revision) = {
+        let (events, revision, past) = {
             let contents = self.contents.lock().unwrap();
-            (self.events.subscribe(), contents.revision)
+            // Of each key the newest alone is kept.
+            let is_past = |kv: &&KeyValue| {
+                first.start_revision > 0 && kv.mod_revision >= first.start_revision
+            };
+            let mut past: Vec<_> = contents.keys.values().filter(is_past).cloned().collect();
+            past.sort_by_key(|kv| kv.mod_revision);
+            (self.events.subscribe(), contents.revision, past)
         };
         let created =
             pb::WatchResponse { header: header(revision), created: true, ..Default::default() };
-        let events = BroadcastStream::new(events).map(|kv| {
+        let past = tokio_stream::iter(past.into_iter().map(Ok));
+        let events = past.chain(BroadcastStream::new(events)).map(|kv| {
             let kv = kv.map_err(|lag| Status::internal(lag.to_string()))?;
             Ok(pb::WatchResponse {
                 header: header(kv.mod_revision),
@@ -288,7 +334,8 @@ impl Lease for Store {
         request: Request<pb::LeaseGrantRequest>,
     ) -> Answer<pb::LeaseGrantResponse> {
         let mut contents = self.contents.lock().unwrap();
-        let id = i64::MAX - contents.leases.len() as i64;
+        let id = i64::MAX - contents.granted;
+        contents.granted += 1;
         contents.leases.insert(id, 0);
         let ttl = request.into_inner().ttl;
         Ok(Response::new(pb::LeaseGrantResponse { id, ttl, ..Default::default() }))
@@ -311,9 +358,12 @@ impl Lease for Store {
 
     async fn lease_revoke(
         &self,
-        _: Request<pb::LeaseRevokeRequest>,
+        request: Request<pb::LeaseRevokeRequest>,
     ) -> Answer<pb::LeaseRevokeResponse> {
-        unused()
+        match self.contents.lock().unwrap().leases.remove(&request.into_inner().id) {
+            Some(_) => Ok(Response::new(pb::LeaseRevokeResponse { header: header(1) })),
+            None => Err(Status::not_found("etcdserver: requested lease not found")),
+        }
     }
 
     async fn lease_time_to_live(

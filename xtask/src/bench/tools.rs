@@ -73,12 +73,14 @@ impl Load {
 pub(super) struct Report(serde_json::Value);
 
 impl Report {
-    /// A run with refused requests is no measurement.
+    /// A run with refused or lost requests is no measurement.
     pub(super) fn of(text: &str) -> Result<Self> {
         let value: serde_json::Value =
             serde_json::from_str(text.trim()).context("the load tool said no JSON")?;
-        if let Some((said, count)) = value["refusals"].as_object().and_then(|it| it.iter().next()) {
-            bail!("{count} requests were refused: {said}");
+        for (field, verb) in [("refusals", "refused"), ("lost", "lost")] {
+            if let Some((said, count)) = value[field].as_object().and_then(|it| it.iter().next()) {
+                bail!("{count} requests were {verb}: {said}");
+            }
         }
         Ok(Report(value))
     }
@@ -168,6 +170,8 @@ Latency distribution:
         assert!(error.ends_with("refused"), "{error}");
         let error = Report::of(r#"{"refusals": {"too many requests": 4}}"#).unwrap_err();
         assert_eq!(error.to_string(), "4 requests were refused: too many requests");
+        let error = Report::of(r#"{"refusals": {}, "lost": {"connection lost": 2}}"#).unwrap_err();
+        assert_eq!(error.to_string(), "2 requests were lost: connection lost");
     }
 
     #[test]

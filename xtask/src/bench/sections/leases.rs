@@ -63,7 +63,7 @@ fn kept(bench: &Bench, cluster: &Cluster, record: &mut Record) -> Result<()> {
     // In words, since with --json nothing tells granting from renewing.
     let mut keeping = stop::command(&bench.metactl);
     keeping
-        .args(["--endpoints", &cluster.endpoints(), "bench", "lease", "keepalive"])
+        .args(["--endpoints", &cluster.endpoints(), "bench", "lease", "keepalive", "--keep"])
         .args(["--leases", &leases.to_string(), "--ttl", &TTL_S.to_string()])
         .args(["--connections", "50", "--duration", &(seconds + around).to_string()]);
     let began = Instant::now();
@@ -98,10 +98,10 @@ fn is_renewing(messages: &str) -> bool {
     messages.lines().any(|line| line.contains(" done, ") && !line.contains("preparing"))
 }
 
-/// Keep-alives a second and their p99 in ms, out of the report in words. Refusals: none.
+/// Keep-alives a second and their p99 in ms, out of the report in words. With refusals or lost answers: none.
 fn renewals(said: &str) -> Option<(f64, f64)> {
     let line = |name: &str| said.lines().find_map(|line| line.trim_start().strip_prefix(name));
-    if line("refused").is_some() {
+    if line("refused").is_some() || line("lost").is_some() {
         return None;
     }
     let rate = line("done ")?.rsplit_once(", ")?.1.strip_suffix("/s")?.parse().ok()?;
@@ -115,7 +115,7 @@ fn expiring(bench: &Bench, record: &mut Record) -> Result<()> {
     let ttl = EXPIRING_TTL_S.to_string();
     let words = ["lease", "grant", "--connections", "10", "--clients", "500", "--ttl", &ttl];
     // A lease and its key are two requests.
-    let words = [&words[..], &["--with-key"]].concat();
+    let words = [&words[..], &["--with-key", "--keep"]].concat();
     counted(bench, &cluster.endpoints(), &words, 2 * leases)?;
     cluster.restart()?;
     stop::pause(Duration::from_secs_f64(EXPIRING_TTL_S as f64 - LEAD_S))?;
@@ -148,6 +148,7 @@ mod tests {
                     latency      ms: mean 1.00, p50 0.90, p90 1.20, p99 2.50, p99.9 3.00, max 4.00\n";
         assert_eq!(renewals(said), Some((5.0, 2.5)));
         assert_eq!(renewals(&format!("{said}  refused      4 x no such lease\n")), None);
+        assert_eq!(renewals(&format!("{said}  lost         4 x connection lost\n")), None);
         assert_eq!(renewals("nothing of the kind"), None);
     }
 }
