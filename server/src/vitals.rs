@@ -254,11 +254,15 @@ impl VitalsCollector {
         let vitals = &self.shared.vitals;
         let elections = catalogue::counters("metastore_elections_total");
         let pre_campaigns = catalogue::counter("metastore_precampaigns_total");
+        let durable_told = catalogue::counter("metastore_raft_durable_told_total");
+        let early_commits = catalogue::counter("metastore_raft_early_commits_total");
         let leaderless = catalogue::float_counter("metastore_leaderless_seconds_total");
         let slack = catalogue::float_gauge("metastore_heartbeat_slack_ratio");
         leaderless.inc_by(seconds(vitals.leaderless_us(now_us)));
         let stood = self.shared.replica.load().as_ref().map(|status| {
             pre_campaigns.inc_by(status.pre_campaigns);
+            durable_told.inc_by(status.durable_told);
+            early_commits.inc_by(status.committed_early);
             let gap_us = vitals.signs(now_us).heartbeat_gaps.p999_us;
             slack.set(gap_us as f64 / status.effective_timing.election_timeout_us as f64);
             status.elections_stood
@@ -286,6 +290,8 @@ impl VitalsCollector {
             Box::new(false_elections),
             Box::new(elections),
             Box::new(pre_campaigns),
+            Box::new(durable_told),
+            Box::new(early_commits),
             Box::new(leaderless),
             Box::new(slack),
             Box::new(vitals.stall_seconds.clone()),

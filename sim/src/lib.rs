@@ -14,6 +14,7 @@
 //! | `network`, `nemesis` | what goes wrong |
 //! | `clients`, `history` | what is asked, and whether the answers fit together |
 //! | `truth` | what must hold at every step |
+//! | `durable` | what leaders tell of their disks, and what is committed by it |
 //! | `tunings` | plans of timing, and what must hold between any two members |
 //! | [`Plan`] | what a seed stands for |
 //! | [`Mutant`] | bugs on demand, to prove that all this finds them |
@@ -23,6 +24,7 @@
 
 mod clients;
 mod disk;
+mod durable;
 mod hints;
 mod history;
 mod mutant;

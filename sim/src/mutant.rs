@@ -67,11 +67,19 @@ pub enum Mutant {
     NoHeartbeatGate,
     /// A connection that is reset is taken for the death of who was at its other end.
     HintFromReset,
+    /// A leader says that entries are on its disk when they are in its log.
+    DurableEarly,
+    /// Two of five are taken for a quorum.
+    DurableOfFive,
+    /// A follower takes what is on its leader's disk for what is on its own.
+    DurableTrusted,
+    /// A leader's reads know nothing of what it told others of its disk.
+    DurableUntold,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 30] = [
+    pub const ALL: [Mutant; 34] = [
         Mutant::SkipDataSync,
         Mutant::SkipRecoverySync,
         Mutant::SkipDirSync,
@@ -102,6 +110,10 @@ impl Mutant {
         Mutant::StaleEpoch,
         Mutant::NoHeartbeatGate,
         Mutant::HintFromReset,
+        Mutant::DurableEarly,
+        Mutant::DurableOfFive,
+        Mutant::DurableTrusted,
+        Mutant::DurableUntold,
     ];
 
     /// Its name on the command line.
@@ -137,6 +149,10 @@ impl Mutant {
             Mutant::StaleEpoch => "stale-epoch",
             Mutant::NoHeartbeatGate => "no-heartbeat-gate",
             Mutant::HintFromReset => "hint-from-reset",
+            Mutant::DurableEarly => "durable-early",
+            Mutant::DurableOfFive => "durable-of-five",
+            Mutant::DurableTrusted => "durable-trusted",
+            Mutant::DurableUntold => "durable-untold",
         }
     }
 

@@ -64,6 +64,11 @@ pub(crate) struct Issued {
 }
 
 impl Confirmed {
+    /// Whether this entry is among it.
+    pub(crate) fn has(&self, index: u64, term: u64) -> bool {
+        index <= self.base || self.entries.get(&index) == Some(&term)
+    }
+
     /// Everything up to a batch is confirmed.
     pub(crate) fn confirm(&mut self, number: u64) {
         while self.issued.front().is_some_and(|issued| issued.number <= number) {
@@ -162,6 +167,10 @@ pub(crate) struct Running {
     pub(crate) is_leader: bool,
     /// Highest commit index it told of.
     pub(crate) commit: u64,
+    /// Entries it has committed by what its leader's disk and its own have.
+    pub(crate) committed_early: u64,
+    /// With a mutant: what it has told of its disk behind its replica's back.
+    pub(crate) told: u64,
     /// With a mutant: applied ahead of the commit index.
     pub(crate) applied_early: u64,
     pub(crate) hub: Hub,

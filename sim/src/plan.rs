@@ -93,6 +93,9 @@ impl Plan {
         // Kinds that came later draw from a stream of their own, so that seeds keep what they had.
         let mut new_faults = Random::of(seed, "plan", 1);
         let mut caches = Random::of(seed, "plan", 2);
+        let mut roads = Random::of(seed, "plan", 3);
+        // Of every other cluster the members are so far apart that commits are told of early.
+        let far_us = if roads.permille(500) { roads.within(600, 2_500) } else { 0 };
         let value_cache_bytes = caches.permille(500).then(|| caches.below(2_000) as usize);
         let mut sometimes = |permille| random.permille(permille);
         let faults = Faults {
@@ -123,8 +126,8 @@ impl Plan {
             loss_permille: if noisy { random.within(0, 80) } else { 0 },
             duplicate_permille: if noisy { random.within(0, 80) } else { 0 },
             reorders: random.permille(500),
-            delay_us_min: random.within(20, 200),
-            delay_us_max: delay_us_max.max(300),
+            delay_us_min: random.within(20, 200) + far_us,
+            delay_us_max: delay_us_max.max(300) + far_us,
             disk_us_max: random.within(200, 8_000),
             apply_us_max: random.within(50, 3_000),
             snapshot_entries: random.within(10, 200),

@@ -306,6 +306,8 @@ impl World {
             is_leader: false,
             commit,
             applied_early: 0,
+            committed_early: 0,
+            told: 0,
             watchers: BTreeMap::new(),
             steps_now: (0, 0),
         }));

@@ -77,6 +77,7 @@ impl World {
         if self.is(Mutant::NoHeartbeatGate) {
             self.beat_anyway(id);
         }
+        self.tell_durable(id);
     }
 
     pub(crate) fn carry_out(&mut self, id: u64, effects: Effects) {
@@ -137,6 +138,8 @@ impl World {
         };
         let status = running.member.status();
         let before = std::mem::replace(&mut running.commit, status.commit);
+        self.count_early(id, &status);
+        let Some(running) = self.nodes.get(&id).and_then(|node| node.running()) else { return };
         let applied = running.view.applied_index();
         let mut conf = conf_state_of(running.member.members());
         let mut found = status.conf_state;

@@ -10,6 +10,9 @@ impl World {
     pub(crate) fn send(&mut self, from: u64, message: RaftMessage) {
         let to = message.to;
         let now_us = self.now_us;
+        if message.durable_index > 0 {
+            self.figures.count("durable indexes told");
+        }
         if message.r#type() == Type::MsgSnapshot {
             self.figures.count("snapshots sent");
             let arrives = self.network.arrival(now_us, from, to);
@@ -68,18 +71,21 @@ impl World {
             ],
             || {
                 format!(
-                    "{} -> {to}: {:?} term {} index {} commit {} entries {}{}",
+                    "{} -> {to}: {:?} term {} index {} commit {} entries {} durable {}{}",
                     message.from,
                     message.r#type(),
                     message.term,
                     message.index,
                     message.commit,
                     message.entries.len(),
+                    message.durable_index,
                     if message.reject { " rejected" } else { "" }
                 )
             },
         );
+        let durable_index = message.durable_index;
         self.input(to, Input::Message(message));
+        self.trust_durable(to, durable_index);
     }
 
     pub(crate) fn forward(&mut self, from: u64, forward: Forward) {
@@ -96,16 +102,16 @@ impl World {
         }
         let at = self.network.arrival(self.now_us, from, to);
         if self.is(Mutant::ForwardTwice) && self.pace.permille(100) {
-            self.at(at + 1_000, Event::Forwarded { to, commands: commands.clone() });
+            self.at(at + 1_000, Event::Forwarded { from, to, commands: commands.clone() });
         }
-        self.at(at, Event::Forwarded { to, commands });
+        self.at(at, Event::Forwarded { from, to, commands });
     }
 
-    pub(crate) fn deliver_forward(&mut self, to: u64, commands: Vec<Bytes>) {
+    pub(crate) fn deliver_forward(&mut self, from: u64, to: u64, commands: Vec<Bytes>) {
         self.trace.note(self.now_us, &[11, to, commands.len() as u64], || {
             format!("-> {to}: {} commands forwarded", commands.len())
         });
-        self.input(to, Input::Forwarded(commands));
+        self.input(to, Input::Forwarded { from, commands });
     }
 
     /// The chunks that are missing travel, the receiver makes the snapshot durable, then its member

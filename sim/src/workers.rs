@@ -128,6 +128,7 @@ impl World {
     pub(crate) fn give_apply(&mut self, id: u64, tasks: Vec<ApplyTask>) {
         for task in &tasks {
             if let ApplyTask::Entries { entries, .. } = task {
+                self.check_quorum(id, entries);
                 self.truth.committed(id, entries);
             }
         }

@@ -47,7 +47,7 @@ pub(crate) enum Event {
     /// A message arrives.
     Message { to: u64, message: Box<RaftMessage> },
     /// Commands arrive at whom a follower took for the leader.
-    Forwarded { to: u64, commands: Vec<Bytes> },
+    Forwarded { from: u64, to: u64, commands: Vec<Bytes> },
     /// A snapshot's transfer comes to its end.
     Snapshot { from: u64, from_boot: u64, to: u64, message: Box<RaftMessage> },
     /// The sender of a snapshot learns how that went.
@@ -120,8 +120,8 @@ impl Event {
 pub(crate) enum Phase {
     /// Faults happen.
     Faults,
-    /// They have stopped; a leader must come by then.
-    Electing { until_us: u64 },
+    /// They have stopped, and timeouts were no longer than this; a leader must come.
+    Electing { since_us: u64, election_us: u64 },
     /// Each client must write by then.
     Writing { until_us: u64 },
     /// All must be equal by then.
@@ -258,7 +258,7 @@ impl World {
         match event {
             Event::Wake { node, boot } => self.wake(node, boot),
             Event::Message { to, message } => self.deliver(to, *message),
-            Event::Forwarded { to, commands } => self.deliver_forward(to, commands),
+            Event::Forwarded { from, to, commands } => self.deliver_forward(from, to, commands),
             Event::Snapshot { from, from_boot, to, message } => {
                 self.deliver_snapshot(from, from_boot, to, *message);
             }
@@ -294,8 +294,7 @@ impl World {
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             election_us = election_us.max(self.calm_node(id));
         }
-        let until_us = self.now_us + LEADER_ELECTIONS_MAX * election_us;
-        self.phase = Phase::Electing { until_us };
+        self.phase = Phase::Electing { since_us: self.now_us, election_us };
         self.after(LOOK_US, Event::Look);
     }
 
@@ -303,14 +302,17 @@ impl World {
         self.stop_removed();
         match self.phase {
             Phase::Faults | Phase::Done => return,
-            Phase::Electing { until_us } => {
+            Phase::Electing { since_us, election_us } => {
+                let is_over =
+                    |election_us| self.now_us > since_us + LEADER_ELECTIONS_MAX * election_us;
                 if self.leader().is_some() {
                     self.trace.note(self.now_us, &[2], || String::from("a leader is there"));
                     self.phase = Phase::Writing { until_us: self.now_us + WRITES_US_MAX };
                     for client in &mut self.clients {
                         client.must_write();
                     }
-                } else if self.now_us > until_us {
+                } else if is_over(election_us) && is_over(self.longest_election_us()) {
+                    // Answers to who stood still come late, and lengthen timeouts.
                     return self.broken(format!(
                         "liveness: no leader {LEADER_ELECTIONS_MAX} election timeouts after the \
                          last fault: {}",
@@ -348,6 +350,12 @@ impl World {
             }
         }
         self.after(LOOK_US, Event::Look);
+    }
+
+    fn longest_election_us(&self) -> u64 {
+        let running = self.nodes.values().filter_map(|node| node.running());
+        let timings = running.map(|it| it.member.status().effective_timing);
+        timings.map(|timing| timing.election_timeout_us).max().unwrap_or(0)
     }
 
     /// Views of all members of the cluster as it is now; `None` if one does not run.

@@ -53,6 +53,8 @@ fn runs_do_work_and_meet_faults() {
         "membership changes",
         "leases renewed",
         "plans taken",
+        "durable indexes told",
+        "entries committed early",
     ] {
         assert!(reached.get(name).is_some_and(|count| *count > 0), "{name}: never reached");
     }
@@ -71,6 +73,8 @@ fn seeded_bugs_are_found() {
         Mutant::LeaseEarly,
         Mutant::StaleEpoch,
         Mutant::NoHeartbeatGate,
+        Mutant::DurableEarly,
+        Mutant::DurableUntold,
     ] {
         let found = hunt(mutant, 1, HUNTED_SEEDS);
         assert!(found.is_some(), "{}: not found in {HUNTED_SEEDS} seeds", mutant.name());

@@ -6,6 +6,8 @@
 //! member short of processor [`crate::pace`] lets it gather longer. A linger can be set for those who
 //! want larger entries at the price of time.
 
+use std::collections::BTreeSet;
+
 use autotune::Batching;
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -19,6 +21,8 @@ pub(crate) struct BatchMaking {
     bytes: u64,
     /// When the oldest command came.
     since_us: u64,
+    /// Followers whose callers' commands are among them.
+    followers: BTreeSet<u64>,
 }
 
 impl BatchMaking {
@@ -28,6 +32,16 @@ impl BatchMaking {
         }
         self.bytes += encoded_bytes(&command);
         self.commands.push(command);
+    }
+
+    /// One that this follower has sent on is among them.
+    pub(crate) fn came_through(&mut self, follower: u64) {
+        self.followers.insert(follower);
+    }
+
+    /// Whose callers' commands are among those that leave now.
+    pub(crate) fn take_followers(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.followers)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -57,6 +71,7 @@ impl BatchMaking {
     /// Takes the commands back, to be told that they were never sent.
     pub(crate) fn take_commands(&mut self) -> Vec<Bytes> {
         self.bytes = 0;
+        self.followers.clear();
         std::mem::take(&mut self.commands)
     }
 

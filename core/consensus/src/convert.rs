@@ -147,6 +147,8 @@ pub(crate) fn message_to_raft(message: RaftMessage) -> eraftpb::Message {
         tuning: _,
         // The lease's.
         sent_us: _,
+        // The replica's (`replica::durable`).
+        durable_index: _,
     } = message;
     out.to = to;
     out.from = from;
@@ -188,6 +190,7 @@ pub(crate) fn message_from_raft(message: &eraftpb::Message) -> RaftMessage {
         priority: message.priority,
         tuning: None,
         sent_us: 0,
+        durable_index: 0,
     }
 }
 

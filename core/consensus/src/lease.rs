@@ -40,6 +40,11 @@ impl Lease {
         self.length_us = length_us;
     }
 
+    /// Whether reads may do without a quorum.
+    pub(crate) fn is_on(&self) -> bool {
+        self.length_us > 0
+    }
+
     /// A new term is led.
     pub(crate) fn begin_term(&mut self) {
         self.answered_us.clear();

@@ -17,6 +17,7 @@
 //! | `outbox` | writes and messages on their way out: what must wait for what |
 //! | `log_cache` | the log as raft sees it, a window in memory |
 //! | `flow` | how much is on its way to a follower |
+//! | `durable` | who may know of a commit before the leader does |
 //! | `lease` | when a leader needs to ask nobody |
 //! | `reads` | linearizable reads, many per round |
 //! | `timing` | heartbeats and timeouts that change while raft runs |
@@ -30,6 +31,7 @@ mod batch;
 mod boot;
 mod config;
 mod convert;
+mod durable;
 mod error;
 mod flow;
 mod lately;

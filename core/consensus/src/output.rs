@@ -213,4 +213,8 @@ pub struct Status {
     pub commands_making: usize,
     /// Writes handed out and not yet confirmed.
     pub persists_outstanding: usize,
+    /// Times this member told a follower what is on its disk, since it booted.
+    pub durable_told: u64,
+    /// Entries this member committed by what its leader's disk and its own have, since it booted.
+    pub committed_early: u64,
 }

@@ -38,6 +38,8 @@ const TOOK_US_MAX: u64 = READ_WAIT_US / 8;
 const DOUBLINGS_MAX: u32 = 2;
 /// Questions asked again whose answers are still taken; the oldest is forgotten.
 const EARLIER_MAX: usize = 16;
+/// Rounds that wait for what was told; a further one joins the last.
+const HELD_ROUNDS_MAX: usize = 16;
 /// With each answer so small a part of what one took at most is forgotten.
 const TOOK_WEARS: u64 = 8;
 
@@ -68,6 +70,34 @@ struct Round {
     began_us: u64,
     term: u64,
     leader: u64,
+    /// It is answered at this index or above, once that is committed.
+    told: u64,
+    /// Where a quorum has confirmed the leader, once it has.
+    proved: u64,
+}
+
+impl Round {
+    /// Takes in a younger one, which waits for the same or more.
+    fn join(&mut self, younger: Round) {
+        let Round { tickets, peers, told, proved, .. } = younger;
+        self.tickets.extend(tickets);
+        // Who asks again is content with the answer to the last question.
+        self.peers.retain(|peer| peers.iter().all(|other| other.from != peer.from));
+        self.peers.extend(peers);
+        self.told = self.told.max(told);
+        self.proved = self.proved.max(proved);
+    }
+}
+
+/// What a round has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answered {
+    /// What it is linearizable at.
+    pub(crate) index: u64,
+    /// The local reads.
+    pub(crate) ready: Vec<ReadReady>,
+    /// Other members', to be told.
+    pub(crate) peers: Vec<PeerRead>,
 }
 
 /// A follower's question that was asked again before an answer came.
@@ -87,6 +117,9 @@ pub(crate) struct Lead {
     pub(crate) is_self: bool,
     /// An entry of the leader's own term is committed; before that its commit index may lag.
     pub(crate) may_answer: bool,
+    /// Up to here followers may have answered their callers already ([`crate::durable`]).
+    pub(crate) told: u64,
+    pub(crate) committed: u64,
 }
 
 /// The reads of one replica.
@@ -94,10 +127,12 @@ pub(crate) struct Lead {
 pub(crate) struct Reads {
     id: u64,
     seed: u64,
-    rounds: u64,
+    begun: u64,
     gathering: VecDeque<Ticket>,
     gathering_peers: Vec<PeerRead>,
     round: Option<Round>,
+    /// Rounds that are proved and wait for what was told before they began, oldest first.
+    held: VecDeque<Round>,
     /// The round's, with other contexts, to the same leader in the same term; oldest first.
     earlier: VecDeque<Asked>,
     /// How often the round was asked again.
@@ -114,10 +149,11 @@ impl Reads {
         Reads {
             id,
             seed,
-            rounds: 0,
+            begun: 0,
             gathering: VecDeque::new(),
             gathering_peers: Vec::new(),
             round: None,
+            held: VecDeque::new(),
             earlier: VecDeque::new(),
             repeats: 0,
             took_us: 0,
@@ -148,7 +184,12 @@ impl Reads {
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.gathering.len() + self.round.as_ref().map_or(0, |round| round.tickets.len())
+        self.gathering.len() + self.rounds().map(|round| round.tickets.len()).sum::<usize>()
+    }
+
+    /// Those that have begun, oldest first.
+    fn rounds(&self) -> impl Iterator<Item = &Round> {
+        self.held.iter().chain(&self.round)
     }
 
     /// Whether an answer to this context is waited for.
@@ -161,6 +202,10 @@ impl Reads {
     pub(crate) fn check(&mut self, now_us: u64, lead: Lead, election_timeout_us: u64) {
         let is_over = |round: &mut Round| round.term != lead.term || round.leader != lead.leader;
         let mut outdated = self.round.take_if(is_over);
+        let mut held = VecDeque::new();
+        if self.held.front_mut().is_some_and(is_over) {
+            held = std::mem::take(&mut self.held);
+        }
         if outdated.is_some() {
             self.forget_earlier();
         } else {
@@ -176,7 +221,7 @@ impl Reads {
                 }
             }
         }
-        if let Some(round) = outdated {
+        for round in outdated.into_iter().chain(held.into_iter().rev()) {
             for ticket in round.tickets.into_iter().rev() {
                 self.gathering.push_front(ticket);
             }
@@ -190,7 +235,7 @@ impl Reads {
         while let Some(ticket) = self.gathering.pop_front_if(|ticket| expired(ticket)) {
             self.failed.push(ticket.ticket);
         }
-        if let Some(round) = &mut self.round {
+        for round in self.held.iter_mut().chain(&mut self.round) {
             let failed = &mut self.failed;
             round.tickets.retain(|ticket| {
                 let expired = expired(ticket);
@@ -222,12 +267,12 @@ impl Reads {
     /// Begins a round with everything that has gathered and returns its context.
     pub(crate) fn begin(&mut self, now_us: u64, lead: Lead) -> Bytes {
         debug_assert!(self.may_begin(lead));
-        self.rounds += 1;
+        self.begun += 1;
         let mut context = BytesMut::with_capacity(32);
         context.put_u64(self.id);
         context.put_u64(self.seed);
         context.put_u64(lead.term);
-        context.put_u64(self.rounds);
+        context.put_u64(self.begun);
         let context = context.freeze();
         self.round = Some(Round {
             context: context.clone(),
@@ -237,22 +282,52 @@ impl Reads {
             began_us: now_us,
             term: lead.term,
             leader: lead.leader,
+            told: if lead.is_self { lead.told } else { 0 },
+            proved: 0,
         });
         context
     }
 
-    /// The question of this context is answered: the local reads, and other members' to be told.
-    pub(crate) fn complete(
-        &mut self,
-        now_us: u64,
-        context: &[u8],
-        index: u64,
-    ) -> Option<(Vec<ReadReady>, Vec<PeerRead>)> {
-        let ready = |ticket: &Ticket| ReadReady { ticket: ticket.ticket, index };
+    /// Whether the round of this context, which is proved at an index, waits for what was told before it
+    /// began: a follower may have answered a caller that the write is done, and the reader must find it.
+    /// It waits aside, so that the next one can begin.
+    pub(crate) fn holds(&mut self, context: &[u8], index: u64, lead: Lead) -> bool {
+        let is_it = |round: &mut Round| round.context == context && round.told > lead.committed;
+        let Some(mut round) = self.round.take_if(is_it) else { return false };
+        round.proved = index;
+        let is_full = self.held.len() >= HELD_ROUNDS_MAX;
+        match self.held.back_mut().filter(|_| is_full) {
+            // It waits for no less, and its tickets are older.
+            Some(last) => last.join(round),
+            None => self.held.push_back(round),
+        }
+        true
+    }
+
+    /// Whether a round that waited is to be answered.
+    pub(crate) fn is_held_over(&self, lead: Lead) -> bool {
+        self.held.front().is_some_and(|round| round.told <= lead.committed)
+    }
+
+    /// A round that waited and is to be answered.
+    pub(crate) fn take_held(&mut self, lead: Lead) -> Option<Answered> {
+        let is_over = self.is_held_over(lead);
+        let round = self.held.pop_front_if(|_| is_over)?;
+        let index = round.proved.max(round.told);
+        Some(Answered { index, ready: ready(&round.tickets, index), peers: round.peers })
+    }
+
+    /// The question of this context is answered.
+    pub(crate) fn complete(&mut self, now_us: u64, context: &[u8], index: u64) -> Option<Answered> {
         if let Some(round) = self.round.take_if(|round| round.context == context) {
             self.took(now_us, round.began_us);
             self.forget_earlier();
-            return Some((round.tickets.iter().map(ready).collect(), round.peers));
+            let index = index.max(round.told);
+            return Some(Answered {
+                index,
+                ready: ready(&round.tickets, index),
+                peers: round.peers,
+            });
         }
         let at = self.earlier.iter().position(|asked| asked.context == context)?;
         let asked = self.earlier.drain(..=at).next_back()?;
@@ -265,7 +340,7 @@ impl Reads {
             self.round = None;
             self.forget_earlier();
         }
-        Some((done.iter().map(ready).collect(), Vec::new()))
+        Some(Answered { index, ready: ready(&done, index), peers: Vec::new() })
     }
 
     fn took(&mut self, now_us: u64, began_us: u64) {
@@ -287,7 +362,8 @@ impl Reads {
         let retry = round.filter(|_| !is_leader);
         let retry = retry.map(|round| self.repeat_us(round, election_timeout_us));
         // Tickets are in the order they were taken.
-        let oldest = round.and_then(|round| round.tickets.first()).or(self.gathering.front());
+        let begun = self.rounds().flat_map(|round| &round.tickets).next();
+        let oldest = begun.or(self.gathering.front());
         let fail = oldest.map(|ticket| fail_us(ticket.taken_us, election_timeout_us));
         retry.into_iter().chain(fail).min()
     }
@@ -298,6 +374,10 @@ impl Reads {
         let wait_us = wait_us.saturating_mul(1 << self.repeats.min(DOUBLINGS_MAX));
         round.began_us.saturating_add(wait_us)
     }
+}
+
+fn ready(tickets: &[Ticket], index: u64) -> Vec<ReadReady> {
+    tickets.iter().map(|ticket| ReadReady { ticket: ticket.ticket, index }).collect()
 }
 
 fn fail_us(taken_us: u64, election_timeout_us: u64) -> u64 {
@@ -311,11 +391,11 @@ mod tests {
     const ELECTION_US: u64 = 1_000_000;
 
     fn follower(term: u64, leader: u64) -> Lead {
-        Lead { term, leader, is_self: false, may_answer: false }
+        Lead { term, leader, is_self: false, may_answer: false, told: 0, committed: 0 }
     }
 
     fn leader(term: u64) -> Lead {
-        Lead { term, leader: 1, is_self: true, may_answer: true }
+        Lead { term, leader: 1, is_self: true, may_answer: true, told: 0, committed: 0 }
     }
 
     fn tickets(ready: &[ReadReady]) -> Vec<u64> {
@@ -330,12 +410,12 @@ mod tests {
         let first = reads.begin(0, leader(5));
         reads.push(1, 12);
         assert!(!reads.may_begin(leader(5)), "one round at a time");
-        let (ready, _) = reads.complete(2, &first, 7).unwrap();
-        assert_eq!(tickets(&ready), [10, 11]);
+        let answered = reads.complete(2, &first, 7).unwrap();
+        assert_eq!(tickets(&answered.ready), [10, 11]);
         let second = reads.begin(2, leader(5));
         assert_ne!(first, second);
         assert!(reads.complete(2, &first, 8).is_none(), "an answer counts for its own round only");
-        assert_eq!(tickets(&reads.complete(3, &second, 8).unwrap().0), [12]);
+        assert_eq!(tickets(&reads.complete(3, &second, 8).unwrap().ready), [12]);
     }
 
     #[test]
@@ -359,7 +439,7 @@ mod tests {
             assert!(!reads.expects(&first));
             let second = reads.begin(3, follower(7, 2));
             assert_ne!(first, second);
-            assert_eq!(tickets(&reads.complete(3, &second, 8).unwrap().0), [10, 11]);
+            assert_eq!(tickets(&reads.complete(3, &second, 8).unwrap().ready), [10, 11]);
         }
     }
 
@@ -393,9 +473,9 @@ mod tests {
         reads.check(500_000, lead, ELECTION_US);
         let second = reads.begin(500_000, lead);
         reads.push(500_000, 12);
-        assert_eq!(tickets(&reads.complete(1_200_000, &first, 7).unwrap().0), [10]);
+        assert_eq!(tickets(&reads.complete(1_200_000, &first, 7).unwrap().ready), [10]);
         assert!(reads.complete(1_200_000, &first, 7).is_none(), "once");
-        assert_eq!(tickets(&reads.complete(1_700_000, &second, 8).unwrap().0), [11]);
+        assert_eq!(tickets(&reads.complete(1_700_000, &second, 8).unwrap().ready), [11]);
         assert!(!reads.expects(&second));
         reads.begin(1_700_000, lead);
         assert_eq!(reads.waiting(), 1);
@@ -479,10 +559,97 @@ mod tests {
         assert!(reads.push_peer(theirs.clone()));
         assert!(reads.push_peer(theirs.clone()), "a repeated question counts once");
         let round = reads.begin(0, leader(5));
-        assert_eq!(reads.complete(1, &round, 8).unwrap().1, std::slice::from_ref(&theirs));
+        assert_eq!(reads.complete(1, &round, 8).unwrap().peers, std::slice::from_ref(&theirs));
         reads.push_peer(theirs);
         reads.check(1, follower(6, 2), ELECTION_US);
         assert!(!reads.may_begin(follower(6, 2)));
+    }
+
+    #[test]
+    fn a_round_waits_aside_for_what_was_told_before_it_began_and_is_answered_there() {
+        let mut reads = Reads::new(1, 9);
+        reads.push(0, 10);
+        let lead = Lead { told: 9, committed: 7, ..leader(5) };
+        let first = reads.begin(0, lead);
+        let later = Lead { told: 12, committed: 8, ..lead };
+        assert!(reads.holds(&first, 7, later));
+        assert!(reads.complete(1, &first, 7).is_none());
+        assert!(!reads.is_held_over(later) && reads.take_held(later).is_none());
+        // The next one begins meanwhile, and waits for more.
+        reads.push(1, 11);
+        assert!(reads.may_begin(later));
+        let second = reads.begin(1, later);
+        assert!(reads.holds(&second, 8, later));
+        assert_eq!(reads.waiting(), 2);
+        let committed = Lead { committed: 9, ..later };
+        assert!(reads.is_held_over(committed));
+        let answered = reads.take_held(committed).unwrap();
+        assert_eq!(answered.ready, [ReadReady { ticket: 10, index: 9 }]);
+        assert!(reads.take_held(committed).is_none());
+        let answered = reads.take_held(Lead { committed: 14, ..later }).unwrap();
+        assert_eq!(answered.ready, [ReadReady { ticket: 11, index: 12 }]);
+    }
+
+    #[test]
+    fn what_was_told_and_is_committed_when_the_round_is_proved_counts_too() {
+        let mut reads = Reads::new(1, 9);
+        reads.push(0, 10);
+        let round = reads.begin(0, Lead { told: 9, committed: 7, ..leader(5) });
+        assert!(!reads.holds(&round, 7, Lead { told: 9, committed: 9, ..leader(5) }));
+        assert_eq!(reads.complete(1, &round, 7).unwrap().index, 9);
+        // What a member told when it led says nothing of another's round.
+        reads.push(2, 11);
+        let asked = reads.begin(2, Lead { told: 9, ..follower(6, 2) });
+        assert_eq!(reads.complete(3, &asked, 8).unwrap().index, 8);
+    }
+
+    /// A leader of term 5 whose rounds all wait: as many as there is room for, and three more.
+    fn holding() -> (Reads, Lead) {
+        let mut reads = Reads::new(1, 9);
+        let mut lead = Lead { told: 100, committed: 7, ..leader(5) };
+        for n in 0..HELD_ROUNDS_MAX as u64 + 3 {
+            reads.push(n, n);
+            reads.push_peer(PeerRead {
+                from: 2,
+                context: Bytes::from(vec![u8::try_from(n).unwrap()]),
+            });
+            lead.told = 100 + n;
+            let round = reads.begin(n, lead);
+            assert!(reads.holds(&round, 7, lead));
+        }
+        (reads, lead)
+    }
+
+    #[test]
+    fn rounds_that_wait_are_bounded_and_those_beyond_wait_together() {
+        let (mut reads, lead) = holding();
+        assert_eq!(reads.held.len(), HELD_ROUNDS_MAX);
+        let newest = lead.told;
+        let before_it = Lead { committed: newest - 1, ..lead };
+        for n in 0..HELD_ROUNDS_MAX as u64 - 1 {
+            let answered = reads.take_held(before_it).unwrap();
+            assert_eq!(answered.ready, [ReadReady { ticket: n, index: 100 + n }]);
+        }
+        assert!(reads.take_held(before_it).is_none());
+        let answered = reads.take_held(Lead { committed: newest, ..lead }).unwrap();
+        assert_eq!(tickets(&answered.ready), [15, 16, 17, 18]);
+        assert_eq!((answered.index, answered.peers.len()), (newest, 1));
+        assert_eq!(answered.peers[0].context, Bytes::from_static(&[18]));
+    }
+
+    #[test]
+    fn rounds_that_wait_fail_in_time_and_begin_again_in_their_order_under_another_leader() {
+        let (mut reads, lead) = holding();
+        assert_eq!(reads.deadline_us(ELECTION_US, true), Some(7_000_000));
+        reads.check(7_000_000, lead, ELECTION_US);
+        assert_eq!(reads.take_failed(), [0]);
+        reads.push(7_000_000, 99);
+        let changed = follower(6, 2);
+        reads.check(7_000_000, changed, ELECTION_US);
+        assert!(!reads.is_held_over(Lead { committed: 200, ..lead }));
+        let round = reads.begin(7_000_000, changed);
+        let ready = reads.complete(7_000_001, &round, 8).unwrap().ready;
+        assert_eq!(tickets(&ready), (1..=18).chain([99]).collect::<Vec<_>>());
     }
 
     #[test]

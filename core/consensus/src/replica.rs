@@ -29,6 +29,7 @@
 
 mod appends;
 mod commits;
+mod durable;
 mod elections;
 mod hint;
 mod leases;
@@ -53,6 +54,7 @@ use crate::config::{
     HEARTBEAT_TICKS, LOG_ALONE_BYTES_KEPT, PATIENCE_MAX, UNAPPLIED_BYTES_MAX,
 };
 use crate::convert;
+use crate::durable::{Heard, Told};
 use crate::error::{ConsensusError, ProposeError, Rejected, TransferError};
 use crate::lease::Lease;
 use crate::log_cache::LogCache;
@@ -81,6 +83,8 @@ pub struct Replica {
     roads: Roads,
     appends: Appends,
     lease: Lease,
+    told: Told,
+    heard: Heard,
     /// Until then no vote is given: one may have been promised before this boot.
     mute_until_us: u64,
     reads: Reads,
@@ -142,6 +146,8 @@ impl Replica {
             roads: Roads::default(),
             appends: Appends::default(),
             lease: Lease::default(),
+            told: Told::default(),
+            heard: Heard::default(),
             mute_until_us: 0,
             outbox: Outbox::default(),
             applied,
@@ -190,6 +196,10 @@ impl Replica {
             }
             // The leader gives the transfer up after an election timeout.
             Type::MsgTimeoutNow if !self.may_campaign() => return Ok(()),
+            Type::MsgAppend if message.durable_index > 0 && message.entries.is_empty() => {
+                self.receive_durable(&message);
+                return Ok(());
+            }
             _ => {}
         }
         self.weigh_hint(kind, &message);
@@ -217,6 +227,7 @@ impl Replica {
         if kind == Type::MsgAppendResponse {
             self.appends.over(from);
         }
+        let durable_index = message.durable_index;
         let mut message = convert::message_to_raft(message);
         if kind == Type::MsgAppendResponse && !self.mend_append_response(&mut message) {
             return Ok(());
@@ -225,12 +236,15 @@ impl Replica {
         let accepted = kind == Type::MsgAppendResponse && !message.reject;
         let carries_nothing = kind == Type::MsgAppend && message.entries.is_empty();
         let committed = self.raw.raft.raft_log.committed;
+        let names = commits::named(kind, &message);
         let stepped =
             if is_no_sign { self.step_without_sending(message) } else { self.raw.step(message) };
         stepped.map_err(|_| Rejected::UnknownPeer { from })?;
-        if carries_nothing && self.raw.raft.raft_log.committed > committed {
+        let is_news = names.is_some_and(|commit| self.is_named(term, commit, committed));
+        if carries_nothing && is_news {
             self.leave_unanswered(from, acknowledged);
         }
+        self.hear_durable(from, term, durable_index);
         if accepted {
             self.note_acknowledged(from, acknowledged);
         }
@@ -382,6 +396,7 @@ impl Replica {
         self.heard_us.retain(|id, _| peers.get(*id).is_some());
         self.elections.retain(|id| peers.get(id).is_some());
         self.appends.retain(|id| peers.get(id).is_some());
+        self.told.retain(|id| peers.get(id).is_some());
         self.settle(before);
         Ok(self.conf_state())
     }
@@ -501,6 +516,8 @@ impl Replica {
             leader: raft.leader_id,
             is_self: self.is_leader(),
             may_answer: raft.commit_to_current_term(),
+            told: self.told.index(),
+            committed: raft.raft_log.committed,
         }
     }
 

@@ -67,6 +67,7 @@ fn check_numbers(message: &RaftMessage, kind: Type) -> Result<(), Rejected> {
         ("commit_term", message.commit_term),
         ("request_snapshot", message.request_snapshot),
         ("reject_hint", message.reject_hint),
+        ("durable_index", message.durable_index),
     ];
     for (field, value) in fields {
         if value > INDEX_MAX {
@@ -121,6 +122,9 @@ fn check_shape(message: &RaftMessage, kind: Type) -> Result<(), Rejected> {
         (None, true) => return Err(Rejected::Missing { kind, field: "its snapshot" }),
         _ => {}
     }
+    if message.durable_index > 0 && message.r#type() != Type::MsgAppend {
+        return Err(Rejected::Unexpected { kind, field: "a durable index" });
+    }
     let contexts = [
         ("context", message.context.len()),
         ("read context", entries.and(message.entries.first()).map_or(0, |entry| entry.data.len())),
@@ -138,6 +142,11 @@ fn check_shape(message: &RaftMessage, kind: Type) -> Result<(), Rejected> {
 fn check_append(message: &RaftMessage) -> Result<(), Rejected> {
     if (message.index == 0) != (message.log_term == 0) || message.log_term > message.term {
         return Err(Rejected::OutOfRange { field: "log_term", value: message.log_term });
+    }
+    let ends = (message.durable_index, message.term);
+    if message.entries.is_empty() && ends.0 > 0 && (message.index, message.log_term) != ends {
+        // Who does not know the field takes the message for an append after that entry.
+        return Err(Rejected::OutOfRange { field: "durable_index", value: ends.0 });
     }
     let mut bytes = 0_u64;
     let mut index = message.index;

@@ -75,6 +75,13 @@ fn perform(cluster: &mut Cluster, line: &str) {
             }
             cluster.pump(member(1));
         }
+        "forward" => {
+            for command in &words[3..] {
+                let result = cluster.forward(member(1), member(2), command);
+                report(cluster, member(2), result);
+            }
+            cluster.pump(member(2));
+        }
         // Taken, but not yet asked what to do with it.
         "gather" => {
             for command in &words[2..] {
@@ -104,6 +111,7 @@ fn perform(cluster: &mut Cluster, line: &str) {
             cluster.dropped_types.insert(message_type(words[1]));
         }
         "heal" => cluster.heal(),
+        "disk" => cluster.members.get_mut(&member(1)).unwrap().disk_us = duration_us(words[2]),
         "hold" => cluster.members.get_mut(&member(1)).unwrap().disk_held = true,
         "sync" => {
             cluster.members.get_mut(&member(1)).unwrap().disk_held = false;

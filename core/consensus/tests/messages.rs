@@ -39,6 +39,14 @@ fn every_kind_of_malformed_message_is_rejected_and_leaves_no_trace() {
         (RaftMessage { r#type: 99, ..message(Type::MsgHeartbeat, 5) }, "type 99 is unknown"),
         (RaftMessage { r#type: -1, ..message(Type::MsgHeartbeat, 5) }, "type -1 is unknown"),
         (message(Type::MsgHup, 5), "MSG_HUP is not for the wire"),
+        (
+            RaftMessage { durable_index: INDEX_MAX + 1, ..append(Vec::new()) },
+            "durable_index 4611686018427387905 is out of range",
+        ),
+        (
+            RaftMessage { durable_index: 9, ..message(Type::MsgHeartbeat, 5) },
+            "MSG_HEARTBEAT carries a durable index",
+        ),
         (message(Type::MsgBeat, 5), "MSG_BEAT is not for the wire"),
         (message(Type::MsgPropose, 5), "MSG_PROPOSE is not for the wire"),
         (message(Type::MsgUnreachable, 5), "MSG_UNREACHABLE is not for the wire"),
@@ -228,6 +236,9 @@ fn hostile_messages_never_make_a_replica_panic() {
                 ..Default::default()
             };
             message.r#type = kind as i32;
+            if kind == Type::MsgAppend as u64 && roll(2) == 0 {
+                message.durable_index = 8 + roll(5);
+            }
             message.from = if wild { roll(5) } else { 2 + roll(2) };
             message.to = u64::from(!wild || roll(9) != 0);
             message.reject = roll(2) == 0;

@@ -163,7 +163,14 @@ impl Run {
                 };
                 for _ in 0..=self.dice.below(5) {
                     self.next += 1;
-                    let _ = self.cluster.propose(target, &format!("c{}", self.next));
+                    let command = format!("c{}", self.next);
+                    // Two in three came through a follower, or through one that was none.
+                    let through = 1 + self.next % 3;
+                    let _ = if through == target {
+                        self.cluster.propose(target, &command)
+                    } else {
+                        self.cluster.forward(through, target, &command)
+                    };
                 }
                 if self.dice.percent(80) {
                     self.cluster.pump(target);
@@ -309,6 +316,8 @@ fn agreement_survives_every_fault_and_the_cluster_recovers() {
         ("read answered", 1_000),
         ("read failed", 100),
         ("command given back", 3),
+        ("durable index heard", 200),
+        ("committed ahead of the leader", 50),
     ];
     assert_reached(&total, &least);
 }

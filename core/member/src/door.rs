@@ -47,7 +47,12 @@ pub enum Input {
     /// From another member.
     Message(RaftMessage),
     /// Commands which another member, thinking this one the leader, sent on.
-    Forwarded(Vec<Bytes>),
+    Forwarded {
+        /// The other member; its callers wait for them.
+        from: u64,
+        /// Encoded commands.
+        commands: Vec<Bytes>,
+    },
     /// Commands of callers on this member.
     Propose(Vec<Proposal>),
     /// A forward of which not a byte has left: it may be proposed again.

@@ -232,7 +232,7 @@ impl Member {
                     }
                 }
             }
-            Input::Forwarded(commands) => self.take_forwarded(commands, effects),
+            Input::Forwarded { from, commands } => self.take_forwarded(from, commands, effects),
             Input::Propose(proposals) => {
                 for proposal in proposals {
                     self.wait_for_leader(proposal.into(), effects);

@@ -197,6 +197,8 @@ pub(crate) static METRICS: &[Metric] = &[
     metric("metastore_process_cpu_throttled_seconds_total", Counter, &[], "For how long this process's control group had used up its quota of processor time. Absent where the kernel does not say."),
     metric("metastore_put_stage_duration_seconds", doubling(0.0001, 16), &["stage"], "Where the time of commands goes (puts, deletes, txns), on the member where it goes there."),
     metric("metastore_raft_batch_size", doubling(1.0, 12), &[], "Commands carried by one Raft entry."),
+    metric("metastore_raft_durable_told_total", Counter, &[], "Times this leader told a follower what is on its disk, so that the follower answers its callers one round trip sooner."),
+    metric("metastore_raft_early_commits_total", Counter, &[], "Entries this follower committed by what is on its leader's disk and its own, before the leader said so."),
     metric("metastore_raft_first_index", Gauge, &[], "First index of the log in memory."),
     metric("metastore_raft_loop_stall_seconds", doubling(0.0001, 18), &[], "By how much passes of the loop that carries the protocol were late."),
     metric("metastore_raft_term", Gauge, &[], "Raft's term."),

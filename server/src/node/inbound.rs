@@ -35,7 +35,10 @@ impl NodeInbound {
 
     /// What a leader says keeps its followers from standing for election.
     fn note_sign_of_life(&self, message: &RaftMessage) {
+        // One that only tells what is durable is none: it is no answer to silence.
+        let tells_only = message.durable_index > 0 && message.entries.is_empty();
         if matches!(message.r#type(), Type::MsgAppend | Type::MsgHeartbeat)
+            && !tells_only
             && self.shared.led.borrow().leader == Some(message.from)
         {
             self.shared.vitals.note_leader_heard(self.shared.now_us(), message.from);
@@ -111,8 +114,8 @@ impl Inbound for NodeInbound {
         self.shared.inbox.urgent(Input::Message(message))
     }
 
-    async fn forwarded(&self, _from: u64, commands: Vec<Bytes>) -> bool {
-        self.shared.inbox.bulk(Input::Forwarded(commands)).await
+    async fn forwarded(&self, from: u64, commands: Vec<Bytes>) -> bool {
+        self.shared.inbox.bulk(Input::Forwarded { from, commands }).await
     }
 
     fn traces(&self, contexts: &[TraceContext], is_forward: bool) {

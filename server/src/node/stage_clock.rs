@@ -59,7 +59,7 @@ impl StageClock {
                     });
                     self.arrivals.extend(came);
                 }
-                Input::Forwarded(commands) => {
+                Input::Forwarded { commands, .. } => {
                     self.arrivals.extend(std::iter::repeat_n(now_us, commands.len()));
                 }
                 _ => {}
@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn a_command_queues_from_its_arrival_until_it_waits_no_more() {
         let mut clock = clock();
-        clock.arrived(&[propose(&[100, 150]), Input::Forwarded(vec![Bytes::new()])], 200);
+        let forwarded = Input::Forwarded { from: 2, commands: vec![Bytes::new()] };
+        clock.arrived(&[propose(&[100, 150]), forwarded], 200);
         clock.stepped(200, 3, true);
         assert_eq!(count(&clock, Stage::Queue), (0, 0), "all of them wait for an entry");
         clock.stepped(300, 1, true);

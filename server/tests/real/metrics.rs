@@ -61,6 +61,8 @@ const UNMOVED: &[(&str, &str)] = &[
         "metastore_wal_repaired_entries_total",
         "a crash between sync and mark: core/wal, power_cuts.rs",
     ),
+    ("metastore_raft_durable_told_total", "members far apart: core/consensus, early.rs"),
+    ("metastore_raft_early_commits_total", "members far apart: core/consensus, early.rs"),
     ("metastore_wal_torn_tail_total", "a power cut: core/wal, damage.rs"),
     ("metastore_value_cache_bytes", "a setting: values.rs"),
     ("metastore_value_cache_hits_total", "a setting: values.rs"),

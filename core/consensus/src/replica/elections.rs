@@ -123,6 +123,7 @@ impl Replica {
             self.roads = Roads::default();
             self.appends = Appends::default();
             self.lease.begin_term();
+            self.told.begin_term();
             self.open_windows();
         }
         if !leads {

@@ -26,6 +26,9 @@ impl Replica {
             Type::MsgHeartbeatResponse if self.is_leader() => {
                 self.lease.answered(self.now_us, from, sent_us);
                 self.note_heartbeat_answer(from, sent_us);
+                if (1..=self.now_us).contains(&sent_us) {
+                    self.told.answered_after(self.now_us, from, self.now_us - sent_us);
+                }
             }
             _ => {}
         }

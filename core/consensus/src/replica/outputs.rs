@@ -15,6 +15,7 @@ use super::Replica;
 use crate::convert;
 use crate::outbox::Confirmed;
 use crate::output::{Leadership, Output, Persist};
+use crate::reads::Answered;
 
 /// Rounds of reads one output may answer: a sole voter answers its own at once.
 const READ_ROUNDS_PER_OUTPUT: usize = 2;
@@ -30,6 +31,7 @@ impl Replica {
             self.take_ready(&mut output);
         }
         output.messages = self.outbox.take_released();
+        self.tell_durable(&mut output.messages);
         if self.disk_stalled(now_us) {
             output.messages.retain(|message| message.r#type() != Type::MsgHeartbeat);
         }
@@ -48,6 +50,8 @@ impl Replica {
             || self.outbox.has_released()
             || self.reads.has_failed()
             || self.reads.may_begin(lead)
+            || self.reads.is_held_over(lead)
+            || self.has_durable_to_tell()
             || self.log().snapshot_wanted()
             || self.reported != (lead.term, lead.leader)
             || if lead.is_self {
@@ -81,6 +85,7 @@ impl Replica {
             return;
         }
         let Some(next) = self.next_batch() else { return };
+        let followers = self.making.take_followers();
         let entries = self.making.take_entries(&self.config.batching);
         let entries = entries.into_iter().map(convert::proposal).collect();
         let before = self.raw.raft.state;
@@ -89,6 +94,10 @@ impl Replica {
             .step(convert::propose_message(self.config.id, entries))
             .expect("a leader in its configuration that transfers nothing takes proposals");
         let last_index = self.raw.raft.raft_log.last_index();
+        let raft = &self.raw.raft;
+        for follower in followers.into_iter().filter(|id| raft.prs().get(*id).is_some()) {
+            self.told.awaits(follower, last_index, raft.raft_log.committed);
+        }
         self.pace.left(self.now_us, next, self.config.batching.gather_us_max, last_index);
         self.settle(before);
     }
@@ -96,18 +105,12 @@ impl Replica {
     fn run_reads(&mut self, output: &mut Output) {
         for _ in 0..READ_ROUNDS_PER_OUTPUT {
             for answer in std::mem::take(&mut self.raw.raft.read_states) {
-                let complete = self.reads.complete(self.now_us, &answer.request_ctx, answer.index);
-                let Some((ready, peers)) = complete else { continue };
-                output.reads.extend(ready);
-                for peer in peers {
-                    let message =
-                        self.read_message(Type::MsgReadIndexResp, peer.from, peer.context);
-                    let message =
-                        RaftMessage { term: self.raw.raft.term, index: answer.index, ..message };
-                    self.outbox.send(message, true);
-                }
+                self.answer_reads(&answer.request_ctx, answer.index, output);
             }
             let lead = self.lead();
+            while let Some(answered) = self.reads.take_held(lead) {
+                self.tell_readers(answered, output);
+            }
             self.reads.check(self.now_us, lead, self.clock.election_timeout_us());
             if !self.reads.may_begin(lead) {
                 break;
@@ -122,6 +125,28 @@ impl Replica {
                 let message = self.read_message(Type::MsgReadIndex, lead.leader, context);
                 self.outbox.send_at_once(message);
             }
+        }
+    }
+
+    /// The round of this context is proved, at this index.
+    fn answer_reads(&mut self, context: &[u8], index: u64, output: &mut Output) {
+        if self.reads.holds(context, index, self.lead()) {
+            return;
+        }
+        if let Some(answered) = self.reads.complete(self.now_us, context, index) {
+            self.tell_readers(answered, output);
+        }
+    }
+
+    fn tell_readers(&mut self, answered: Answered, output: &mut Output) {
+        let Answered { index, ready, peers } = answered;
+        // Raft takes it for a commit index where it arrives.
+        debug_assert!(peers.is_empty() || index <= self.raw.raft.raft_log.committed);
+        output.reads.extend(ready);
+        for peer in peers {
+            let message = self.read_message(Type::MsgReadIndexResp, peer.from, peer.context);
+            let message = RaftMessage { term: self.raw.raft.term, index, ..message };
+            self.outbox.send(message, true);
         }
     }
 
@@ -212,6 +237,7 @@ impl Replica {
 
     pub(super) fn confirm(&mut self, confirmed: Confirmed) {
         self.raw.on_persist_ready(confirmed.through);
+        self.commit_durable();
         if let Some(index) = confirmed.snapshot
             && index > self.raw.raft.raft_log.applied
         {

@@ -70,6 +70,8 @@ impl Replica {
             reads_waiting: self.reads.waiting(),
             commands_making: self.commands_making(),
             persists_outstanding: self.outbox.outstanding(),
+            durable_told: self.told.messages(),
+            committed_early: self.heard.entries(),
         }
     }
 }

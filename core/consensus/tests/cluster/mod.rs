@@ -95,6 +95,8 @@ pub struct Cluster {
     pub latency_us: u64,
     cut: BTreeSet<(u64, u64)>,
     pub dropped_types: BTreeSet<i32>,
+    /// Members of a version that does not know what durable indexes are.
+    pub old: BTreeSet<u64>,
     /// Print every message.
     pub trace: bool,
     pub out: String,
@@ -125,6 +127,7 @@ impl Cluster {
             latency_us: 1_000,
             cut: BTreeSet::new(),
             dropped_types: BTreeSet::new(),
+            old: BTreeSet::new(),
             trace: false,
             out: String::new(),
             leaders: BTreeMap::new(),
@@ -277,6 +280,16 @@ impl Cluster {
         self.replica(id).propose(Bytes::from(command.to_owned()))
     }
 
+    /// A command that a follower has sent on arrives at the leader.
+    pub fn forward(
+        &mut self,
+        follower: u64,
+        leader: u64,
+        command: &str,
+    ) -> Result<(), consensus::ProposeError> {
+        self.replica(leader).propose_for(follower, Bytes::from(command.to_owned()))
+    }
+
     pub fn change(id: u64, kind: Kind) -> MembershipChange {
         MembershipChange {
             id: None,
@@ -376,8 +389,11 @@ impl Cluster {
         }
     }
 
-    fn deliver(&mut self, message: RaftMessage) {
+    fn deliver(&mut self, mut message: RaftMessage) {
         let (from, to) = (message.from, message.to);
+        if self.old.contains(&to) {
+            message.durable_index = 0;
+        }
         let kind = message.r#type();
         let lost = self.cut.contains(&(from, to))
             || self.dropped_types.contains(&message.r#type)
@@ -394,6 +410,9 @@ impl Cluster {
             self.say(&line);
         }
         let now_us = self.now_us;
+        if message.durable_index > 0 {
+            self.reach("durable index heard");
+        }
         if let Err(error) = self.replica(to).receive(now_us, message) {
             self.reach("message rejected");
             self.say(&format!("{to} rejects a message of {from}: {error}"));
@@ -608,9 +627,22 @@ impl Cluster {
                     );
                 }
                 self.reach("entry committed");
+                if self.members[&id]
+                    .replica
+                    .as_ref()
+                    .is_some_and(|it| it.status().committed_early > 0)
+                    && self.leader_commit() < entry.index
+                {
+                    self.reach("committed ahead of the leader");
+                }
                 self.committed.insert(entry.index, content);
             }
         }
+    }
+
+    fn leader_commit(&self) -> u64 {
+        let leader = self.leader().and_then(|id| self.members[&id].replica.as_ref());
+        leader.map_or(0, Replica::commit_index)
     }
 
     pub fn committed_commands(&self) -> Vec<String> {
@@ -636,6 +668,9 @@ pub fn describe(m: &RaftMessage) -> String {
                 let _ = write!(line, " entries {}..{}", first.index, last.index);
             }
             let _ = write!(line, " commit {}", m.commit);
+            if m.durable_index > 0 {
+                let _ = write!(line, " durable {}", m.durable_index);
+            }
         }
         Type::MsgAppendResponse if m.reject => {
             let _ = write!(line, " rejects {} hint {}.{}", m.index, m.log_term, m.reject_hint);

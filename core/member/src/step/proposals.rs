@@ -13,10 +13,18 @@ const WAITING_PROPOSALS_MAX: usize = 20_000;
 /// The same in bytes.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
+/// Who waits for a command.
+#[derive(Clone, Copy, Debug)]
+enum Caller {
+    /// A caller here, by its ticket.
+    Own(u64),
+    /// A caller of this member, which is not told when nothing comes of it.
+    Of(u64),
+}
+
 /// A command that waits for a leader, or for room.
 pub(super) struct Waiting {
-    /// The caller's ticket; `None`: the caller is another member's and is not told.
-    sequence: Option<u64>,
+    caller: Caller,
     deadline_us: u64,
     command: Bytes,
 }
@@ -24,13 +32,13 @@ pub(super) struct Waiting {
 impl From<Proposal> for Waiting {
     fn from(proposal: Proposal) -> Self {
         let Proposal { sequence, deadline_us, command } = proposal;
-        Waiting { sequence: Some(sequence), deadline_us, command }
+        Waiting { caller: Caller::Own(sequence), deadline_us, command }
     }
 }
 
 impl Waiting {
     fn refuse(&self, busy: bool, effects: &mut Effects) {
-        if let Some(sequence) = self.sequence {
+        if let Caller::Own(sequence) = self.caller {
             effects.reply.push(Reply::NotProposed { sequence, busy });
         }
     }
@@ -58,7 +66,12 @@ impl Member {
                 self.pop_waiting();
                 continue;
             }
-            match self.replica.propose(proposal.command.clone()) {
+            let command = proposal.command.clone();
+            let proposed = match proposal.caller {
+                Caller::Own(_) => self.replica.propose(command),
+                Caller::Of(follower) => self.replica.propose_for(follower, command),
+            };
+            match proposed {
                 Ok(()) => self.pop_waiting(),
                 Err(ProposeError::NotLeader { leader: Some(to) }) if to != self.id() => {
                     let forward =
@@ -88,15 +101,18 @@ impl Member {
 
     /// Commands of another member. It will not send them again, and neither is it told when they are
     /// dropped: its caller's deadline answers.
-    pub(super) fn take_forwarded(&mut self, commands: Vec<Bytes>, effects: &mut Effects) {
+    pub(super) fn take_forwarded(
+        &mut self,
+        from: u64,
+        commands: Vec<Bytes>,
+        effects: &mut Effects,
+    ) {
         for command in commands {
             // A follower that was asked in error does not send them further: they could go in circles.
-            if let Err(ProposeError::Busy) = self.replica.propose(command.clone()) {
+            if let Err(ProposeError::Busy) = self.replica.propose_for(from, command.clone()) {
                 // Keep what fits until the batches in the making have left.
-                self.wait_for_leader(
-                    Waiting { sequence: None, deadline_us: u64::MAX, command },
-                    effects,
-                );
+                let caller = Caller::Of(from);
+                self.wait_for_leader(Waiting { caller, deadline_us: u64::MAX, command }, effects);
             }
         }
     }
@@ -110,10 +126,8 @@ impl Member {
             if id.member == self.config.origin && id.sequence <= OWN_SEQUENCES_FROM {
                 // The caller's own deadline is not known any more; one election is enough to wait.
                 let deadline_us = now_us + 5 * self.replica.status().timing.election_timeout_us;
-                self.wait_for_leader(
-                    Waiting { sequence: Some(id.sequence), deadline_us, command },
-                    effects,
-                );
+                let caller = Caller::Own(id.sequence);
+                self.wait_for_leader(Waiting { caller, deadline_us, command }, effects);
             }
         }
     }

@@ -5,7 +5,7 @@ use member::consensus::Config;
 use member::{Input, Reply};
 use prost::Message as _;
 use proto::log::{Command, LeaseGrant, RequestId, command};
-use proto::peer::{RaftMessage, raft_message::Type};
+use proto::peer::{RaftMessage, TuningAck, raft_message::Type};
 
 use crate::Lone;
 
@@ -17,6 +17,10 @@ const ROUNDS_MAX: usize = 400;
 struct Stage {
     lone: Lone,
     now_us: u64,
+}
+
+fn forwarded(command: Bytes) -> Input {
+    Input::Forwarded { from: OTHER, commands: vec![command] }
 }
 
 impl Stage {
@@ -48,6 +52,8 @@ impl Stage {
                 term: message.term,
                 index,
                 context: message.context.clone(),
+                sent_us: message.sent_us,
+                tuning: Some(TuningAck::default()),
                 ..RaftMessage::default()
             }))
         };
@@ -169,7 +175,7 @@ fn a_lease_that_is_granted_is_there_when_asked_for_though_the_leader_is_slow_to_
     let id = Some(RequestId { member: 8, sequence: 1 });
     let op = Some(command::Op::LeaseGrant(LeaseGrant { id: 77, ttl: 600 }));
     let command = Command { id, op }.encode_to_vec();
-    stage.step(vec![Input::Forwarded(vec![command.into()])]);
+    stage.step(vec![forwarded(command.into())]);
     let answers = stage.answers();
     stage.step(answers);
     let status = stage.lone.member.status();
@@ -187,6 +193,36 @@ fn a_lease_that_is_granted_is_there_when_asked_for_though_the_leader_is_slow_to_
     assert_eq!(lease.granted_ttl, 600);
 }
 
+/// Another member may have committed the grant by what was durable at two, and told whoever asked for it.
+#[test]
+fn a_lease_that_a_follower_has_told_of_is_renewed_though_the_leader_cannot_know_of_it_yet() {
+    let mut stage = Stage::new();
+    stage.lead();
+    // Until the leader believes that member 2 is far.
+    for _ in 0..60 {
+        stage.pass();
+    }
+    let id = Some(RequestId { member: 8, sequence: 1 });
+    let op = Some(command::Op::LeaseGrant(LeaseGrant { id: 77, ttl: 600 }));
+    let grant = Command { id, op }.encode_to_vec();
+    drop(stage.answers());
+    stage.step(vec![forwarded(grant.into())]);
+    let status = stage.lone.member.status();
+    assert_eq!((status.durable_told, status.commit + 1), (1, status.last_index));
+    let of_the_grant = stage.answers();
+
+    stage.step(vec![Input::LeaseKeepAlive { ticket: 5, id: 77 }]);
+    let answers = stage.answers();
+    assert!(!answers.is_empty(), "a round of heartbeats has left");
+    stage.step(answers);
+    assert!(stage.lease_replies().is_empty(), "{:?}", stage.lone.replies);
+    stage.step(of_the_grant);
+    let [Reply::Lease { ticket: 5, lease: Some(lease) }] = stage.lease_replies()[..] else {
+        panic!("{:?}", stage.lone.replies)
+    };
+    assert_eq!(lease.granted_ttl, 600);
+}
+
 /// Its successor may have renewed it: the holder asked again as soon as somebody led.
 #[test]
 fn what_a_leader_had_begun_to_revoke_is_not_handed_to_its_successor() {
@@ -198,7 +234,7 @@ fn what_a_leader_had_begun_to_revoke_is_not_handed_to_its_successor() {
         let id = Some(RequestId { member: 9, sequence });
         Bytes::from(Command { id, op: Some(op) }.encode_to_vec())
     };
-    stage.step(vec![Input::Forwarded(vec![command(1, grant)])]);
+    stage.step(vec![forwarded(command(1, grant))]);
     let answers = stage.answers();
     stage.step(answers);
     for _ in 0..115 {
@@ -206,12 +242,12 @@ fn what_a_leader_had_begun_to_revoke_is_not_handed_to_its_successor() {
     }
     // A disk that stands still holds back what the leader wants to write, and the lease runs out.
     stage.lone.is_stuck = true;
-    stage.step(vec![Input::Forwarded(vec![command(2, forever(78))])]);
+    stage.step(vec![forwarded(command(2, forever(78)))]);
     for _ in 0..30 {
         stage.pass();
     }
     let late = command(3, forever(79));
-    stage.step(vec![Input::Forwarded(vec![late.clone()])]);
+    stage.step(vec![forwarded(late.clone())]);
     for _ in 0..10 {
         stage.pass();
     }
