@@ -10,6 +10,7 @@
 //! synced before a value leaves memory, an older one stays until the next has everything, what readers
 //! have pinned is not compacted away, and a generation that fails ends the member.
 
+mod block_files;
 mod engine;
 
 use std::fs;

@@ -13,7 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use prometheus::{IntCounter, IntGauge};
-use state::{Record, Revision, ValueCache, ValueSource, Values};
+use state::block::Block;
+use state::{Record, ValueCache, ValueSource, Values};
 
 use crate::backend::BlockReader;
 use crate::metrics::Metrics;
@@ -150,8 +151,16 @@ impl ValueStore {
         self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    /// A record that was read may be wanted again, and its neighbours by whoever reads on.
+    fn keep(&self, found: &Record, block: Block) {
+        let mut cache = self.cache();
+        cache.note_block(block);
+        cache.insert(found.clone());
+        self.note(&cache);
+    }
+
     /// Reads the block of an entry, and its record out of it.
-    fn fetch(&self, entry: &Record) -> Result<(Record, Vec<Record>), String> {
+    fn fetch(&self, entry: &Record) -> Result<(Record, Block), String> {
         let mut tried: Option<Arc<BlockReader>> = None;
         let mut reason = String::from("there is no backend");
         for _ in 0..READ_TRIES {
@@ -172,16 +181,12 @@ impl ValueStore {
     }
 }
 
-/// The record of an entry and its neighbours.
-fn found_in(reader: &BlockReader, entry: &Record) -> Result<(Record, Vec<Record>), String> {
-    let records = reader.block_of(entry.revision()).map_err(|error| error.to_string())?;
-    let at = records.binary_search_by_key(&entry.revision(), Record::revision);
-    let found = at.ok().map(|at| records[at].clone()).filter(|found| found == entry);
-    let missing = || {
-        let first = records.first().map_or(Revision::default(), Record::revision);
-        format!("the block at {first} does not have it")
-    };
-    Ok((found.ok_or_else(missing)?, records))
+/// The record of an entry, and the block it was in.
+fn found_in(reader: &BlockReader, entry: &Record) -> Result<(Record, Block), String> {
+    let block = reader.block_of(entry.revision()).map_err(|error| error.to_string())?;
+    let found = block.find(entry.revision()).map_err(|error| error.to_string())?;
+    let missing = || format!("the block at {} does not have it", block.first());
+    Ok((found.filter(|found| found == entry).ok_or_else(missing)?, block))
 }
 
 impl ValueSource for ValueStore {
@@ -201,6 +206,21 @@ impl ValueSource for ValueStore {
         found
     }
 
+    fn near(&self, entry: &Record) -> Option<Record> {
+        if let Some(found) = self.at_hand(entry) {
+            return Some(found);
+        }
+        // Held meanwhile: whoever replaces the generation waits, and closes the old one.
+        let reader = self.reader.read().unwrap_or_else(PoisonError::into_inner);
+        let block = reader.as_ref()?.block_at_hand(entry.revision())?;
+        drop(reader);
+        // In doubt whoever may wait looks closer: a view that is not pinned may be overtaken.
+        let found = block.find(entry.revision()).ok()?.filter(|found| found == entry)?;
+        self.misses.inc();
+        self.keep(&found, block);
+        Some(found)
+    }
+
     fn read(&self, entry: &Record, reuse: bool) -> Record {
         // Walks over everything would hide how it is with what is asked for.
         let found = if reuse { self.at_hand(entry) } else { self.cache().find(entry) };
@@ -210,11 +230,10 @@ impl ValueSource for ValueStore {
         self.misses.inc_by(u64::from(reuse));
         match self.fetch(entry) {
             Ok((found, block)) => {
-                let mut cache = self.cache();
-                cache.note_block(block);
                 if reuse {
-                    cache.insert(found.clone());
-                    self.note(&cache);
+                    self.keep(&found, block);
+                } else {
+                    self.cache().note_block(block);
                 }
                 found
             }
@@ -246,6 +265,13 @@ mod tests {
 
     const KEYS: u64 = 500;
     const VALUE_BYTES: usize = 1_000;
+    /// A few blocks.
+    const FILE_BYTES_MAX: u64 = 32 << 10;
+    const ROUNDS: u8 = 6;
+    /// Where the one that writes fails, readers end all the same.
+    const READS_MAX: u64 = 1_000_000;
+    /// Looks at whether somebody still reads an older view.
+    const LOOKS_MAX: usize = 100_000;
 
     /// A member's state with a tiny cache, the same state with all values in memory, and the backend.
     struct Stage {
@@ -256,13 +282,14 @@ mod tests {
         backend: SledBackend,
         writeback: Writeback,
         index: u64,
-        _dir: tempfile::TempDir,
+        dir: tempfile::TempDir,
     }
 
     impl Stage {
         fn new() -> Stage {
             let dir = tempfile::tempdir().unwrap();
-            let backend = SledBackend::open(&dir.path().join("sled-1")).unwrap();
+            let backend =
+                SledBackend::open_with(&dir.path().join("sled-1"), FILE_BYTES_MAX).unwrap();
             let fatal = Fatal::default();
             let store = ValueStore::new(20 * VALUE_BYTES as u64, &Metrics::new(), fatal.clone());
             store.attach(backend.reader());
@@ -274,7 +301,7 @@ mod tests {
                 fatal,
                 backend,
                 index: 0,
-                _dir: dir,
+                dir,
             }
         }
 
@@ -314,6 +341,10 @@ mod tests {
             self.store.synced(self.writeback.sealed_applied().revision);
         }
 
+        fn first_file(&self) -> std::path::PathBuf {
+            self.dir.path().join("sled-1/blocks/00000001.blocks")
+        }
+
         fn views(&mut self) -> [View; 2] {
             while self.apart.sweep(64) || self.whole.sweep(64) {}
             [self.apart.publish(), self.whole.publish()]
@@ -349,6 +380,90 @@ mod tests {
         assert!((KEYS / 64..KEYS).contains(&misses), "{misses}");
         let held = stage.store.bytes.get();
         assert!(held > 0 && held <= 20 * VALUE_BYTES as i64, "{held}");
+    }
+
+    #[test]
+    fn one_value_is_read_where_it_is_asked_for_if_that_takes_no_disk() {
+        let mut stage = Stage::new();
+        stage.put_all(0);
+        stage.sync();
+        let [apart, whole] = stage.views();
+        let one =
+            |n: u64| RangeRequest { key: format!("{n:04}").into(), ..RangeRequest::default() };
+        for n in [0, 1, 250] {
+            let found = apart.range_at_hand(&one(n)).expect("written just now").unwrap();
+            assert_eq!(found, whole.range(&one(n)).unwrap());
+        }
+        assert_eq!(stage.store.misses.get(), 2, "the second is the first one's neighbour");
+
+        // What compaction has taken from the backend is not at hand for a view that it has overtaken.
+        stage.put_all(1);
+        let compaction = CompactionRequest { revision: apart.revision() + 400, physical: false };
+        stage.apply(Op::Compact(compaction));
+        stage.sync();
+        let [newer, _] = stage.views();
+        stage.writeback.feed([&stage.apart.take_changes()], &newer);
+        stage.sync();
+        let through = stage.writeback.sealed_applied().compact_revision;
+        assert!(stage.writeback.wants_compaction() && stage.store.may_drop(through));
+        while let Some(batch) = stage.writeback.compact(&stage.backend).unwrap() {
+            stage.backend.commit(&batch).unwrap();
+        }
+        assert!(apart.range_at_hand(&one(100)).is_none());
+        assert!(newer.range_at_hand(&one(100)).is_some());
+        assert_eq!(stage.fatal.reason(), None);
+    }
+
+    #[test]
+    fn readers_find_every_value_while_blocks_are_written_anew_and_files_go() {
+        let mut stage = Stage::new();
+        stage.put_all(0);
+        stage.sync();
+        let first = stage.first_file();
+        assert!(first.exists());
+        let newest = Mutex::new(stage.views());
+        let has_ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reading = |step: u64| {
+                let mut n = 0;
+                while n < KEYS || n < READS_MAX && !has_ended.load(Ordering::Relaxed) {
+                    n += step;
+                    let [apart, whole] = newest.lock().unwrap().clone();
+                    let Some(_pin) = apart.pin() else { continue };
+                    let key = format!("{:04}", n * 77 % KEYS).into();
+                    let one = RangeRequest { key, ..RangeRequest::default() };
+                    let at_hand = apart.range_at_hand(&one).filter(|_| n.is_multiple_of(2));
+                    let found = at_hand.unwrap_or_else(|| apart.range(&one));
+                    assert_eq!(found, whole.range(&one));
+                }
+            };
+            let readers = [1, 3].map(|step| scope.spawn(move || reading(step)));
+            for round in 1..=ROUNDS {
+                stage.put_all(round);
+                let revision = newest.lock().unwrap()[0].revision() + 300;
+                stage.apply(Op::Compact(CompactionRequest { revision, physical: false }));
+                let views = stage.views();
+                stage.writeback.feed([&stage.apart.take_changes()], &views[0]);
+                *newest.lock().unwrap() = views;
+                stage.sync();
+                let through = stage.writeback.sealed_applied().compact_revision;
+                let mut looks = 0;
+                while !stage.store.may_drop(through) && looks < LOOKS_MAX {
+                    looks += 1;
+                    std::thread::yield_now();
+                }
+                assert!(looks < LOOKS_MAX, "whoever reads takes the newest view");
+                while let Some(batch) = stage.writeback.compact(&stage.backend).unwrap() {
+                    stage.backend.commit(&batch).unwrap();
+                }
+                stage.sync();
+            }
+            has_ended.store(true, Ordering::Relaxed);
+            readers.into_iter().for_each(|reader| reader.join().unwrap());
+        });
+        assert!(!first.exists(), "its blocks were written anew");
+        assert_eq!(stage.fatal.reason(), None);
+        stage.are_alike();
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | key | value |
 //! |---|---|
 //! | `m/applied` | [`Mark`]: how far the log is contained, and a digest of everything below |
-//! | `b/` revision | a [block] of records, under the first one's revision |
+//! | `b/` revision | a [block](crate::block) of records, under the first one's revision |
 //! | `d/` revision, revision | some records of the block of the first revision that are dead, from the second one on: revisions, each main 8 and sub 4 little endian, and a CRC32C |
 //! | `t/lease/…`, `t/member/…` … | a table's row, and a CRC32C |
 //!
@@ -37,9 +37,9 @@ pub use load::{Layout, LoadError, Loaded, Loading, Pair, load};
 pub use memory::{MemBackend, MemFault};
 pub use writeback::{Writeback, WritebackLimits};
 
-use crate::block::{self, BlockError};
+use crate::block::{Block, BlockError};
 use crate::parts::{APPLIED_BYTES, Applied, AppliedError, Row, Table};
-use crate::record::{Record, Revision};
+use crate::record::Revision;
 
 /// Where the [`Mark`] lies.
 pub const APPLIED_KEY: &[u8] = b"m/applied";
@@ -278,17 +278,15 @@ pub fn pair_digest(key: &[u8], value: &[u8]) -> u64 {
     digest ^ digest >> 31
 }
 
-/// The records of a block, from the last pair whose key is not behind [`block_key`] of `wanted`: the one
-/// in which that revision lies, if it is there at all. Every checksum is checked.
+/// A block, from the last pair whose key is not behind [`block_key`] of `wanted`: the one in which that
+/// revision lies, if it is there at all. Its checksum is checked.
 ///
 /// # Errors
 /// [`BackendError`]; whoever is sure that the revision is there must take it for damage.
-pub fn block_at(wanted: Revision, key: &[u8], value: &[u8]) -> Result<Vec<Record>, BackendError> {
+pub fn block_at(wanted: Revision, key: &[u8], value: &[u8]) -> Result<Block, BackendError> {
     let revision = block_first(key).ok_or(BackendError::BlockMissing(wanted))?;
-    let decoded = block::decode(value);
-    let records = decoded.map_err(|error| BackendError::Block { revision, error })?;
-    let is_its_own = records.first().is_some_and(|first| first.revision() == revision);
-    if is_its_own { Ok(records) } else { Err(BackendError::Misplaced(revision)) }
+    let opened = Block::open(value).map_err(|error| BackendError::Block { revision, error })?;
+    if opened.first() == revision { Ok(opened) } else { Err(BackendError::Misplaced(revision)) }
 }
 
 /// Key of the block that begins with `first`.
@@ -298,7 +296,8 @@ pub fn block_key(first: Revision) -> Vec<u8> {
 }
 
 /// Revision a block's key names; `None` if it is not one.
-fn block_first(key: &[u8]) -> Option<Revision> {
+#[must_use]
+pub fn block_first(key: &[u8]) -> Option<Revision> {
     revision_of_key(key.strip_prefix(BLOCK_PREFIX)?)
 }
 

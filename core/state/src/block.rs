@@ -22,13 +22,15 @@
 //! | … | 4 | CRC32C of everything before |
 //!
 //! The offset table stands outside the compressed part: how many records there are and how long each
-//! is can be told without unpacking. Compression is left off where it does not help.
+//! is can be told without unpacking, and one is found without making its neighbours ([`Block::find`]).
+//! Compression is left off where it does not help.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::record::{Record, RecordError, Revision};
+use crate::record::{self, Record, RecordError, Revision};
 
 /// Version written, and the only one read.
 pub const BLOCK_VERSION: u8 = 1;
@@ -123,68 +125,137 @@ pub fn encode(records: &[Record]) -> Vec<u8> {
     block
 }
 
-/// Unpacks a block.
+/// A block found whole, its records not made yet: who wants one does not pay for its neighbours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The records as they lie on disk.
+    raw: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<u32>,
+    first: Revision,
+    last: Revision,
+}
+
+impl Block {
+    /// Checks a block and unpacks it.
+    ///
+    /// # Errors
+    /// [`BlockError`] for anything [`encode`] would not have written, but for what only
+    /// [`Block::records`] finds: a bad record, and records out of order within.
+    pub fn open(block: &[u8]) -> Result<Self, BlockError> {
+        if block.len() < HEADER_BYTES + CRC_BYTES {
+            return Err(BlockError::Length(block.len()));
+        }
+        let (body, crc) = block.split_at(block.len() - CRC_BYTES);
+        let expected = u32_at(crc, 0..CRC_BYTES);
+        let actual = crc32c::crc32c(body);
+        if expected != actual {
+            return Err(BlockError::Checksum { expected, actual });
+        }
+        if body[0] != BLOCK_VERSION {
+            return Err(BlockError::Version(body[0]));
+        }
+        let [count, raw_len, stored_len] =
+            [COUNT, RAW_LEN, STORED_LEN].map(|field| u32_at(body, field) as usize);
+        // Compared without adding up, which a 32-bit machine could not.
+        let rest = body.len() - HEADER_BYTES;
+        if count == 0 || count > rest / 4 || rest - count * 4 != stored_len || body[2..4] != [0, 0]
+        {
+            return Err(BlockError::Length(block.len()));
+        }
+        let (ends, stored) = body[HEADER_BYTES..].split_at(count * 4);
+
+        let raw = match body[1] {
+            COMPRESSION_NONE => stored.to_vec(),
+            COMPRESSION_LZ4 => unpack(stored, raw_len).ok_or(BlockError::Unpack)?,
+            other => return Err(BlockError::Compression(other)),
+        };
+        if raw.len() != raw_len {
+            return Err(BlockError::Unpack);
+        }
+
+        let ends: Vec<u32> = ends.chunks_exact(4).map(|end| u32_at(end, 0..4)).collect();
+        let mut start = 0;
+        for end in &ends {
+            let end = *end as usize;
+            if end < start || end > raw.len() {
+                return Err(BlockError::Length(block.len()));
+            }
+            if end - start < record::HEADER_BYTES {
+                return Err(RecordError::Short(end - start).into());
+            }
+            start = end;
+        }
+        if start != raw.len() {
+            return Err(BlockError::Length(block.len()));
+        }
+        let [first, last] = [FIRST, LAST].map(|field| revision_at(body, field));
+        let block = Self { raw, ends, first, last };
+        let held = [block.revision(0), block.revision(count - 1)];
+        if [first, last] == held { Ok(block) } else { Err(BlockError::Order(held[0])) }
+    }
+
+    /// Revision of the first record.
+    #[must_use]
+    pub fn first(&self) -> Revision {
+        self.first
+    }
+
+    fn bytes(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.raw[start as usize..self.ends[index] as usize]
+    }
+
+    fn revision(&self, index: usize) -> Revision {
+        revision_at(self.bytes(index), record::REVISION)
+    }
+
+    /// The record of a revision, alone; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`BlockError::Record`] if it is malformed.
+    pub fn find(&self, revision: Revision) -> Result<Option<Record>, BlockError> {
+        if !(self.first..=self.last).contains(&revision) {
+            return Ok(None);
+        }
+        let (mut low, mut high) = (0, self.ends.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.revision(middle).cmp(&revision) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Ok(Some(Record::from_bytes(self.bytes(middle))?)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// All records.
+    ///
+    /// # Errors
+    /// [`BlockError`] if one is malformed or out of order.
+    pub fn records(&self) -> Result<Vec<Record>, BlockError> {
+        let mut records = Vec::with_capacity(self.ends.len());
+        let mut previous: Option<Revision> = None;
+        for index in 0..self.ends.len() {
+            let record = Record::from_bytes(self.bytes(index))?;
+            let revision = record.revision();
+            if previous.is_some_and(|it| it >= revision) {
+                return Err(BlockError::Order(revision));
+            }
+            previous = Some(revision);
+            records.push(record);
+        }
+        Ok(records)
+    }
+}
+
+/// Unpacks a block whole.
 ///
 /// # Errors
 /// [`BlockError`] for anything [`encode`] would not have written.
 pub fn decode(block: &[u8]) -> Result<Vec<Record>, BlockError> {
-    if block.len() < HEADER_BYTES + CRC_BYTES {
-        return Err(BlockError::Length(block.len()));
-    }
-    let (body, crc) = block.split_at(block.len() - CRC_BYTES);
-    let expected = u32_at(crc, 0..CRC_BYTES);
-    let actual = crc32c::crc32c(body);
-    if expected != actual {
-        return Err(BlockError::Checksum { expected, actual });
-    }
-    if body[0] != BLOCK_VERSION {
-        return Err(BlockError::Version(body[0]));
-    }
-    let [count, raw_len, stored_len] =
-        [COUNT, RAW_LEN, STORED_LEN].map(|field| u32_at(body, field) as usize);
-    // Compared without adding up, which a 32-bit machine could not.
-    let rest = body.len() - HEADER_BYTES;
-    if count == 0 || count > rest / 4 || rest - count * 4 != stored_len || body[2..4] != [0, 0] {
-        return Err(BlockError::Length(block.len()));
-    }
-    let (ends, stored) = body[HEADER_BYTES..].split_at(count * 4);
-
-    let unpacked;
-    let raw: &[u8] = match body[1] {
-        COMPRESSION_NONE => stored,
-        COMPRESSION_LZ4 => {
-            unpacked = unpack(stored, raw_len).ok_or(BlockError::Unpack)?;
-            &unpacked
-        }
-        other => return Err(BlockError::Compression(other)),
-    };
-    if raw.len() != raw_len {
-        return Err(BlockError::Unpack);
-    }
-
-    let mut records = Vec::with_capacity(count);
-    let mut start = 0;
-    let mut previous: Option<Revision> = None;
-    for index in 0..count {
-        let end = u32_at(ends, index * 4..index * 4 + 4) as usize;
-        if end < start || end > raw.len() {
-            return Err(BlockError::Length(block.len()));
-        }
-        let record = Record::from_bytes(&raw[start..end])?;
-        let revision = record.revision();
-        if previous.is_some_and(|it| it >= revision) {
-            return Err(BlockError::Order(revision));
-        }
-        previous = Some(revision);
-        records.push(record);
-        start = end;
-    }
-    if start != raw.len() {
-        return Err(BlockError::Length(block.len()));
-    }
-    let named = [FIRST, LAST].map(|field| revision_at(body, field));
-    let held = [records[0].revision(), records[count - 1].revision()];
-    if named == held { Ok(records) } else { Err(BlockError::Order(held[0])) }
+    Block::open(block)?.records()
 }
 
 /// Unpacks an lz4 block of known raw length; `None` if it is anything else.
@@ -231,6 +302,18 @@ mod tests {
         assert_eq!(decode(&encode(&sample())), Ok(sample()));
         let incompressible = [Record::tombstone(Revision::first_of(9), b"k")];
         assert_eq!(decode(&encode(&incompressible)), Ok(incompressible.to_vec()));
+    }
+
+    #[test]
+    fn one_record_is_found_without_its_neighbours() {
+        let block = Block::open(&encode(&sample())).unwrap();
+        assert_eq!(block.first(), sample()[0].revision());
+        for record in sample() {
+            assert_eq!(block.find(record.revision()), Ok(Some(record)));
+        }
+        for (main, sub) in [(1, 0), (2, 1), (3, 2), (4, 0)] {
+            assert_eq!(block.find(Revision { main, sub }), Ok(None));
+        }
     }
 
     #[test]
@@ -294,5 +377,40 @@ mod tests {
                 let _ = resealed(|block| block[at] = byte);
             }
         }
+    }
+
+    /// A block of one record, plain, whose bytes are changed before its checksum is made.
+    fn plain(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+        let record = Record::tombstone(Revision::first_of(9), b"k");
+        let mut block = vec![BLOCK_VERSION, COMPRESSION_NONE, 0, 0, 1, 0, 0, 0];
+        for _ in [FIRST, LAST] {
+            block.extend_from_slice(&record.to_vec()[record::REVISION]);
+        }
+        for _ in [RAW_LEN, STORED_LEN, HEADER_BYTES..HEADER_BYTES + 4] {
+            block.extend_from_slice(&length_u32(record.bytes_len()).to_le_bytes());
+        }
+        block.extend_from_slice(&record.to_vec());
+        change(&mut block);
+        let crc = crc32c::crc32c(&block);
+        block.extend_from_slice(&crc.to_le_bytes());
+        block
+    }
+
+    #[test]
+    fn a_record_that_is_none_is_refused_alone_too() {
+        let wanted = Revision::first_of(9);
+        let good = Block::open(&plain(|_| {})).unwrap();
+        assert!(good.find(wanted).unwrap().is_some());
+        // An unknown flag of the record.
+        let bad = Block::open(&plain(|block| block[HEADER_BYTES + 4 + 12] = 0xf0)).unwrap();
+        assert_eq!(bad.find(wanted), Err(RecordError::UnknownFlags(0xf0).into()));
+        // A record too short to have a revision.
+        let cut = Block::open(&plain(|block| {
+            block.truncate(HEADER_BYTES + 4 + 8);
+            for at in [32, 36, 40] {
+                block[at] = 8;
+            }
+        }));
+        assert_eq!(cut, Err(RecordError::Short(8).into()));
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn range(
         .map(|it| it.expect("who waits gets an answer"))
 }
 
-/// As [`range`]; `None` if that takes a value that is not in memory.
+/// As [`range`], by one who must not wait; `None` if it would have to.
 pub(crate) fn range_at_hand(
     store: &Store,
     request: &RangeRequest,

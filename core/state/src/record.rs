@@ -74,6 +74,8 @@ static ZEROES: [u8; 4 << 10] = [0; 4 << 10];
 
 const MOD_MAIN: Range<usize> = 0..8;
 const MOD_SUB: Range<usize> = 8..12;
+/// Both, on disk.
+pub(crate) const REVISION: Range<usize> = 0..12;
 const FLAGS: Range<usize> = 12..16;
 const CREATE_REVISION: Range<usize> = 16..24;
 const VERSION: Range<usize> = 24..32;

@@ -38,6 +38,11 @@ pub trait ValueSource: Debug + Send + Sync {
     /// The whole record of an entry, if it is in memory.
     fn at_hand(&self, entry: &Record) -> Option<Record>;
 
+    /// As [`ValueSource::at_hand`], or read, if that takes neither a disk nor long.
+    fn near(&self, entry: &Record) -> Option<Record> {
+        self.at_hand(entry)
+    }
+
     /// The whole record of an entry; may wait for the disk. `reuse` says that it may be wanted again
     /// soon: walks over everything leave the cache as it is.
     ///
@@ -52,6 +57,10 @@ pub trait ValueSource: Debug + Send + Sync {
     /// Takes back one [`ValueSource::pin`].
     fn unpin(&self, compact_revision: i64);
 }
+
+/// So many values are read by one who must not wait, where that takes no disk: some tens of microseconds
+/// each. More are left to one who may.
+const NEAR_MAX: usize = 4;
 
 /// What a state's trees leave out, if anything. `Clone` copies a pointer.
 #[derive(Clone, Debug, Default)]
@@ -138,9 +147,11 @@ impl Values {
         }
         let mut wanted: Vec<&Record> = entries.into_iter().filter(|it| !it.is_whole()).collect();
         wanted.sort_unstable_by_key(|entry| entry.revision());
+        let are_few = wanted.len() <= NEAR_MAX;
         for entry in wanted {
             let whole = match patience {
                 Patience::Waits => self.read(entry),
+                Patience::AtHand if are_few => self.must().near(entry)?,
                 Patience::AtHand => self.at_hand(entry)?,
             };
             fetched.insert(entry.revision(), whole);

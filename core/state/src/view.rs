@@ -155,7 +155,8 @@ impl View {
         query::range(self.store(), request, self.revision())
     }
 
-    /// As [`View::range`], by one who must not wait; `None` if that takes a value that is not in memory.
+    /// As [`View::range`], by one who must not wait; `None` if that takes a value that is not in memory, or
+    /// more than a few that can be read without a disk.
     /// Needs no pin.
     #[must_use]
     pub fn range_at_hand(

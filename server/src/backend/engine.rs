@@ -1,8 +1,9 @@
-//! sled as a [`Backend`]: one database with one tree, and how it is kept from holding on to memory.
+//! sled as a [`Backend`]: one database with one tree, the blocks beside it in files (`block_files.rs`), and
+//! how it is kept from holding on to memory.
 //!
-//! Its page cache looks at its limit only when one of its 256 shards has seen 64 accesses, and a page
-//! of ours holds up to 16 blocks: hundreds of MiB before anything is let go. Opening a database takes
-//! milliseconds and begins with empty pages, so it is opened anew whenever enough has gone through it.
+//! Its page cache looks at its limit only when one of its 256 shards has seen 64 accesses: hundreds of
+//! MiB before anything is let go. Opening a database takes milliseconds and begins with empty pages, so it
+//! is opened anew whenever enough has gone through it.
 
 use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,10 +15,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use state::backend::{
-    Backend, BackendBatch, BackendError, Layout, LoadError, Loading, Pair, block_at, block_key,
+    Backend, BackendBatch, BackendError, Layout, LoadError, Loading, Pair, Write, block_at,
+    block_key,
 };
-use state::{Limits, Record, Revision, State, Values};
+use state::block::Block;
+use state::{Limits, Revision, State, Values};
 
+use super::block_files::{BlockFiles, FILE_BYTES_MAX, Stored};
 use crate::node::panic_text;
 
 /// sled's page cache; most reads are served from memory, so a small one does. What really
@@ -27,8 +31,8 @@ const CACHE_BYTES: u64 = 16 << 20;
 const PAGED_IN_BYTES_MIN: u64 = 32 << 20;
 /// … or this part of a large one's size, since opening takes longer the larger it is.
 const PAGED_IN_DIVISOR: u64 = 16;
-/// The same for writing to one that is to save memory. Reads keep to the limits above: one that pages in
-/// sixteen blocks for a value is not to open anew every fifty.
+/// The same for writing to one that is to save memory. Reads keep to the limits above: where blocks still
+/// are in sled, one that pages in sixteen for a value is not to open anew every fifty.
 const WRITTEN_BYTES_MIN: u64 = 8 << 20;
 const WRITTEN_DIVISOR: u64 = 64;
 /// While a state is loaded that keeps its values in memory, and so will take more than this part in any case.
@@ -54,6 +58,8 @@ const PAIRS_A_SIGN: u64 = 64;
 /// How long opening a generation may take, and reading it without another [`PAIRS_A_SIGN`]: sled has been
 /// seen to hang on damaged files.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Blocks moved in one batch.
+const MOVED_AT_ONCE: usize = 64;
 
 /// One sled database with one tree.
 pub struct SledBackend(Arc<Database>);
@@ -64,6 +70,7 @@ pub(crate) struct BlockReader(Arc<Database>);
 /// The database, and how much of it is in memory.
 struct Database {
     path: PathBuf,
+    files: BlockFiles,
     /// `None` only once it could not be opened anew. Held for writing while that is done.
     db: RwLock<Option<sled::Db>>,
     /// Bytes that went through it since it was opened, about.
@@ -81,9 +88,15 @@ impl SledBackend {
     /// # Errors
     /// [`BackendError::Engine`]; sled may also panic on a damaged file.
     pub fn open(path: &Path) -> Result<Self, BackendError> {
+        Self::open_with(path, FILE_BYTES_MAX)
+    }
+
+    /// With files of other lengths, so that there are many.
+    pub(crate) fn open_with(path: &Path, file_bytes_max: u64) -> Result<Self, BackendError> {
         let database = Database {
             path: path.to_owned(),
             db: RwLock::new(Some(open_sled(path).map_err(engine)?)),
+            files: BlockFiles::open(path, file_bytes_max).map_err(engine)?,
             paged_in_bytes: AtomicU64::new(0),
             paged_in_bytes_max: AtomicU64::new(PAGED_IN_BYTES_MIN),
             size_bytes: AtomicU64::new(0),
@@ -97,7 +110,20 @@ impl SledBackend {
     /// Changes a stored value behind everyone's back.
     #[cfg(test)]
     pub(crate) fn tamper(&self, key: &[u8], value: &[u8]) {
+        if self.0.files.tamper(key, value) {
+            return;
+        }
         self.0.with(|db| db.insert(key, value).map(drop).map_err(engine)).unwrap();
+    }
+
+    #[cfg(test)]
+    pub(super) fn db(&self) -> sled::Db {
+        self.0.db.read().unwrap().clone().unwrap()
+    }
+
+    #[cfg(test)]
+    pub(super) fn files(&self) -> &BlockFiles {
+        &self.0.files
     }
 
     /// It is opened anew more often while it is written to.
@@ -112,8 +138,11 @@ impl SledBackend {
 }
 
 impl BlockReader {
-    /// The records of the block in which a revision lies, if it is anywhere; every checksum is checked.
-    pub(crate) fn block_of(&self, revision: Revision) -> Result<Vec<Record>, BackendError> {
+    /// The block in which a revision lies, if it is anywhere; its checksum is checked.
+    pub(crate) fn block_of(&self, revision: Revision) -> Result<Block, BackendError> {
+        if let Some((first, value)) = self.0.files.block_of(revision)? {
+            return block_at(revision, &block_key(first), &value);
+        }
         if self.0.is_full() {
             self.0.reopen(false)?;
         }
@@ -123,7 +152,13 @@ impl BlockReader {
             self.0.with(|db| db.range(..=through).next_back().transpose().map_err(engine))?;
         let (key, value) = last.ok_or(BackendError::BlockMissing(revision))?;
         self.0.paged_in(value.len() as u64 * PAGE_PAIRS);
-        block_at(revision, &key, &value)
+        block_at(revision, &key, &self.0.files.value_of(&key, value)?)
+    }
+
+    /// The same, if that takes no disk. Any doubt is left to whoever may wait for one.
+    pub(crate) fn block_at_hand(&self, revision: Revision) -> Option<Block> {
+        let (first, value) = self.0.files.block_at_hand(revision)?;
+        block_at(revision, &block_key(first), &value).ok()
     }
 }
 
@@ -182,15 +217,24 @@ impl Database {
         self.paged_in_bytes() >= part.max(WRITTEN_BYTES_MIN)
     }
 
+    /// Makes what was written durable, the blocks before what leads to them.
+    fn flush(&self) -> Result<(), BackendError> {
+        self.with(|db| {
+            self.files.sync().map_err(engine)?;
+            db.flush().map(drop).map_err(engine)
+        })
+    }
+
     /// Lets go of every page in memory; unless `always`, only if there are still many.
     fn reopen(&self, always: bool) -> Result<(), BackendError> {
         // Most of it while others still read.
-        self.with(|db| db.flush().map(drop).map_err(engine))?;
+        self.flush()?;
         let mut held = self.db.write().unwrap_or_else(PoisonError::into_inner);
         if !always && !self.is_full() {
             return Ok(());
         }
         let db = held.take().ok_or_else(Self::closed)?;
+        self.files.sync().map_err(engine)?;
         db.flush().map_err(engine)?;
         drop(db);
         let path = self.path.clone();
@@ -216,7 +260,7 @@ impl SledBackend {
     fn scan_pairs(
         &self,
         prefix: &[u8],
-        visit: &mut dyn FnMut(sled::IVec, sled::IVec) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(sled::IVec, Stored) -> ControlFlow<()>,
     ) -> Result<(), BackendError> {
         let mut from = Bound::Included(prefix.to_vec());
         loop {
@@ -227,6 +271,8 @@ impl SledBackend {
                         break;
                     }
                     self.0.paged_in((key.len() + value.len()) as u64);
+                    self.0.files.found(&key, &value);
+                    let value = self.0.files.value_of(&key, value)?;
                     let left_off = self.0.is_full().then(|| key.to_vec());
                     if visit(key, value).is_break() {
                         break;
@@ -247,6 +293,41 @@ impl SledBackend {
     fn rest(&self) -> Result<(), BackendError> {
         if self.0.paged_in_bytes() > PAGED_IN_BYTES_IDLE {
             self.0.reopen(true)?;
+        }
+        Ok(())
+    }
+
+    /// Blocks go to their files, everything else to sled, at once.
+    fn write(&self, all: &[Write]) -> Result<(), BackendError> {
+        let places = self.0.files.append(all).map_err(engine)?;
+        let mut writes = sled::Batch::default();
+        let mut bytes = 0;
+        for (Write { key, value }, place) in all.iter().zip(&places) {
+            bytes += key.len() as u64 + WRITTEN_PAIR_BYTES;
+            match (place, value) {
+                (Some(place), _) => writes.insert(key.as_slice(), &place.reference(key)),
+                (None, Some(value)) => {
+                    bytes += value.len() as u64;
+                    writes.insert(key.as_slice(), value.as_slice());
+                }
+                (None, None) => writes.remove(key.as_slice()),
+            }
+        }
+        self.0.paged_in(bytes);
+        self.0.has_written.store(true, Ordering::Relaxed);
+        self.0.with(|db| db.apply_batch(writes).map_err(engine))?;
+        self.0.files.written(all, &places);
+        Ok(())
+    }
+
+    /// Moves blocks out of files that are mostly not needed any more; the next flush removes those.
+    fn move_sparse(&self) -> Result<(), BackendError> {
+        for keys in self.0.files.sparse().chunks(MOVED_AT_ONCE) {
+            let moved = |key: &Vec<u8>| {
+                let value = Backend::get(self, key)?.map(Vec::from);
+                Ok::<_, BackendError>(Write { key: key.clone(), value })
+            };
+            self.write(&keys.iter().map(moved).collect::<Result<Vec<Write>, _>>()?)?;
         }
         Ok(())
     }
@@ -302,14 +383,16 @@ impl SledBackend {
             let scanned = scanned.and_then(|()| self.rest());
             let built = built.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             scanned.map_err(said)?;
-            built.map(Some)
+            let built = built?;
+            self.0.files.is_read();
+            Ok(Some(built))
         })
     }
 }
 
 /// A pair on its way from the thread that gets them to the one that puts them together.
 enum Handed {
-    Stored(sled::IVec, sled::IVec),
+    Stored(sled::IVec, Stored),
     Read(Result<Pair, BackendError>),
 }
 
@@ -400,23 +483,16 @@ impl Backend for SledBackend {
         if self.0.is_full_for_writing() {
             self.0.reopen(true)?;
         }
-        let mut writes = sled::Batch::default();
-        for write in batch.writes() {
-            match &write.value {
-                Some(value) => writes.insert(write.key.as_slice(), value.as_slice()),
-                None => writes.remove(write.key.as_slice()),
-            }
-        }
-        let pairs = batch.writes().len() as u64;
-        self.0.paged_in(batch.size_bytes() as u64 + pairs * WRITTEN_PAIR_BYTES);
-        self.0.has_written.store(true, Ordering::Relaxed);
-        self.0.with(|db| db.apply_batch(writes).map_err(engine))
+        self.write(batch.writes())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, BackendError> {
-        let found = self.0.with(|db| db.get(key).map_err(engine))?;
-        self.0.paged_in(found.as_ref().map_or(0, |value| value.len() as u64) * PAGE_PAIRS);
-        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+        let Some(found) = self.0.with(|db| db.get(key).map_err(engine))? else { return Ok(None) };
+        self.0.paged_in(found.len() as u64 * PAGE_PAIRS);
+        Ok(Some(match self.0.files.value_of(key, found)? {
+            Stored::Inside(value) => Bytes::copy_from_slice(&value),
+            Stored::Outside(value) => value.into(),
+        }))
     }
 
     fn scan(
@@ -429,11 +505,14 @@ impl Backend for SledBackend {
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {
-        self.0.with(|db| db.flush().map(drop).map_err(engine))
+        self.0.flush()?;
+        self.0.files.remove_dead();
+        self.move_sparse()
     }
 
     fn size_bytes(&self) -> Result<u64, BackendError> {
-        self.0.with(|db| db.size_on_disk().map_err(engine))
+        let of_sled = self.0.with(|db| db.size_on_disk().map_err(engine))?;
+        Ok(of_sled + self.0.files.size_bytes())
     }
 
     fn clear(&mut self) -> Result<(), BackendError> {
@@ -441,7 +520,8 @@ impl Backend for SledBackend {
         self.0.with(|db| {
             db.clear().map_err(engine)?;
             db.flush().map(drop).map_err(engine)
-        })
+        })?;
+        self.0.files.clear().map_err(engine)
     }
 }
 
@@ -564,15 +644,13 @@ mod tests {
         noted.unwrap();
         // Early, so that the one that reads has far to go when the one that judges is done.
         let block = &blocks[3];
-        let db = || backend.0.db.read().unwrap().clone().unwrap();
-        let whole = db().get(block).unwrap().unwrap();
-        let mut rotten = whole.to_vec();
+        let mut rotten = backend.get(block).unwrap().unwrap().to_vec();
         rotten[100] ^= 1;
         for damage in [Some(rotten), None] {
             match damage {
-                Some(rotten) => db().insert(block, rotten).unwrap(),
-                None => db().remove(block).unwrap(),
-            };
+                Some(rotten) => backend.tamper(block, &rotten),
+                None => drop(backend.db().remove(block).unwrap()),
+            }
             let refused =
                 backend.load_state(Limits::default(), &Values::default(), &sender).unwrap_err();
             let named = ["block checksum", "its applied position counts"];

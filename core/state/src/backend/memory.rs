@@ -76,7 +76,8 @@ impl MemBackend {
         let through = (Bound::Unbounded, Bound::Included(block_key(revision)));
         let last = self.current.range::<Vec<u8>, _>(through).next_back();
         let (key, value) = last.ok_or(BackendError::BlockMissing(revision))?;
-        block_at(revision, key, value)
+        let records = block_at(revision, key, value)?.records();
+        records.map_err(|error| BackendError::Block { revision, error })
     }
 
     /// Every pair, in key order.

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::block::Block;
 use crate::record::{Record, Revision};
 
 /// What a record in the cache costs beside its bytes: reference counts, a place in a map and in a ring.
@@ -55,7 +56,7 @@ pub struct ValueCache {
     /// The clock: revisions of `cached`, the next to be looked at first.
     ring: VecDeque<Revision>,
     figures: CacheFigures,
-    blocks: VecDeque<Vec<Record>>,
+    blocks: VecDeque<Block>,
     /// Compact revisions of views that are read, and by how many.
     pins: BTreeMap<i64, usize>,
     /// What compactions up to here dropped may be gone from the backend.
@@ -125,10 +126,8 @@ impl ValueCache {
             cached.is_used = true;
             return Some(cached.record.clone()).filter(|it| it == entry);
         }
-        self.blocks.iter().find_map(|block| {
-            let at = block.binary_search_by_key(&revision, Record::revision).ok()?;
-            Some(block[at].clone()).filter(|it| it == entry)
-        })
+        // One that cannot be read here is read anew, and then its reader says why not.
+        self.blocks.iter().find_map(|it| it.find(revision).ok()?).filter(|it| it == entry)
     }
 
     /// Caches a record that the backend has.
@@ -148,9 +147,9 @@ impl ValueCache {
         self.make_room();
     }
 
-    /// Remembers a block that was read, its records in order of revision.
-    pub fn note_block(&mut self, records: Vec<Record>) {
-        self.blocks.push_front(records);
+    /// Remembers a block that was read.
+    pub fn note_block(&mut self, block: Block) {
+        self.blocks.push_front(block);
         self.blocks.truncate(BLOCKS_MAX);
     }
 
@@ -212,6 +211,7 @@ fn cost(record: &Record) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::encode;
 
     const VALUE: usize = 100;
     /// A record of [`record`] costs this.
@@ -294,10 +294,12 @@ mod tests {
     #[test]
     fn neighbours_of_what_was_read_are_at_hand_for_a_while() {
         let mut cache = ValueCache::new(0);
-        cache.note_block((1..=4).map(record).collect());
+        let block_of = |records: &[Record]| Block::open(&encode(records)).unwrap();
+        let four: Vec<Record> = (1..=4).map(record).collect();
+        cache.note_block(block_of(&four));
         assert!((1..=4).all(|main| has(&mut cache, main)) && !has(&mut cache, 5));
         for block in 1..=BLOCKS_MAX as i64 {
-            cache.note_block(vec![record(block * 10)]);
+            cache.note_block(block_of(&[record(block * 10)]));
         }
         assert!(!has(&mut cache, 1));
     }
