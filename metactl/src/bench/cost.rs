@@ -28,7 +28,7 @@ pub(crate) struct Watched {
 }
 
 /// The cost of all watched servers and of this program at a moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
     /// `None`: it has ended.
     pub(crate) processes: Vec<Option<Usage>>,

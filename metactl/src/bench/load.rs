@@ -283,7 +283,8 @@ pub(crate) fn run<W: Worker>(
             count.store(0, Ordering::Relaxed);
         }
         *lock(&shared.last) = None;
-        let before = watched.before();
+        // What is not measured costs nothing.
+        let before = was_warm.then(|| watched.before());
         measuring.store(true, Ordering::Relaxed);
         let started = Instant::now();
         collect().restart(started, watched.footprint());
@@ -294,7 +295,7 @@ pub(crate) fn run<W: Worker>(
         let ended = left.or(*lock(&shared.last)).unwrap_or_else(Instant::now);
         let elapsed = ended.saturating_duration_since(started);
         drop(finished);
-        let after = watched.after();
+        let after = was_warm.then(|| watched.after());
         for thread in threads {
             thread.join().map_err(|_| anyhow!("a load thread panicked"))?;
         }
@@ -309,6 +310,7 @@ pub(crate) fn run<W: Worker>(
             (None, Some(signal)) => End::Signal(signal),
             (None, None) => End::Whole,
         };
+        let cost = before.zip(after).unwrap_or_default();
         let mut collector = collect();
         let _last = collector.collect(started + elapsed, watched.footprint());
         let left_behind = shared.under_way.load(Ordering::Relaxed);
@@ -321,7 +323,7 @@ pub(crate) fn run<W: Worker>(
             lost: std::mem::take(&mut collector.lost),
             seconds: std::mem::take(&mut collector.seconds),
             elapsed,
-            cost: (before, after),
+            cost,
             end,
         })
     })

@@ -30,7 +30,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 use clap::{Args, Subcommand};
 
@@ -230,7 +230,7 @@ fn show(report: &Report, json: bool, place: Option<Place>, out: &mut dyn Write) 
     if let Some(place) = place {
         place.write(report)?;
     }
-    Ok(written?)
+    written.context("standard output")
 }
 
 impl Run<'_> {

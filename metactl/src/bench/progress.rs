@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::load::{Amount, Part, Plan, Progress};
 
 /// Characters of a full bar.
-const BAR_WIDTH: usize = 24;
+const BAR_WIDTH: usize = 20;
 /// To the beginning of the line, and clears it.
 const CLEAR: &str = "\r\x1b[K";
 
@@ -46,7 +46,8 @@ impl Shower {
             Style::Lines => writeln!(std::io::stderr(), "  {words}"),
             Style::Bar => {
                 let bar = bar(share(self.amount, progress));
-                write!(std::io::stderr(), "{CLEAR}  {bar} {words}")
+                let line = fit(format!("  {bar} {words}"), columns());
+                write!(std::io::stderr(), "{CLEAR}{line}")
             }
         });
     }
@@ -77,6 +78,21 @@ fn words(progress: &Progress<'_>, part: Part) -> String {
         }
     }
     words
+}
+
+/// The terminal's width; `None`: it does not say.
+fn columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// As much of a line as is on one line of the terminal: of a longer one the first part would stay.
+fn fit(line: String, columns: Option<usize>) -> String {
+    match columns {
+        // The cursor needs a place, too.
+        Some(columns) => line.chars().take(columns - 1).collect(),
+        None => line,
+    }
 }
 
 /// How much of the load is over, 0 to 1.
@@ -123,8 +139,15 @@ mod tests {
         assert_eq!(share(Amount::Lasting(Duration::from_secs(10)), &progress), 0.5);
         assert_eq!(share(Amount::Total(1000), &progress), 0.25);
         assert_eq!(share(Amount::Total(100), &progress), 1.0);
-        assert_eq!(bar(0.5), "[############............]  50 %");
+        assert_eq!(bar(0.5), "[##########..........]  50 %");
         assert_eq!(words(&progress, Part::Measured), "5 s: 250 done, 900/s, p99 2.50 ms");
+    }
+
+    #[test]
+    fn a_bar_is_no_longer_than_the_terminal_is_wide() {
+        let line = || "  [#####] 100 %".to_owned();
+        assert_eq!((fit(line(), Some(6)), fit(line(), Some(1))), ("  [##".into(), String::new()));
+        assert_eq!((fit(line(), Some(80)), fit(line(), None)), (line(), line()));
     }
 
     #[test]

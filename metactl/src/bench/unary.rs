@@ -170,6 +170,8 @@ impl<R: Requests> Client<R> {
                         None => Err(message),
                     }
                 }
+                // Whoever answers so is no server of this kind, and will not become one.
+                Err(error @ client::Error::Protocol { .. }) => Err(error.to_string()),
                 Err(error) => {
                     let is_slow = matches!(error, client::Error::Deadline { .. });
                     recorder::lock(&recorder).lose(error.to_string(), 1);

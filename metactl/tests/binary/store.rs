@@ -158,6 +158,43 @@ pub(crate) fn start_tls(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> SocketAdd
     address
 }
 
+/// Speaks HTTP/2 and knows no page, until the tests are over.
+pub(crate) fn start_web() -> SocketAddr {
+    let listener = std::net::TcpListener::bind(ANY).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            // Whoever asked may have gone.
+            std::thread::spawn(|| drop(answer_404(stream.unwrap())));
+        }
+    });
+    address
+}
+
+fn answer_404(mut stream: std::net::TcpStream) -> std::io::Result<()> {
+    use std::io::{Read, Write};
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    stream.read_exact(&mut [0; 24])?;
+    stream.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head)?;
+        let bytes = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; bytes as usize])?;
+        match (head[3], head[4]) {
+            (SETTINGS, 0) => stream.write_all(&[0, 0, 0, SETTINGS, 1, 0, 0, 0, 0])?,
+            (HEADERS, _) => {
+                // The whole answer is the status, number 13 of HPACK's table.
+                stream.write_all(&[0, 0, 1, HEADERS, 5])?;
+                stream.write_all(&head[5..])?;
+                stream.write_all(&[0x80 | 13])?;
+            }
+            _ => {}
+        }
+    }
+}
+
 fn header(revision: i64) -> Option<pb::ResponseHeader> {
     Some(pb::ResponseHeader { member_id: 0xabc, revision, ..Default::default() })
 }

@@ -9,8 +9,8 @@ use tonic::Status;
 
 use crate::bench::report;
 use crate::online::run;
-use crate::store::{Running, start};
-use crate::text;
+use crate::store::{start, start_web};
+use crate::{metactl, text};
 
 /// A load at work.
 struct Load {
@@ -68,26 +68,31 @@ fn is_measured(line: &str) -> bool {
     done(line) > 0 && !line.contains("preparing") && !line.contains("warm-up")
 }
 
-fn puts(running: &Running) -> u64 {
-    running.store.contents.lock().unwrap().puts
-}
-
 #[test]
 fn a_load_goes_on_when_its_server_comes_back_and_counts_what_was_lost() {
     let mut store = start();
     let endless = ["put", "--clients", "20", "--duration", "600", "--warmup", "0"];
     let mut load = Load::start(&store.address.to_string(), &endless);
     load.until(is_measured);
+    // Until all clients wait for an answer.
+    store.store.contents.lock().unwrap().is_silent = true;
+    load.until(|line| line.contains(" done, 0/s"));
     store.die();
     load.until(|line| line.contains(" lost"));
-    let before = puts(&store);
+    store.store.contents.lock().unwrap().is_silent = false;
+    let before = store.store.contents.lock().unwrap().puts;
     store.revive();
     load.until(|line| done(line) > before + 100);
     load.signal(Signal::INT);
     let (code, shown, _) = load.end();
     assert_eq!(code, Some(130), "{shown}");
-    let lost = shown.lines().find(|line| line.contains("lost ")).unwrap();
-    assert!(lost.contains("connection lost before the answer came"), "{shown}");
+    let lost = shown.lines().filter_map(|line| line.trim_start().strip_prefix("lost "));
+    let (counts, reasons): (Vec<_>, Vec<_>) =
+        lost.map(|line| line.trim_start().split_once(" x ").unwrap()).unzip();
+    let lost: u64 = counts.iter().map(|count| count.parse::<u64>().unwrap()).sum();
+    // Each client one; a listener that is about to go may take in another.
+    let is_so = |reason: &&str| reason.contains("connection lost before the answer came");
+    assert!(lost >= 20 && reasons.iter().all(is_so), "{shown}");
 }
 
 #[test]
@@ -260,4 +265,13 @@ fn connections_that_there_are_no_files_for_are_refused_by_number() {
     assert!(said.contains("100 connections need 148 open files"), "{said}");
     // What may be raised is.
     assert_eq!(limited("-Sn").status.code(), Some(0));
+}
+
+#[test]
+fn an_endpoint_that_is_no_store_ends_the_load_at_once() {
+    let endpoint = start_web().to_string();
+    let output = metactl(&["--endpoints", &endpoint, "bench", "put", "--duration", "600"]);
+    assert_eq!((output.status.code(), &*text(&output.stdout)), (Some(1), ""));
+    let said = text(&output.stderr);
+    assert!(said.contains("HTTP status 404 Not Found, which is not gRPC's"), "{said}");
 }
