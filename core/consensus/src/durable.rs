@@ -12,8 +12,9 @@ use crate::lately::Lately;
 
 /// Nearer followers are told nothing: half a round trip is less than what a message costs.
 const ROUND_TRIP_US_MIN: u64 = 1_000;
-/// The least round trip is taken from one to two such periods: a machine may be busy for long.
-const ROUND_TRIP_PERIOD_US: u64 = 60_000_000;
+/// The least round trip is taken from one to two such periods. On a machine that is busy for longer near
+/// followers seem far; its batches are large then, and a word for each costs little.
+const ROUND_TRIP_PERIOD_US: u64 = 10_000_000;
 /// And from no fewer answers in the term.
 const ANSWERS_MIN: u64 = 8;
 

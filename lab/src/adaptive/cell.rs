@@ -56,6 +56,10 @@ const FREEZE_MS: (u64, u64) = (100, 800);
 pub(super) const AFTER_STEP: Duration = Duration::from_secs(10);
 /// After the last step the network is watched for so long.
 pub(super) const AFTER_STEPS: Duration = Duration::from_secs(20);
+/// Whose round trip is so long is far.
+pub(super) const FAR: Duration = Duration::from_millis(10);
+/// In that time members forget how near they were while they were filled (`core/consensus/src/durable.rs`).
+pub(super) const FORGOTTEN: Duration = Duration::from_secs(20);
 /// Of a round trip: so often members are written to where leaders are lost.
 const ROUND_TRIP_PARTS: u32 = 8;
 const PUT_EVERY_FAR_MAX: Duration = Duration::from_millis(20);
@@ -244,6 +248,8 @@ struct Cell<'a> {
     bench: &'a Bench<'a>,
     preset: &'a Preset,
     servers: Servers,
+    /// Since when members are as far from each other as the network says.
+    far_since: Instant,
     prober: Prober,
     random: SmallRng,
     /// Longest wait for an agreement.
@@ -285,10 +291,11 @@ impl<'a> Cell<'a> {
         let clients: Vec<_> = (0..MEMBERS).map(|member| servers.client(member)).collect();
         probe::fill(&clients, bench.store(preset)).context("filling the store")?;
         preset.apply(servers.network())?;
+        let far_since = Instant::now();
         let prober = Prober::start(clients)?;
         let random = SmallRng::seed_from_u64(seed);
         let settle_max = unsteady(RECOVER_MAX);
-        let mut cell = Cell { bench, preset, servers, prober, random, settle_max };
+        let mut cell = Cell { bench, preset, servers, far_since, prober, random, settle_max };
         let _leader = cell.settle()?;
         if let (Way::Plan(_), Some((params, binding))) = (column.way, plan) {
             plan::apply(&cell.servers.endpoints(), *params, binding)?;
@@ -383,6 +390,9 @@ impl<'a> Cell<'a> {
         let put_every =
             if self.bench.wanted.is_light { probe::PUT_EVERY_LIGHT } else { probe::PUT_EVERY };
         self.prober.pace(put_every);
+        if !self.bench.wanted.is_light {
+            self.forget_nearness()?;
+        }
         let before = self.settle()?;
         let asked_before = self.pre_campaigns(system);
         let (began, from_us) = (Instant::now(), self.prober.now_us());
@@ -432,6 +442,12 @@ impl<'a> Cell<'a> {
         })
     }
 
+    /// Waits until far members do not go by how near they were while they were filled.
+    fn forget_nearness(&self) -> Result<()> {
+        let wait = if self.preset.rtt() >= FAR { FORGOTTEN } else { Duration::ZERO };
+        self.bench.pause(wait.saturating_sub(self.far_since.elapsed()))
+    }
+
     /// How often members have asked whether they would win; etcd does not tell.
     fn pre_campaigns(&self, system: System) -> Option<u64> {
         let asked = (system == System::MetaStore).then(|| plan::ask(&self.servers.endpoints()));
@@ -462,6 +478,7 @@ impl<'a> Cell<'a> {
     }
 
     fn load(&mut self) -> Result<Load> {
+        self.forget_nearness()?;
         let _leader = self.settle()?;
         let clients: Vec<_> = (0..MEMBERS).map(|member| self.servers.client(member)).collect();
         self.prober.rest(true);

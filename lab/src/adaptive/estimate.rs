@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::cell::{AFTER_STEP, AFTER_STEPS, APART_MS_MAX, IDLE, LOAD, LOAD_WARM};
+use super::cell::{AFTER_STEP, AFTER_STEPS, APART_MS_MAX, FAR, FORGOTTEN, IDLE, LOAD, LOAD_WARM};
 use super::column::{Column, System, Way};
 use super::flags::{Flags, Named};
 use super::oracle::{TRIED_LOSSES, TRIED_MAX, TRIED_WATCH};
@@ -34,6 +34,10 @@ pub(super) fn cell(
     if watched < wanted.watch.as_secs_f64() {
         seconds += watch_s(preset, wanted);
         words.push(format!("watch {:.0} s", watch_s(preset, wanted)));
+    }
+    let is_light = wanted.is_light && !wanted.load;
+    if preset.rtt() >= FAR && !is_light && !words.is_empty() {
+        seconds += FORGOTTEN.as_secs_f64();
     }
     if !wanted.is_light && record.idle_packets_per_s.is_none() {
         seconds += 1.0 + IDLE.as_secs_f64();
