@@ -107,7 +107,17 @@ impl Plan {
             "--etcd" => self.etcd = value.into(),
             "--load" => self.load = value.into(),
             "--metastore" => self.metastore = Some(value.into()),
-            "--out" => self.out = value.into(),
+            "--out" => {
+                self.out = value.into();
+                // Better said now than after an hour.
+                if self.out.is_dir() {
+                    bail!("--out {value:?}: a folder");
+                }
+                let folder = self.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+                if folder.is_some_and(|folder| !folder.is_dir()) {
+                    bail!("--out {value:?}: there is no such folder");
+                }
+            }
             _ => unreachable!("{flag} takes a value"),
         }
         Ok(())
@@ -162,6 +172,8 @@ mod tests {
             ("--scale 2", "--scale \"2\""),
             ("--scale NaN", "NaN"),
             ("--nope", "--nope"),
+            ("--out /nowhere/figures.md", "no such folder"),
+            ("--out /", "a folder"),
         ] {
             let error = format!("{:#}", parse(line).unwrap_err());
             assert!(error.contains(named) && !error.contains('\n'), "{line}: {error}");
