@@ -6,8 +6,8 @@
 //! a rate, requests fall due at fixed times whoever is free, and their latency counts from when they
 //! were due, so a stall of the server is not hidden by the clients that wait for it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -18,6 +18,8 @@ use hdrhistogram::Histogram;
 use super::cost::{Sample, Watched};
 use super::interrupt::{Interrupt, Interrupted};
 use super::recorder::{self, Collector, Second, Tally};
+pub(crate) use super::shared::Shared;
+use super::shared::{later, lock};
 use crate::cli::Target;
 
 /// Longest wait for all connections.
@@ -32,8 +34,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a load whose time is over waits without any answer for those under way.
 const TAIL_TIMEOUT: Duration = Duration::from_secs(10);
-/// After so many refusals the load is stopped.
-const REFUSALS_MAX: u64 = 1000;
 /// A timer fires up to so late by design; only more than that counts as waiting of the request.
 const TIMER_SLACK: Duration = Duration::from_millis(1);
 /// How long after the end of an open loop requests may still be sent that fell due before it.
@@ -100,99 +100,6 @@ pub(crate) trait Worker: Send {
 
     /// One stage of load: returns when its last answer has come. May be dropped before.
     async fn stage(&mut self, pace: Pace, shared: &Arc<Shared>, recorder: &recorder::Shared);
-}
-
-/// What all threads share.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    /// Requests begun in this stage.
-    begun: AtomicU64,
-    /// Requests answered well in this stage.
-    done: AtomicU64,
-    refused: AtomicU64,
-    /// Of those, the ones that the same request would meet again.
-    refused_for_good: AtomicU64,
-    /// Requests whose answers are waited for.
-    under_way: AtomicU64,
-    /// The load is over before its time.
-    stop: AtomicBool,
-    failure: Mutex<Option<Error>>,
-    /// Why the endpoint dialled last could not be reached, until one is.
-    unreachable: Mutex<Option<String>>,
-    /// Nothing was waited for after this moment, though some answers had not come.
-    left: Mutex<Option<Instant>>,
-    /// When, after time was up, the last request was answered well.
-    last: Mutex<Option<Instant>>,
-    interrupt: Interrupt,
-}
-
-impl Shared {
-    /// Gives the load up.
-    pub(crate) fn fail(&self, error: Error) {
-        lock(&self.failure).get_or_insert(error);
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.interrupt.asked().is_some()
-    }
-
-    /// The number of a request that a client is about to begin.
-    pub(crate) fn begin(&self) -> u64 {
-        self.begun.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// So many requests have been sent.
-    pub(crate) fn sent(&self, count: u64) {
-        self.under_way.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// So many of those sent are waited for no more.
-    pub(crate) fn settled(&self, count: u64) {
-        self.under_way.fetch_sub(count, Ordering::Relaxed);
-    }
-
-    /// A request has been answered well.
-    pub(crate) fn answered(&self) {
-        self.done.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A request has been refused; too many end the load.
-    pub(crate) fn refused(&self, said: String, recorder: &recorder::Shared) {
-        if self.refused_for_good.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS_MAX {
-            self.fail(anyhow!("{REFUSALS_MAX} requests refused, the last with: {said}"));
-        }
-        self.refused_for_now(said, recorder);
-    }
-
-    /// A request has been refused that may be taken a moment later.
-    pub(crate) fn refused_for_now(&self, said: String, recorder: &recorder::Shared) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        recorder::lock(recorder).refuse(said);
-    }
-
-    /// An endpoint could not be reached.
-    pub(crate) fn unreachable(&self, reason: String) {
-        *lock(&self.unreachable) = Some(reason);
-    }
-
-    /// An endpoint was reached.
-    pub(crate) fn reached(&self) {
-        *lock(&self.unreachable) = None;
-    }
-
-    fn leave(&self, at: Instant) {
-        later(&self.left, at);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn later(mark: &Mutex<Option<Instant>>, at: Instant) {
-    let mut mark = lock(mark);
-    *mark = (*mark).max(Some(at));
 }
 
 /// How a load ended.

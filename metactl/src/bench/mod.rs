@@ -22,6 +22,7 @@ mod progress;
 mod recorder;
 mod report;
 mod requests;
+mod shared;
 mod unary;
 mod watchers;
 mod zipf;
@@ -199,7 +200,8 @@ impl Bench {
         let Done { report, end, leases } = self.kind.run(&run)?;
         let failed = match end {
             End::Failed(error) => Some(error),
-            _ => report.fault().map(anyhow::Error::msg),
+            End::Signal(_) => None,
+            End::Whole => report.fault().map(anyhow::Error::msg),
         };
         // Where nothing was done there is nothing to show but why.
         let shown = match report.ops {
