@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Bench, Record, SYSTEMS, Section, TOOL_TIMEOUT, counted, etcdctl, fill, say, stop};
-use crate::bench::cluster::{Cluster, Memory};
+use crate::bench::cluster::{Cluster, Memory, Setup};
 use crate::bench::record::METASTORE;
 
 pub(super) const SECTION: Section = Section {
@@ -27,14 +27,14 @@ pub(in crate::bench) const DISK: &str = "MiB on disk";
 pub(in crate::bench) const RESTART_S: &str = "restart to healthy, s";
 pub(in crate::bench) const LIST_MS: &str = "list of 10,000 keys, ms";
 
-const KEYS: u64 = 1_000_000;
-const LISTED: u64 = 10_000;
+pub(super) const KEYS: u64 = 1_000_000;
+pub(super) const LISTED: u64 = 10_000;
 /// Keys one delete takes: as many as share the digits before their last four.
 const DELETED_AT_ONCE: u64 = 10_000;
 const KEY_DIGITS: usize = 10;
 const GIVING_BACK: f64 = 30.0;
 pub(super) const CACHE_FLAG: &str = "--value-cache-bytes";
-pub(super) const CACHE_BYTES: &str = "67108864";
+const CACHE_BYTES: &str = "67108864";
 
 fn round(bench: &Bench, record: &mut Record) -> Result<()> {
     let keys = bench.count(KEYS, LISTED);
@@ -57,9 +57,7 @@ fn round(bench: &Bench, record: &mut Record) -> Result<()> {
     }
     say("  MetaStore, value cache");
     record.attempt(CACHE, |record| {
-        let mut setup = bench.setup(METASTORE, 1);
-        setup.flags.extend([CACHE_FLAG.to_owned(), CACHE_BYTES.to_owned()]);
-        let cluster = Cluster::start(setup)?;
+        let cluster = Cluster::start(with_cache(bench))?;
         let mut cluster = filled(bench, record, cluster, (METASTORE, CACHE), keys)?;
         let case = "after restart, value cache of 64 MiB";
         restarted(bench, record, &mut cluster, (METASTORE, case), keys)?;
@@ -83,7 +81,15 @@ fn filled(
     Ok(cluster)
 }
 
-fn restarted(
+/// One member of MetaStore with a value cache.
+pub(super) fn with_cache(bench: &Bench) -> Setup {
+    let mut setup = bench.setup(METASTORE, 1);
+    setup.flags.extend([CACHE_FLAG.to_owned(), CACHE_BYTES.to_owned()]);
+    setup
+}
+
+/// How long a restart takes, what is resident then, and how long the first list takes.
+pub(super) fn restarted(
     bench: &Bench,
     record: &mut Record,
     cluster: &mut Cluster,

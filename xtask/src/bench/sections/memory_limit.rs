@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 
-use super::memory::{CACHE_BYTES, CACHE_FLAG, LIST_MS, RESTART_S, add_memory};
-use super::{Bench, Record, SYSTEMS, Section, counted, fill, say, timed};
+use super::memory::{CACHE_FLAG, KEYS, LISTED, add_memory, restarted, with_cache};
+use super::{Bench, Record, SYSTEMS, Section, fill, say, timed};
 use crate::bench::cluster::{Cluster, Setup};
 use crate::bench::record::METASTORE;
 
@@ -19,8 +19,6 @@ pub(super) const SECTION: Section = Section {
 
 /// A quarter more than either takes where nothing limits it.
 const LIMIT_BYTES: u64 = 640 << 20;
-const KEYS: u64 = 1_000_000;
-const LISTED: u64 = 10_000;
 const READ_S: f64 = 8.0;
 
 fn round(bench: &Bench, record: &mut Record) -> Result<()> {
@@ -35,11 +33,9 @@ fn round(bench: &Bench, record: &mut Record) -> Result<()> {
         return Ok(());
     }
     say("  MetaStore, value cache");
-    let mut setup = bench.setup(METASTORE, 1);
-    setup.flags.extend([CACHE_FLAG.to_owned(), CACHE_BYTES.to_owned()]);
     let what = "MetaStore, value cache of 64 MiB, 640 MiB";
     let case = ", value cache of 64 MiB";
-    record.attempt(what, |record| limited(bench, record, (METASTORE, case), setup))
+    record.attempt(what, |record| limited(bench, record, (METASTORE, case), with_cache(bench)))
 }
 
 fn limited(
@@ -65,7 +61,7 @@ fn loads(
     cluster: &mut Cluster,
 ) -> Result<()> {
     let keys = bench.count(KEYS, LISTED);
-    let (space, listed) = (keys.to_string(), LISTED.to_string());
+    let space = keys.to_string();
     let load = fill(bench, cluster, keys)?.load()?;
     let filling = format!("filling{case}");
     load.add_to(record, &filling, system);
@@ -76,13 +72,5 @@ fn loads(
     ];
     let reads = timed(bench, &cluster.endpoints(), &reads.concat(), bench.seconds(READ_S))?;
     reads.load()?.add_to(record, &format!("ranges of any key{case}"), system);
-    let case = format!("restart{case}");
-    record.add(&case, RESTART_S, system, cluster.restart()?.as_secs_f64());
-    let list = [
-        &["range", "--connections", "1", "--clients", "1", "--prefix"][..],
-        &["--key-space", &space, "--keys-per-range", &listed],
-    ];
-    let list = counted(bench, &cluster.endpoints(), &list.concat(), 1)?;
-    record.add(&case, LIST_MS, system, list.load()?.mean_ms);
-    Ok(())
+    restarted(bench, record, cluster, (system, &format!("restart{case}")), keys)
 }
