@@ -479,7 +479,7 @@ fn start(
     let Booted { identity, state, boot, log, snapshots, held, .. } = booted;
     let identity = Identity { cluster_id: identity.cluster_id, member_id: identity.member_id };
     let origin: u64 = rand::random::<u64>() | 1;
-    let mut apply = ApplyWorker::new(state);
+    let mut apply = ApplyWorker::new(state, origin);
     let view = apply.view();
     let backend = BackendWriter::start(generations, opened, &view, Arc::clone(metrics), store)
         .map_err(failed)?;

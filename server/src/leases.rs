@@ -99,7 +99,7 @@ impl Handle {
         let shared = &self.shared;
         let ticket = shared.next_sequence();
         let deadline_us = shared.deadline_us();
-        let receiver = shared.leases.draw(ticket, deadline_us);
+        let receiver = shared.leases.draw(ticket, deadline_us, ());
         let _held = Held { tickets: &shared.leases, ticket };
         if !shared.inbox.urgent(input(ticket)) {
             return Err(shared.inbox.refusal());

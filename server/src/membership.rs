@@ -90,7 +90,7 @@ impl Handle {
         change: MembershipChange,
     ) -> Result<u64, RequestError> {
         let ended = self
-            .await_end(sequence, self.shared.deadline_us(), |inbox| {
+            .await_end(sequence, self.shared.deadline_us(), None, |inbox| {
                 inbox.urgent(Input::ProposeMembership(change))
             })
             .await?;

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub leader_changes: IntCounter,
     /// Proposals that were refused or lost.
     pub proposals_failed: IntCounter,
+    /// Proposals that went down with a leader and were proposed again.
+    pub proposals_repeated: IntCounter,
     /// Proposals under way.
     pub proposals_pending: IntGauge,
     /// Heartbeats that could not be sent.
@@ -297,6 +299,7 @@ impl Metrics {
         Self {
             leader_changes: m.counter("etcd_server_leader_changes_seen_total"),
             proposals_failed: m.counter("etcd_server_proposals_failed_total"),
+            proposals_repeated: m.counter("metastore_proposals_repeated_total"),
             proposals_pending: m.gauge("etcd_server_proposals_pending"),
             heartbeat_send_failures: m.counter("etcd_server_heartbeat_send_failures_total"),
             read_indexes_failed: m.counter("etcd_server_read_indexes_failed_total"),

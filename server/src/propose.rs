@@ -89,7 +89,8 @@ pub(crate) struct Shared {
     pub(crate) figures: Figures,
     pub(crate) vitals: Vitals,
     pub(crate) applied: AppliedGate,
-    pub(crate) proposals: Tickets<Ended>,
+    /// With the command, if it is one: what a lost leader took with it is proposed again.
+    pub(crate) proposals: Tickets<Ended, Option<Bytes>>,
     pub(crate) reads: Tickets<Option<u64>>,
     pub(crate) leases: Tickets<Result<Option<LeaseTtl>, Option<u64>>>,
     pub(crate) renewals: Arc<Renewals>,
@@ -193,6 +194,15 @@ impl Shared {
         self.proposals.outstanding()
     }
 
+    /// For whoever still waits for it.
+    fn propose_again(&self, sequence: u64) {
+        let Some((Some(command), deadline_us)) = self.proposals.kept(sequence) else { return };
+        self.metrics.proposals_repeated.inc();
+        if !self.inbox.propose(Proposal { sequence, deadline_us, command }) {
+            self.proposals.call(sequence, Ended::Refused(self.inbox.refusal()));
+        }
+    }
+
     /// Gives an answer of the member to whoever waits for it.
     pub(crate) fn answer(&self, reply: &Reply) {
         match *reply {
@@ -203,6 +213,7 @@ impl Shared {
                     if busy { RequestError::TooManyRequests } else { RequestError::Timeout };
                 self.proposals.call(sequence, Ended::Refused(error));
             }
+            Reply::Lost { sequence } => self.propose_again(sequence),
             Reply::MembershipRefused { sequence, refusal } => {
                 self.proposals.call(sequence, Ended::Refused(refusal.into()));
             }
@@ -249,11 +260,12 @@ impl Handle {
         &self,
         sequence: u64,
         deadline_us: u64,
+        command: Option<Bytes>,
         send: impl FnOnce(&Inbox) -> bool,
     ) -> Result<Ended, RequestError> {
         let shared = &self.shared;
         let began = *shared.led.borrow();
-        let receiver = shared.proposals.draw(sequence, deadline_us);
+        let receiver = shared.proposals.draw(sequence, deadline_us, command);
         let _held = Held { tickets: &shared.proposals, ticket: sequence };
         if !send(&shared.inbox) {
             return Err(shared.inbox.refusal());
@@ -329,9 +341,11 @@ impl Door for Handle {
             return Err(RequestError::TooLarge);
         }
         let (began_us, deadline_us) = (shared.now_us(), shared.deadline_us());
+        let kept = Some(command.clone());
         let proposal = Proposal { sequence, deadline_us, command };
         let _flight = shared.flights.begin(id.member, sequence);
-        match self.await_end(sequence, deadline_us, |inbox| inbox.propose(proposal)).await? {
+        let ended = self.await_end(sequence, deadline_us, kept, |inbox| inbox.propose(proposal));
+        match ended.await? {
             Ended::Applied {
                 index,
                 term,
@@ -355,7 +369,7 @@ impl Door for Handle {
         let traced = call::current().map(|call| (call, SystemTime::now()));
         let ticket = shared.next_sequence();
         let deadline_us = shared.deadline_us();
-        let receiver = shared.reads.draw(ticket, deadline_us);
+        let receiver = shared.reads.draw(ticket, deadline_us, ());
         let _held = Held { tickets: &shared.reads, ticket };
         if !shared.inbox.read(ticket) {
             return Err(shared.inbox.refusal());
@@ -414,7 +428,7 @@ impl Door for Handle {
         }
         let ticket = shared.next_sequence();
         let patience = TRANSFER_ELECTIONS * shared.election_timeout;
-        let receiver = shared.transfers.draw(ticket, shared.now_us() + duration_us(patience));
+        let receiver = shared.transfers.draw(ticket, shared.now_us() + duration_us(patience), ());
         let _held = Held { tickets: &shared.transfers, ticket };
         if !shared.inbox.urgent(Input::TransferLeader { ticket, to }) {
             return Err(shared.inbox.refusal());

@@ -13,33 +13,43 @@ use tokio::sync::oneshot;
 const TICKET_SHARDS: usize = 16;
 /// One who waits, and until when.
 #[derive(Debug)]
-struct Waiting<T> {
+struct Waiting<T, K> {
     sender: oneshot::Sender<T>,
     deadline_us: u64,
     is_late: bool,
+    kept: K,
 }
 
-/// Waits of callers for an answer that some other thread gives.
+type Shard<T, K> = HashMap<u64, Waiting<T, K>>;
+
+/// Waits of callers for an answer that some other thread gives. Something may be kept for as long as one
+/// of them lasts.
 #[derive(Debug)]
-pub(crate) struct Tickets<T> {
-    shards: Vec<Mutex<HashMap<u64, Waiting<T>>>>,
+pub(crate) struct Tickets<T, K = ()> {
+    shards: Vec<Mutex<Shard<T, K>>>,
 }
 
-impl<T> Tickets<T> {
+impl<T, K: Clone> Tickets<T, K> {
     pub(crate) fn new() -> Self {
         Tickets { shards: (0..TICKET_SHARDS).map(|_| Mutex::default()).collect() }
     }
 
-    fn shard(&self, ticket: u64) -> MutexGuard<'_, HashMap<u64, Waiting<T>>> {
+    fn shard(&self, ticket: u64) -> MutexGuard<'_, Shard<T, K>> {
         let shard = &self.shards[(ticket % TICKET_SHARDS as u64) as usize];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A wait for an answer. An error says that none came by the deadline.
-    pub(crate) fn draw(&self, ticket: u64, deadline_us: u64) -> oneshot::Receiver<T> {
+    pub(crate) fn draw(&self, ticket: u64, deadline_us: u64, kept: K) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
-        self.shard(ticket).insert(ticket, Waiting { sender, deadline_us, is_late: false });
+        let waiting = Waiting { sender, deadline_us, is_late: false, kept };
+        self.shard(ticket).insert(ticket, waiting);
         receiver
+    }
+
+    /// What is kept for a ticket that somebody holds, and until when that waits.
+    pub(crate) fn kept(&self, ticket: u64) -> Option<(K, u64)> {
+        self.shard(ticket).get(&ticket).map(|it| (it.kept.clone(), it.deadline_us))
     }
 
     /// Tears the tickets whose time is over. To be called often enough for whoever waits.
@@ -82,12 +92,12 @@ impl<T> Tickets<T> {
 }
 
 /// Gives a ticket back when its holder stops waiting, for whatever reason.
-pub(crate) struct Held<'a, T> {
-    pub(crate) tickets: &'a Tickets<T>,
+pub(crate) struct Held<'a, T, K: Clone = ()> {
+    pub(crate) tickets: &'a Tickets<T, K>,
     pub(crate) ticket: u64,
 }
 
-impl<T> Drop for Held<'_, T> {
+impl<T, K: Clone> Drop for Held<'_, T, K> {
     fn drop(&mut self) {
         self.tickets.tear(self.ticket);
     }
@@ -142,13 +152,14 @@ mod tests {
     #[test]
     fn a_ticket_is_answered_once_or_torn_when_its_time_is_over() {
         let tickets = Tickets::new();
-        let mut early = tickets.draw(1, 100);
-        let mut late = tickets.draw(2, 101);
+        let mut early = tickets.draw(1, 100, "first");
+        let mut late = tickets.draw(2, 101, "second");
         assert_eq!((tickets.count_late(99), tickets.count_late(100)), (0, 1));
         assert_eq!((tickets.count_late(100), tickets.count_late(101)), (0, 1));
         tickets.expire(99);
         assert_eq!(tickets.outstanding(), 2);
         tickets.expire(100);
+        assert_eq!((tickets.kept(1), tickets.kept(2)), (None, Some(("second", 101))));
         assert_eq!(early.try_recv(), Err(TryRecvError::Closed));
         assert_eq!(late.try_recv(), Err(TryRecvError::Empty));
         tickets.call(1, "too late");

@@ -50,7 +50,7 @@ impl Handle {
     ) -> Result<(u64, u64), RequestError> {
         let sequence = self.shared.next_sequence();
         let ended = self
-            .await_end(sequence, self.shared.deadline_us(), |inbox| {
+            .await_end(sequence, self.shared.deadline_us(), None, |inbox| {
                 inbox.urgent(Input::SubmitTuning { sequence, submit })
             })
             .await?;

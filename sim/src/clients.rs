@@ -230,7 +230,9 @@ impl World {
                     self.tell(caller, Told::Unknown);
                 }
             }
+            Reply::Lost { sequence } => self.propose_again(id, sequence),
             Reply::NotProposed { sequence, busy: _ } => {
+                running.commands.remove(&sequence);
                 if let Some(caller) = running.callers.remove(&sequence) {
                     self.figures.count("proposals refused");
                     self.tell(caller, Told::Never);
@@ -287,6 +289,7 @@ impl World {
         else {
             return;
         };
+        running.commands.remove(&request_id.sequence);
         let Some(caller) = running.callers.remove(&request_id.sequence) else { return };
         let outcome = match completion {
             Completion::Command(outcome) => outcome,

@@ -35,6 +35,12 @@ pub enum Mutant {
     AppliedBehind,
     /// A forward whose answer is missing is sent again.
     ForwardTwice,
+    /// A leader proposes what was forwarded to that of another term.
+    ForwardAnyTerm,
+    /// What is handed back is proposed again, although it went to another leader meanwhile.
+    HandedBackAnyTerm,
+    /// What is waited for is proposed again as soon as another leads.
+    GivenAgainEarly,
     /// The log is released although the snapshot was never written.
     ReleaseWithoutSnapshot,
     /// A received snapshot is announced before it is durable.
@@ -79,7 +85,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 34] = [
+    pub const ALL: [Mutant; 37] = [
         Mutant::SkipDataSync,
         Mutant::SkipRecoverySync,
         Mutant::SkipDirSync,
@@ -94,6 +100,9 @@ impl Mutant {
         Mutant::AppliedAhead,
         Mutant::AppliedBehind,
         Mutant::ForwardTwice,
+        Mutant::ForwardAnyTerm,
+        Mutant::HandedBackAnyTerm,
+        Mutant::GivenAgainEarly,
         Mutant::ReleaseWithoutSnapshot,
         Mutant::SnapshotNotCommitted,
         Mutant::LocalReads,
@@ -133,6 +142,9 @@ impl Mutant {
             Mutant::AppliedAhead => "applied-ahead",
             Mutant::AppliedBehind => "applied-behind",
             Mutant::ForwardTwice => "forward-twice",
+            Mutant::ForwardAnyTerm => "forward-any-term",
+            Mutant::HandedBackAnyTerm => "handed-back-any-term",
+            Mutant::GivenAgainEarly => "given-again-early",
             Mutant::ReleaseWithoutSnapshot => "release-without-snapshot",
             Mutant::SnapshotNotCommitted => "snapshot-not-committed",
             Mutant::LocalReads => "local-reads",

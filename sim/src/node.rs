@@ -10,7 +10,7 @@ use member::state::watch::{Hub, StreamId};
 use member::state::{StateParts, View};
 use member::wal::Identity;
 use member::{
-    ApplyTask, ApplyWorker, DiskTask, Input, LogWorker, Member, Recovery, SnapshotJob,
+    ApplyTask, ApplyWorker, DiskTask, Input, LogWorker, Member, Proposal, Recovery, SnapshotJob,
     SnapshotWorker,
 };
 use proto::log::Member as MemberRow;
@@ -159,6 +159,8 @@ pub(crate) struct Running {
     pub(crate) save_runs: bool,
     pub(crate) next_ticket: u64,
     pub(crate) callers: BTreeMap<u64, Caller>,
+    /// Commands that callers wait for, to be proposed again where they are lost.
+    pub(crate) commands: BTreeMap<u64, Proposal>,
     /// Reads that know their index and wait for it.
     pub(crate) reads: Vec<(u64, Caller)>,
     /// Leases asked for, by ticket.

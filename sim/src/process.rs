@@ -235,7 +235,8 @@ impl World {
         } else {
             "boots from a snapshot"
         });
-        let mut apply = ApplyWorker::new(state);
+        let origin = self.nodes[&id].origin;
+        let mut apply = ApplyWorker::new(state, origin);
         let view = apply.view();
         self.trace.note(now_us, &[6, id, view.applied_index(), boot.entries.len() as u64], || {
             format!(
@@ -246,7 +247,6 @@ impl World {
                 boot.snapshot.as_ref().map(|meta| (meta.index, meta.term))
             )
         });
-        let origin = self.nodes[&id].origin;
         let mut consensus = Config::new(id, origin);
         consensus.timing = self.plan.timing;
         consensus.log_entries_kept = self.plan.log_entries_kept;
@@ -300,6 +300,7 @@ impl World {
             save_runs: false,
             next_ticket: 0,
             callers: BTreeMap::new(),
+            commands: BTreeMap::new(),
             reads: Vec::new(),
             leases: BTreeMap::new(),
             leader: None,
@@ -346,8 +347,30 @@ impl World {
         let origin = running.origin;
         let deadline_us = running.local_us(now_us) + timeout_us;
         let command = encoded(origin, sequence, op);
-        self.input(id, Input::Propose(vec![Proposal { sequence, deadline_us, command }]));
+        let proposal = Proposal { sequence, deadline_us, command };
+        running.commands.insert(sequence, proposal.clone());
+        self.input(id, Input::Propose(vec![proposal]));
         Some((origin, sequence))
+    }
+
+    /// As the server does: the command of a caller who still waits went down with a leader.
+    pub(crate) fn propose_again(&mut self, id: u64, sequence: u64) {
+        let Some(running) = self.nodes.get(&id).and_then(|node| node.running()) else { return };
+        let waits = running.callers.contains_key(&sequence);
+        let Some(proposal) = running.commands.get(&sequence).filter(|_| waits).cloned() else {
+            return;
+        };
+        self.figures.count("commands proposed again");
+        self.input(id, Input::Propose(vec![proposal]));
+    }
+
+    /// With a mutant: whatever is waited for is taken for lost with its leader.
+    pub(crate) fn propose_all_again(&mut self, id: u64) {
+        let Some(running) = self.nodes.get(&id).and_then(|node| node.running()) else { return };
+        let sequences: Vec<u64> = running.commands.keys().copied().collect();
+        for sequence in sequences {
+            self.propose_again(id, sequence);
+        }
     }
 }
 

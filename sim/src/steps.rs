@@ -97,6 +97,9 @@ impl World {
                 running.leader = leadership.leader;
                 running.is_leader = leadership.is_leader;
             }
+            if self.is(Mutant::GivenAgainEarly) && leadership.leader.is_some() {
+                self.propose_all_again(id);
+            }
         }
         self.give_disk(id, disk);
         for message in net {

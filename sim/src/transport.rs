@@ -1,10 +1,16 @@
 //! What members send each other: messages, forwards that go at most once, snapshots by their chunks.
+
 use bytes::Bytes;
 use member::{Forward, Input};
 use proto::peer::{RaftMessage, TuningAck, raft_message::Type};
 
 use crate::mutant::Mutant;
 use crate::world::{CLUSTER_ID, Event, Phase, World};
+
+/// Of a thousand forwards, so many wait for a connection, for up to [`QUEUED_US_MAX`], and leave or are
+/// handed back when leaders may have come and gone.
+const QUEUED_PERMILLE: u64 = 30;
+const QUEUED_US_MAX: u64 = 4_000_000;
 
 impl World {
     pub(crate) fn send(&mut self, from: u64, message: RaftMessage) {
@@ -89,29 +95,48 @@ impl World {
     }
 
     pub(crate) fn forward(&mut self, from: u64, forward: Forward) {
-        let Forward { to, commands } = forward;
+        let Forward { to, term, commands } = forward;
         self.figures.count("forwards");
         let is_up = self.nodes.get(&to).is_some_and(|node| node.running().is_some());
         if (!is_up || !self.network.is_open(from, to)) && self.pace.permille(500) {
             // Known before a byte has left.
-            return self.input(from, Input::NotForwarded(commands));
+            return self.input(from, Input::NotForwarded { term, commands });
+        }
+        let mut at = self.network.arrival(self.now_us, from, to);
+        if self.phase == Phase::Faults && self.queues.permille(QUEUED_PERMILLE) {
+            self.figures.count("forwards that wait for a connection");
+            at += self.queues.below(QUEUED_US_MAX);
+            if self.queues.permille(500) {
+                let boot = self.nodes[&from].boot;
+                return self.at(at, Event::HandedBack { node: from, boot, term, commands });
+            }
         }
         if self.network.arrivals(self.now_us, from, to).is_empty() {
             self.figures.count("forwards lost");
             return;
         }
-        let at = self.network.arrival(self.now_us, from, to);
         if self.is(Mutant::ForwardTwice) && self.pace.permille(100) {
-            self.at(at + 1_000, Event::Forwarded { from, to, commands: commands.clone() });
+            let commands = commands.clone();
+            self.at(at + 1_000, Event::Forwarded { from, to, term, commands });
         }
-        self.at(at, Event::Forwarded { from, to, commands });
+        self.at(at, Event::Forwarded { from, to, term, commands });
     }
 
-    pub(crate) fn deliver_forward(&mut self, from: u64, to: u64, commands: Vec<Bytes>) {
+    pub(crate) fn deliver_forward(&mut self, from: u64, to: u64, term: u64, commands: Vec<Bytes>) {
         self.trace.note(self.now_us, &[11, to, commands.len() as u64], || {
-            format!("-> {to}: {} commands forwarded", commands.len())
+            format!("-> {to}: {} commands forwarded in term {term}", commands.len())
         });
-        self.input(to, Input::Forwarded { from, commands });
+        let term = if self.is(Mutant::ForwardAnyTerm) { 0 } else { term };
+        self.input(to, Input::Forwarded { from, term, commands });
+    }
+
+    pub(crate) fn hand_back(&mut self, node: u64, boot: u64, term: u64, commands: Vec<Bytes>) {
+        let is_same = self.nodes.get(&node).is_some_and(|it| it.boot == boot);
+        if is_same {
+            self.figures.count("forwards handed back late");
+            let term = if self.is(Mutant::HandedBackAnyTerm) { 0 } else { term };
+            self.input(node, Input::NotForwarded { term, commands });
+        }
     }
 
     /// The chunks that are missing travel, the receiver makes the snapshot durable, then its member

@@ -47,7 +47,9 @@ pub(crate) enum Event {
     /// A message arrives.
     Message { to: u64, message: Box<RaftMessage> },
     /// Commands arrive at whom a follower took for the leader.
-    Forwarded { from: u64, to: u64, commands: Vec<Bytes> },
+    Forwarded { from: u64, to: u64, term: u64, commands: Vec<Bytes> },
+    /// The connection on which commands waited breaks.
+    HandedBack { node: u64, boot: u64, term: u64, commands: Vec<Bytes> },
     /// A snapshot's transfer comes to its end.
     Snapshot { from: u64, from_boot: u64, to: u64, message: Box<RaftMessage> },
     /// The sender of a snapshot learns how that went.
@@ -95,6 +97,7 @@ impl Event {
             | Event::Forwarded { to: node, .. }
             | Event::Snapshot { to: node, .. }
             | Event::SnapshotSent { node, .. }
+            | Event::HandedBack { node, .. }
             | Event::Log { node, .. }
             | Event::LogIdle { node, .. }
             | Event::Apply { node, .. }
@@ -160,6 +163,7 @@ pub(crate) struct World {
     pub(crate) nemesis: Nemesis,
     /// Latencies of disks and workers.
     pub(crate) pace: Random,
+    pub(crate) queues: Random,
     /// What a power failure takes.
     pub(crate) loss: Random,
     /// Origins and salts of boots.
@@ -189,6 +193,7 @@ impl World {
             clients: (0..plan.clients).map(|id| Client::new(seed, id)).collect(),
             nemesis: Nemesis::new(seed),
             pace: Random::of(seed, "pace", 0),
+            queues: Random::of(seed, "queues", 0),
             loss: Random::of(seed, "loss", 0),
             boots: Random::of(seed, "boots", 0),
             watching: Random::of(seed, "watching", 0),
@@ -258,7 +263,12 @@ impl World {
         match event {
             Event::Wake { node, boot } => self.wake(node, boot),
             Event::Message { to, message } => self.deliver(to, *message),
-            Event::Forwarded { from, to, commands } => self.deliver_forward(from, to, commands),
+            Event::Forwarded { from, to, term, commands } => {
+                self.deliver_forward(from, to, term, commands);
+            }
+            Event::HandedBack { node, boot, term, commands } => {
+                self.hand_back(node, boot, term, commands);
+            }
             Event::Snapshot { from, from_boot, to, message } => {
                 self.deliver_snapshot(from, from_boot, to, *message);
             }

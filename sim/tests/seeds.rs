@@ -55,6 +55,8 @@ fn runs_do_work_and_meet_faults() {
         "plans taken",
         "durable indexes told",
         "entries committed early",
+        "commands proposed again",
+        "forwards handed back late",
     ] {
         assert!(reached.get(name).is_some_and(|count| *count > 0), "{name}: never reached");
     }
@@ -69,6 +71,9 @@ fn seeded_bugs_are_found() {
         Mutant::AckBeforeQuorum,
         Mutant::AppliedAhead,
         Mutant::ForwardTwice,
+        Mutant::ForwardAnyTerm,
+        Mutant::HandedBackAnyTerm,
+        Mutant::GivenAgainEarly,
         Mutant::LocalReads,
         Mutant::LeaseEarly,
         Mutant::StaleEpoch,

@@ -21,17 +21,26 @@ pub(crate) struct BatchMaking {
     bytes: u64,
     /// When the oldest command came.
     since_us: u64,
+    /// The term all of them are for.
+    term: u64,
     /// Followers whose callers' commands are among them.
     followers: BTreeSet<u64>,
 }
 
 impl BatchMaking {
-    pub(crate) fn push(&mut self, now_us: u64, command: Bytes) {
+    pub(crate) fn push(&mut self, now_us: u64, term: u64, command: Bytes) {
         if self.commands.is_empty() {
             self.since_us = now_us;
+            self.term = term;
         }
+        debug_assert_eq!(self.term, term, "asked by `is_for`");
         self.bytes += encoded_bytes(&command);
         self.commands.push(command);
+    }
+
+    /// Whether it may leave, or be added to, in this term.
+    pub(crate) fn is_for(&self, term: u64) -> bool {
+        self.commands.is_empty() || self.term == term
     }
 
     /// One that this follower has sent on is among them.
@@ -127,7 +136,7 @@ mod tests {
     fn making(commands: &[Vec<u8>]) -> BatchMaking {
         let mut making = BatchMaking::default();
         for command in commands {
-            making.push(7, Bytes::from(command.clone()));
+            making.push(7, 1, Bytes::from(command.clone()));
         }
         making
     }

@@ -149,6 +149,8 @@ pub(crate) fn message_to_raft(message: RaftMessage) -> eraftpb::Message {
         sent_us: _,
         // The replica's (`replica::durable`).
         durable_index: _,
+        // The member's.
+        binds_forwards: _,
     } = message;
     out.to = to;
     out.from = from;
@@ -191,6 +193,7 @@ pub(crate) fn message_from_raft(message: &eraftpb::Message) -> RaftMessage {
         tuning: None,
         sent_us: 0,
         durable_index: 0,
+        binds_forwards: false,
     }
 }
 

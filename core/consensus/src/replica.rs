@@ -262,7 +262,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes a command into the batch in the making.
+    /// Takes a command into the batch in the making. It becomes part of an entry of this term, or comes
+    /// out as `dropped`, or is lost with the leadership.
     pub fn propose(&mut self, command: Bytes) -> Result<(), ProposeError> {
         if !self.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.leader() });
@@ -271,12 +272,14 @@ impl Replica {
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
         }
-        if self.making.len() >= COMMANDS_MAKING_MAX
+        let term = self.raw.raft.term;
+        if !self.making.is_for(term)
+            || self.making.len() >= COMMANDS_MAKING_MAX
             || self.making.bytes() + bytes + self.log().bytes_unapplied() > UNAPPLIED_BYTES_MAX
         {
             return Err(ProposeError::Busy);
         }
-        self.making.push(self.now_us, command);
+        self.making.push(self.now_us, term, command);
         Ok(())
     }
 
@@ -433,6 +436,11 @@ impl Replica {
         batching.validate()?;
         self.config.batching = batching;
         Ok(())
+    }
+
+    /// The term this member is in.
+    pub fn term(&self) -> u64 {
+        self.raw.raft.term
     }
 
     /// Who votes now, in either configuration.

@@ -123,6 +123,8 @@ pub struct ApplyReport {
     pub term: u64,
     /// Bytes of entries this report ends.
     pub bytes: u64,
+    /// Sequences of the requests of this origin that are among them.
+    pub own: Vec<u64>,
     /// Membership entries, and whether the state took the change.
     pub memberships: Vec<(Entry, bool)>,
     /// The member table, if it changed.
@@ -176,14 +178,16 @@ pub enum ApplyError {
 #[derive(Debug)]
 pub struct ApplyWorker {
     state: State,
+    /// Of this boot's requests.
+    origin: u64,
     /// As of the view published last: there is something to sweep, and readers may wait for its end.
     compacting: bool,
 }
 
 impl ApplyWorker {
-    /// Takes over a state.
-    pub fn new(state: State) -> Self {
-        ApplyWorker { state, compacting: false }
+    /// Takes over a state; `origin` as in [`crate::MemberConfig`], or 0 where nobody waits.
+    pub fn new(state: State, origin: u64) -> Self {
+        ApplyWorker { state, origin, compacting: false }
     }
 
     /// Whether a command may wait for the disk: values do not all stay in memory.
@@ -309,6 +313,9 @@ impl ApplyWorker {
             report.tuning = Some(self.state.tuning().clone());
         }
         if let Some(id) = command.id {
+            if id.member == self.origin {
+                report.own.push(id.sequence);
+            }
             completed.push(Completed { id, index, term, completion: Completion::Command(outcome) });
         }
         Ok(())

@@ -337,7 +337,7 @@ pub fn force_new_cluster<D: Disk>(
     let term = booted.boot.hard_state.map_or(0, |hard_state| hard_state.term);
     let entries: Vec<Entry> =
         booted.boot.entries.iter().filter(|e| e.index > booted.boot.applied).cloned().collect();
-    let mut worker = ApplyWorker::new(booted.state);
+    let mut worker = ApplyWorker::new(booted.state, 0);
     worker.run(ApplyTask::Entries { entries, bytes: 0 }, &mut |_| unreachable!("no restore"))?;
     let mut parts = worker.view().parts();
     let mut survivor = worker

@@ -50,13 +50,20 @@ pub enum Input {
     Forwarded {
         /// The other member; its callers wait for them.
         from: u64,
+        /// Of [`Forward::term`].
+        term: u64,
         /// Encoded commands.
         commands: Vec<Bytes>,
     },
     /// Commands of callers on this member.
     Propose(Vec<Proposal>),
     /// A forward of which not a byte has left: it may be proposed again.
-    NotForwarded(Vec<Bytes>),
+    NotForwarded {
+        /// Of [`Forward::term`].
+        term: u64,
+        /// Encoded commands.
+        commands: Vec<Bytes>,
+    },
     /// A change of the membership; `change.id` is `(origin, sequence)`.
     ProposeMembership(MembershipChange),
     /// A caller wants to know from which applied index on a read is linearizable.
@@ -164,6 +171,12 @@ pub enum Reply {
         /// Too much waits already (`true`), or its deadline passed without a leader.
         busy: bool,
     },
+    /// The command was given to a leader that is none any more, and stands in no log that counts, now or
+    /// later: it may be proposed again, under the same request id.
+    Lost {
+        /// [`Proposal::sequence`].
+        sequence: u64,
+    },
     /// The membership change was not proposed and never will be.
     MembershipRefused {
         /// Sequence of the change's request id.
@@ -211,6 +224,9 @@ pub enum Reply {
 pub struct Forward {
     /// The leader.
     pub to: u64,
+    /// Who gets it may propose the commands in this term only. 0: at any time, for this leader does not
+    /// know of such bounds.
+    pub term: u64,
     /// Encoded commands.
     pub commands: Vec<Bytes>,
 }

@@ -5,6 +5,7 @@
 //! snapshot, how far the log may be released, whether a membership change is safe to propose.
 
 mod changes;
+mod given;
 mod lease_rounds;
 mod plan;
 mod proposals;
@@ -23,11 +24,14 @@ use crate::lease_clock::LeaseClock;
 use crate::log_worker::DiskTask;
 use crate::snapshot_policy::SnapshotDecision;
 use crate::tuning::Tuning;
+use given::Given;
 use lease_rounds::{LeaseQuestion, LeaseRound};
 use proposals::Waiting;
 
 /// How many outputs of the replica one step takes at most; a ready replica is stepped again at once.
 const OUTPUTS_PER_STEP_MAX: usize = 16;
+/// After commands were handed back, for no connection to the leader stands, so long none are sent to it.
+const FORWARDS_REST_US: u64 = 10_000;
 /// Committed entries handed to apply and not reported back, in bytes, before more are held back.
 const APPLY_OUTSTANDING_BYTES_MAX: u64 = 64 << 20;
 
@@ -46,6 +50,10 @@ pub struct Member {
     heard_us: BTreeMap<u64, u64>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    given: Given,
+    forwards_rest_until_us: u64,
+    /// The newest term whose leader binds forwards to it, and that leader.
+    binding: Option<(u64, u64)>,
     waiting_changes: VecDeque<MembershipChange>,
     waiting_leases: VecDeque<LeaseQuestion>,
     lease_round: Option<LeaseRound>,
@@ -107,6 +115,9 @@ impl Member {
             heard_us: BTreeMap::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            given: Given::default(),
+            forwards_rest_until_us: 0,
+            binding: None,
             waiting_changes: VecDeque::new(),
             waiting_leases: VecDeque::new(),
             lease_round: None,
@@ -204,6 +215,9 @@ impl Member {
         {
             at = at.min(turn.max(now_us + 1));
         }
+        if !self.waiting.is_empty() && self.forwards_rest(now_us) {
+            at = at.min(self.forwards_rest_until_us);
+        }
         if self.wants_lease_round() {
             at = at.min(self.lease_round_gathers_until_us.max(now_us + 1));
         }
@@ -222,8 +236,10 @@ impl Member {
                 }
                 self.hints.heard(now_us, &message);
                 let answers = message.r#type() == Type::MsgHeartbeatResponse;
+                let binding = message.binds_forwards.then_some((message.term, from));
                 if self.replica.receive(now_us, message).is_ok() {
                     self.heard_us.insert(from, now_us);
+                    self.binding = self.binding.max(binding);
                     if answers {
                         self.tuning.note_reads(from, ack);
                     }
@@ -232,13 +248,18 @@ impl Member {
                     }
                 }
             }
-            Input::Forwarded { from, commands } => self.take_forwarded(from, commands, effects),
+            Input::Forwarded { from, term, commands } => {
+                self.take_forwarded(from, term, commands, effects);
+            }
             Input::Propose(proposals) => {
                 for proposal in proposals {
                     self.wait_for_leader(proposal.into(), effects);
                 }
             }
-            Input::NotForwarded(commands) => self.take_back(now_us, commands, effects),
+            Input::NotForwarded { term, commands } => {
+                self.take_back(now_us, term, commands, effects);
+                self.forwards_rest_until_us = now_us + FORWARDS_REST_US;
+            }
             Input::ProposeMembership(change) => self.take_membership(now_us, change, effects),
             Input::Read { ticket } => self.replica.read(ticket),
             Input::TransferLeader { ticket, to } => self.transfer(ticket, to, effects),
@@ -249,7 +270,7 @@ impl Member {
                 self.ask_lease(LeaseQuestion::TimeToLive { ticket, id }, effects);
             }
             Input::Persisted { number } => self.take_persisted(number),
-            Input::Applied(report) => self.take_applied(now_us, *report),
+            Input::Applied(report) => self.take_applied(now_us, *report, effects),
             Input::SnapshotSaved(meta) => {
                 let release = self.snapshots.saved(&meta);
                 self.replica.snapshot_available(meta);
@@ -286,17 +307,19 @@ impl Member {
         if let Some((of, meta)) = &self.restoring
             && *of <= number
         {
-            // The log has durably restarted at the snapshot: now the state may.
+            // The log has durably restarted at the snapshot: now the state may. What was held stands before it.
+            self.apply_held.retain(|task| !is_before(task, meta.index));
             self.apply_held.push_front(ApplyTask::Restore(meta.clone()));
             self.restoring = None;
         }
     }
 
-    fn take_applied(&mut self, now_us: u64, report: ApplyReport) {
+    fn take_applied(&mut self, now_us: u64, report: ApplyReport, effects: &mut Effects) {
         let ApplyReport {
             index,
             term,
             bytes,
+            own,
             memberships,
             members,
             tuning,
@@ -311,7 +334,11 @@ impl Member {
                 .apply_membership(entry, *accept)
                 .unwrap_or_else(|error| panic!("membership change at {}: {error}", entry.index));
         }
+        for sequence in own {
+            self.given.applied(sequence);
+        }
         if let Some(restored) = restored {
+            self.given.state_replaced();
             self.leases.replace(restored.leases, now_us);
             self.snapshots.restored(restored.meta);
         }
@@ -331,6 +358,9 @@ impl Member {
         }
         if snapshot_begun {
             self.snapshots.begun();
+        }
+        if term > self.applied_term {
+            self.find_lost(now_us, term, effects);
         }
         if index > self.applied_index {
             self.applied_index = index;
@@ -352,6 +382,8 @@ impl Member {
             leadership,
             snapshot_wanted,
         } = output;
+        // For whoever leads now.
+        self.take_back_dropped(now_us, dropped, effects);
         if let Some(leadership) = leadership {
             self.take_leadership(now_us, leadership, effects);
         }
@@ -377,6 +409,10 @@ impl Member {
         }
         effects.net.extend(messages.into_iter().map(|mut message| {
             self.confirm_plan(&mut message);
+            message.binds_forwards = matches!(
+                message.r#type(),
+                Type::MsgAppend | Type::MsgHeartbeat | Type::MsgSnapshot
+            );
             if let Some(meta) = &mut message.snapshot {
                 // Whoever receives it takes no other cluster's.
                 meta.cluster_id = self.config.cluster_id;
@@ -401,7 +437,6 @@ impl Member {
                 self.drop_lease_round(ticket);
             }
         }
-        self.take_back(now_us, dropped, effects);
         if snapshot_wanted {
             self.snapshots.wanted();
         }
@@ -450,6 +485,12 @@ impl Member {
 
 /// Sequences of the member's own proposals lie above any that a shell hands to callers.
 pub(crate) const OWN_SEQUENCES_FROM: u64 = 1 << 62;
+
+/// Whether these are entries that a snapshot of this index has.
+fn is_before(task: &ApplyTask, index: u64) -> bool {
+    let ApplyTask::Entries { entries, .. } = task else { return false };
+    entries.last().is_none_or(|last| last.index <= index)
+}
 
 fn to_log(entry: proto::log::Entry) -> wal::Entry {
     wal::Entry {

@@ -195,6 +195,7 @@ pub(crate) static METRICS: &[Metric] = &[
     metric("metastore_precampaigns_total", Counter, &[], "Times this member asked whether an election could be won."),
     metric("metastore_process_cpu_pressure_seconds_total", Counter, &[], "For how long something in this process's control group waited for a processor. Absent where the kernel does not say."),
     metric("metastore_process_cpu_throttled_seconds_total", Counter, &[], "For how long this process's control group had used up its quota of processor time. Absent where the kernel does not say."),
+    metric("metastore_proposals_repeated_total", Counter, &[], "Commands proposed again, because the leader they were given to was lost before it had them committed."),
     metric("metastore_put_stage_duration_seconds", doubling(0.0001, 16), &["stage"], "Where the time of commands goes (puts, deletes, txns), on the member where it goes there."),
     metric("metastore_raft_batch_size", doubling(1.0, 12), &[], "Commands carried by one Raft entry."),
     metric("metastore_raft_durable_told_total", Counter, &[], "Times this leader told a follower what is on its disk, so that the follower answers its callers one round trip sooner."),

@@ -2,13 +2,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use futures::future::try_join_all;
 use member::Input;
 use proto::log::Member;
 use proto::peer::{
-    Error, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply, TraceContext,
-    TuningReply, leader_reply, leader_request, raft_message::Type,
+    Error, Forward, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, ReadIndexReply,
+    TraceContext, TuningReply, leader_reply, leader_request, raft_message::Type,
 };
 use tonic::Status;
 
@@ -114,16 +113,18 @@ impl Inbound for NodeInbound {
         self.shared.inbox.urgent(Input::Message(message))
     }
 
-    async fn forwarded(&self, from: u64, commands: Vec<Bytes>) -> bool {
-        self.shared.inbox.bulk(Input::Forwarded { from, commands }).await
+    async fn forwarded(&self, from: u64, forward: Forward) -> bool {
+        let Forward { term, commands } = forward;
+        self.shared.inbox.bulk(Input::Forwarded { from, term, commands }).await
     }
 
     fn traces(&self, contexts: &[TraceContext], is_forward: bool) {
         self.shared.flights.told(contexts, is_forward);
     }
 
-    fn not_forwarded(&self, commands: Vec<Bytes>) {
-        self.shared.inbox.urgent(Input::NotForwarded(commands));
+    fn not_forwarded(&self, forward: Forward) {
+        let Forward { term, commands } = forward;
+        self.shared.inbox.urgent(Input::NotForwarded { term, commands });
     }
 
     fn unreachable(&self, to: u64) {

@@ -85,7 +85,7 @@ impl Stepper {
         for message in net.iter().filter(|message| !message.entries.is_empty()) {
             self.peers.tell_traces(message.to, flights.replicated(&message.entries));
         }
-        if let Some(Forward { to, commands }) = forward {
+        if let Some(Forward { to, commands, .. }) = forward {
             self.peers.tell_traces(*to, flights.forwarded(commands));
         }
     }
@@ -258,10 +258,10 @@ impl Step for Stepper {
             }
             drop(self.to_log.send(LogWork { tasks: disk, since }));
         }
-        if let Some(Forward { to, commands }) = forward
-            && let Err(commands) = self.peers.forward(to, commands)
+        if let Some(Forward { to, term, commands }) = forward
+            && let Err(commands) = self.peers.forward(to, term, commands)
         {
-            self.shared.inbox.urgent(Input::NotForwarded(commands));
+            self.shared.inbox.urgent(Input::NotForwarded { term, commands });
         }
         for reply in reply {
             self.count(&reply);

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_command_queues_from_its_arrival_until_it_waits_no_more() {
         let mut clock = clock();
-        let forwarded = Input::Forwarded { from: 2, commands: vec![Bytes::new()] };
+        let forwarded = Input::Forwarded { from: 2, term: 1, commands: vec![Bytes::new()] };
         clock.arrived(&[propose(&[100, 150]), forwarded], 200);
         clock.stepped(200, 3, true);
         assert_eq!(count(&clock, Stage::Queue), (0, 0), "all of them wait for an entry");

@@ -109,7 +109,7 @@ impl Frame for AppendFrame {
         let mut tally = RaftTally::default();
         for_each_field(encoded, |number, value| match (number, value) {
             (2, Value::Bytes(raft)) => tally.add(raft),
-            (3, Value::Bytes(forward)) => for_each_field(forward, |number, _| {
+            (3 | 6, Value::Bytes(forward)) => for_each_field(forward, |number, _| {
                 commands += usize::from(number == 1);
                 within(commands, COMMANDS_PER_FRAME_MAX, Excess::Commands)
             }),
@@ -427,10 +427,12 @@ mod tests {
         assert!(encoded.len() < 1 << 20);
         assert_eq!(AppendFrame::check(&encoded), Err(Excess::Entries(ENTRIES_PER_FRAME_MAX)));
 
-        let forward = Forward { commands: vec![Bytes::new(); COMMANDS_PER_FRAME_MAX + 1] };
-        let encoded =
-            AppendFrame { frame: Some(append_frame::Frame::Forward(forward)) }.encode_to_vec();
-        assert_eq!(AppendFrame::check(&encoded), Err(Excess::Commands(COMMANDS_PER_FRAME_MAX)));
+        let forward = Forward { term: 2, commands: vec![Bytes::new(); COMMANDS_PER_FRAME_MAX + 1] };
+        use append_frame::Frame;
+        for frame in [Frame::Forward(forward.clone()), Frame::Bound(forward)] {
+            let encoded = AppendFrame { frame: Some(frame) }.encode_to_vec();
+            assert_eq!(AppendFrame::check(&encoded), Err(Excess::Commands(COMMANDS_PER_FRAME_MAX)));
+        }
     }
 
     #[test]

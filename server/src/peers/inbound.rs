@@ -15,7 +15,7 @@ use futures::Stream;
 use http::Response;
 use hyper::body::Incoming;
 use proto::peer::{
-    AppendAck, AppendFrame, ControlFrame, Hello, LeaderReply, LeaderRequest, RaftMessage,
+    AppendAck, AppendFrame, ControlFrame, Forward, Hello, LeaderReply, LeaderRequest, RaftMessage,
     SnapshotFrame, SnapshotReply, append_frame, control_frame, raft_message::Type, snapshot_frame,
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -252,9 +252,14 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
                     }
                     self.inbound.append(message).await
                 }
-                Some(append_frame::Frame::Forward(forward)) => {
+                Some(append_frame::Frame::Bound(Forward { term: 0, .. })) => {
+                    return Err(Status::invalid_argument("a bound forward without its term"));
+                }
+                Some(
+                    append_frame::Frame::Forward(forward) | append_frame::Frame::Bound(forward),
+                ) => {
                     self.tell_traces(&mut traces, true);
-                    self.inbound.forwarded(from, forward.commands).await
+                    self.inbound.forwarded(from, forward).await
                 }
                 Some(append_frame::Frame::Traces(told)) => {
                     traces = told.contexts;

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use autotune::Percentiles;
-use bytes::Bytes;
 use consensus::rtt::RttEstimator;
 use prometheus::Histogram;
-use proto::peer::{Hello, Probe, RaftMessage, TraceContext};
+use proto::peer::{Forward, Hello, Probe, RaftMessage, TraceContext};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tonic::transport::Channel;
@@ -133,7 +132,7 @@ impl Lane {
 #[derive(Debug)]
 pub(super) enum Bulk {
     Raft(RaftMessage),
-    Forward(Vec<Bytes>),
+    Forward(Forward),
     /// Of commands in the items behind it.
     Traces(Vec<TraceContext>),
 }

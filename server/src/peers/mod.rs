@@ -13,8 +13,8 @@
 //!
 //! The transport promises little, as raft asks for little: messages may be lost, and are counted; one
 //! connection keeps their order; nothing is sent twice. The last is a promise about forwarded
-//! commands: a command that may have left is never sent again, and one that provably did not leave
-//! comes back through [`Inbound::not_forwarded`].
+//! commands: the transport never sends again what may have left, and what provably did not leave comes
+//! back through [`Inbound::not_forwarded`].
 //!
 //! Invariant: nothing here waits for the node, and the node never waits for anything here. Towards
 //! peers, queues are bounded and the overflow is dropped; from peers, a stream is read only as fast
@@ -51,7 +51,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use proto::peer::{Hello, LeaderReply, LeaderRequest, RaftMessage, TraceContext};
+use proto::peer::{Forward, Hello, LeaderReply, LeaderRequest, RaftMessage, TraceContext};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tonic::{Request, Status};
@@ -121,7 +121,7 @@ struct Core {
 
 /// The node and the chunks, without their types.
 trait Reports: std::fmt::Debug + Send + Sync {
-    fn not_forwarded(&self, commands: Vec<Bytes>);
+    fn not_forwarded(&self, forward: Forward);
     fn unreachable(&self, to: u64);
     fn refused(&self, by: u64, refusal: Refusal);
     fn gone(&self, peer: u64, boot_id: u64);
@@ -142,8 +142,8 @@ impl<I, C> std::fmt::Debug for Told<I, C> {
 }
 
 impl<I: Inbound, C: Chunks> Reports for Told<I, C> {
-    fn not_forwarded(&self, commands: Vec<Bytes>) {
-        self.inbound.not_forwarded(commands);
+    fn not_forwarded(&self, forward: Forward) {
+        self.inbound.not_forwarded(forward);
     }
 
     fn unreachable(&self, to: u64) {
@@ -349,8 +349,8 @@ impl Peers {
     }
 
     /// Forwards commands, once. `Err` gives them back: not a byte has left. After `Ok` they are sent
-    /// or lost, or come back through [`Inbound::not_forwarded`].
-    pub fn forward(&self, to: u64, commands: Vec<Bytes>) -> Result<(), Vec<Bytes>> {
+    /// or lost, or come back through [`Inbound::not_forwarded`]. `term` as in [`Forward`].
+    pub fn forward(&self, to: u64, term: u64, commands: Vec<Bytes>) -> Result<(), Vec<Bytes>> {
         let Some(link) = self.core.links().get(&to).cloned() else { return Err(commands) };
         let mut refused: Vec<Bytes> = Vec::new();
         let mut frame: Vec<Bytes> = Vec::new();
@@ -363,9 +363,9 @@ impl Peers {
             if !refused.is_empty() {
                 refused.extend(frame);
             } else if let Err(Bulk::Forward(back)) =
-                link.bulk.push(Bulk::Forward(frame), bytes, Admit::Open)
+                link.bulk.push(Bulk::Forward(Forward { term, commands: frame }), bytes, Admit::Open)
             {
-                refused.extend(back);
+                refused.extend(back.commands);
             }
         };
         for command in commands {

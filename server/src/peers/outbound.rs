@@ -17,9 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use http::uri::PathAndQuery;
-use proto::peer::{
-    AppendAck, AppendFrame, ControlFrame, Forward, Hello, append_frame, control_frame,
-};
+use proto::peer::{AppendAck, AppendFrame, ControlFrame, Hello, append_frame, control_frame};
 use tonic::codec::Streaming;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -185,7 +183,7 @@ pub(super) fn hand_back(reports: &dyn Reports, link: &Link, lane: Lane) {
         for item in link.bulk.close() {
             match item {
                 Bulk::Raft(_) => dropped += 1,
-                Bulk::Forward(commands) => reports.not_forwarded(commands),
+                Bulk::Forward(forward) => reports.not_forwarded(forward),
                 Bulk::Traces(_) => {}
             }
         }
@@ -441,8 +439,14 @@ impl Stream for BulkPull {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Ready(Some(Bulk::Raft(message))) => append_frame::Frame::Raft(message),
-                Poll::Ready(Some(Bulk::Forward(commands))) => {
-                    append_frame::Frame::Forward(Forward { commands })
+                Poll::Ready(Some(Bulk::Forward(forward))) => {
+                    // A member that does not know of terms drops a bound one, and so keeps to it.
+                    let is_bound = forward.term != 0;
+                    if is_bound {
+                        append_frame::Frame::Bound(forward)
+                    } else {
+                        append_frame::Frame::Forward(forward)
+                    }
                 }
                 Poll::Ready(Some(Bulk::Traces(contexts))) => {
                     append_frame::Frame::Traces(proto::peer::Traces { contexts })

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use proto::log::{Member, SnapshotMeta};
-use proto::peer::{LeaderReply, LeaderRequest, RaftMessage, TraceContext};
+use proto::peer::{Forward, LeaderReply, LeaderRequest, RaftMessage, TraceContext};
 
 use super::{Refusal, Versions};
 
@@ -22,7 +22,7 @@ pub trait Inbound: Clone + Send + Sync + 'static {
 
     /// Commands which a peer takes this member to be the leader for. May wait like
     /// [`Inbound::append`].
-    fn forwarded(&self, from: u64, commands: Vec<Bytes>) -> impl Future<Output = bool> + Send;
+    fn forwarded(&self, from: u64, forward: Forward) -> impl Future<Output = bool> + Send;
 
     /// Commands in what the peer sends next are traced: in a forward, or in an append.
     fn traces(&self, contexts: &[TraceContext], is_forward: bool) {
@@ -30,7 +30,7 @@ pub trait Inbound: Clone + Send + Sync + 'static {
     }
 
     /// Commands given to [`super::Peers::forward`] of which not a byte has left.
-    fn not_forwarded(&self, commands: Vec<Bytes>);
+    fn not_forwarded(&self, forward: Forward);
 
     /// Raft messages for this peer were dropped, or a connection to it broke.
     fn unreachable(&self, to: u64);

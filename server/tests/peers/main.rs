@@ -11,7 +11,7 @@ mod ports;
 mod renewal;
 mod snapshots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ use bytes::Bytes;
 use proto::log::{Chunk, Entry, Member, SnapshotMeta};
 use proto::peer::raft_message::Type;
 use proto::peer::{
-    LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, leader_reply, leader_request,
+    Forward, LeaderReply, LeaderRequest, LeaseTtl, RaftMessage, leader_reply, leader_request,
 };
 use server::config::{PeerCompression, Url};
 use server::peers::{
@@ -53,6 +53,9 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 #[derive(Clone, Default)]
 struct Node(Arc<NodeState>);
 
+/// What commands are forwarded for.
+const TERM: u64 = 7;
+
 #[derive(Default)]
 struct NodeState {
     seen: Mutex<Seen>,
@@ -66,6 +69,7 @@ struct Seen {
     appended: Vec<RaftMessage>,
     urgent: Vec<RaftMessage>,
     forwarded: Vec<Bytes>,
+    forward_terms: BTreeSet<u64>,
     not_forwarded: Vec<Bytes>,
     snapshots: Vec<(u64, bool)>,
     refused: Vec<(u64, Refusal)>,
@@ -100,14 +104,17 @@ impl Inbound for Node {
         true
     }
 
-    async fn forwarded(&self, _from: u64, commands: Vec<Bytes>) -> bool {
+    async fn forwarded(&self, _from: u64, forward: Forward) -> bool {
         self.room().await;
-        self.seen().forwarded.extend(commands);
+        let mut seen = self.seen();
+        seen.forward_terms.insert(forward.term);
+        seen.forwarded.extend(forward.commands);
         true
     }
 
-    fn not_forwarded(&self, commands: Vec<Bytes>) {
-        self.seen().not_forwarded.extend(commands);
+    fn not_forwarded(&self, forward: Forward) {
+        assert_eq!(forward.term, TERM);
+        self.seen().not_forwarded.extend(forward.commands);
     }
 
     fn unreachable(&self, _to: u64) {
@@ -311,7 +318,7 @@ impl Side {
     /// Sends commands on as soon as they are taken: the connection is said to stand a moment before.
     fn forward(&self, to: u64, mut commands: Vec<Bytes>) {
         wait_until("the commands are taken", || {
-            match self.peers.forward(to, std::mem::take(&mut commands)) {
+            match self.peers.forward(to, TERM, std::mem::take(&mut commands)) {
                 Ok(()) => true,
                 Err(given_back) => {
                     commands = given_back;

@@ -10,7 +10,7 @@ use proto::peer::{
 };
 use server::peers::{LinkState, PeerError};
 
-use super::{PATIENCE, Proxy, STEP, Start, free_port, pair, wait_until};
+use super::{PATIENCE, Proxy, STEP, Start, TERM, free_port, pair, wait_until};
 
 #[test]
 fn appends_keep_their_order_and_urgent_messages_arrive_beside_them() {
@@ -78,8 +78,8 @@ fn a_peer_that_cannot_be_reached_is_reported_and_nothing_piles_up() {
     });
     assert!(left.node.unreachable_count() > before);
     let command = Bytes::from_static(b"put");
-    assert_eq!(left.peers.forward(2, vec![command.clone()]), Err(vec![command.clone()]));
-    assert_eq!(left.peers.forward(3, vec![command.clone()]), Err(vec![command]));
+    assert_eq!(left.peers.forward(2, TERM, vec![command.clone()]), Err(vec![command.clone()]));
+    assert_eq!(left.peers.forward(3, TERM, vec![command.clone()]), Err(vec![command]));
     let why = left.peers.links()[&2].last_error.clone().unwrap();
     assert!(why.contains("refused"), "{why}");
 }
@@ -159,7 +159,7 @@ fn a_forward_never_arrives_twice_nor_after_it_was_given_back() {
             let mut command = next.to_le_bytes().to_vec();
             command.resize(8 + (random as usize + number as usize * 977) % 20_000, 0);
             let command = Bytes::from(command);
-            match left.peers.forward(2, vec![command]) {
+            match left.peers.forward(2, TERM, vec![command]) {
                 Ok(()) => assert!(taken.insert(next)),
                 Err(_) => assert!(refused.insert(next)),
             }
@@ -175,8 +175,11 @@ fn a_forward_never_arrives_twice_nor_after_it_was_given_back() {
     let number = |command: &Bytes| u64::from_le_bytes(command[..8].try_into().unwrap());
     wait_until("a last command has arrived", || {
         let command = Bytes::copy_from_slice(&next.to_le_bytes());
-        let set =
-            if left.peers.forward(2, vec![command]).is_ok() { &mut taken } else { &mut refused };
+        let set = if left.peers.forward(2, TERM, vec![command]).is_ok() {
+            &mut taken
+        } else {
+            &mut refused
+        };
         set.insert(next);
         next += 1;
         right.node.seen().forwarded.iter().any(|command| number(command) >= last)
@@ -210,7 +213,7 @@ fn what_waits_unsent_when_a_member_is_removed_is_given_back() {
     right.node.0.is_full.store(true, Ordering::Relaxed);
     let mut taken = 0;
     wait_until("the pipe is full", || {
-        let fits = left.peers.forward(2, vec![Bytes::from(vec![1; 1 << 20])]).is_ok();
+        let fits = left.peers.forward(2, TERM, vec![Bytes::from(vec![1; 1 << 20])]).is_ok();
         taken += usize::from(fits);
         !fits
     });
@@ -230,6 +233,16 @@ fn a_large_forward_is_split_and_keeps_its_order() {
     left.forward(2, commands.clone());
     wait_until("all have arrived", || right.node.seen().forwarded.len() == commands.len());
     assert_eq!(right.node.seen().forwarded, commands);
+    assert_eq!(right.node.seen().forward_terms, BTreeSet::from([TERM]));
+}
+
+#[test]
+fn a_forward_without_a_bound_is_one_that_older_members_read() {
+    let (left, right) = pair(Start::member(1), Start::member(2));
+    let command = Bytes::from_static(b"put");
+    wait_until("the command is taken", || left.peers.forward(2, 0, vec![command.clone()]).is_ok());
+    wait_until("it has arrived", || !right.node.seen().forwarded.is_empty());
+    assert_eq!(right.node.seen().forward_terms, BTreeSet::from([0]));
 }
 
 #[test]

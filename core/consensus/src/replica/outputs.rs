@@ -76,7 +76,8 @@ impl Replica {
 
     /// Turns the batch in the making into entries, or gives its commands back.
     fn flush_batch(&mut self, output: &mut Output) {
-        if !self.is_leader() {
+        // What an earlier term was asked for is not this one's.
+        if !self.is_leader() || !self.making.is_for(self.raw.raft.term) {
             output.dropped = self.making.take_commands();
             return;
         }

@@ -3,16 +3,17 @@
 
 mod hints;
 mod leases;
+mod lost;
 mod promises;
+mod restored;
 
-use bytes::Bytes;
 use member::consensus::Config;
 use member::state::{Limits, StateParts, Values};
 use member::wal::mem::MemDisk;
 use member::wal::{Identity, LogOptions};
 use member::{
-    ApplyTask, ApplyWorker, DiskTask, Effects, Input, Member, MemberConfig, Recovery, Reply,
-    SnapshotPolicy, bootstrap, recover,
+    ApplyTask, ApplyWorker, DiskTask, Effects, Forward, Input, Member, MemberConfig, Recovery,
+    Reply, SnapshotPolicy, bootstrap, recover,
 };
 use proto::log::Member as MemberRow;
 use proto::peer::RaftMessage;
@@ -28,7 +29,7 @@ pub(crate) struct Lone {
     /// The disk stands still.
     pub(crate) is_stuck: bool,
     /// Commands sent on to whoever leads.
-    pub(crate) forwarded: Vec<Bytes>,
+    pub(crate) forwarded: Vec<Forward>,
     /// Messages of the member that nobody has answered yet.
     pub(crate) sent: Vec<RaftMessage>,
     pub(crate) replies: Vec<Reply>,
@@ -55,7 +56,7 @@ impl Lone {
         bootstrap(&mut snapshots, &mut log, identity, parts, &recovery).expect("a whole disk");
         let booted =
             recover(&mut snapshots, &mut log, None, &recovery, None).expect("a whole disk");
-        let mut apply = ApplyWorker::new(booted.state);
+        let mut apply = ApplyWorker::new(booted.state, 9);
         let view = apply.view();
         let config = MemberConfig {
             cluster_id: 7,
@@ -83,7 +84,7 @@ impl Lone {
         for _ in 0..STEPS_MAX {
             let effects = self.member.step(now_us, inputs);
             let Effects { disk, net, apply, reply, again, wake_at_us, forward, .. } = effects;
-            self.forwarded.extend(forward.into_iter().flat_map(|it| it.commands));
+            self.forwarded.extend(forward);
             self.wake_at_us = wake_at_us;
             inputs = Vec::new();
             self.replies.extend(reply);
