@@ -20,8 +20,10 @@ const MEMBERS: usize = 3;
 const LOWER_LIMIT: Duration = Duration::from_secs(300);
 /// From a longer network to a longer timeout in force everywhere.
 const RAISE_LIMIT: Duration = Duration::from_secs(120);
-/// As between two regions.
-const FAR: Duration = Duration::from_millis(80);
+/// As between two continents.
+const FAR: Duration = Duration::from_millis(200);
+/// Round trips that an election timeout holds at least, with policy Balanced.
+const ROUND_TRIPS: i64 = 3;
 /// Members begin with this heartbeat interval and this election timeout.
 const BOOT_MS: (i64, i64) = (100, 1_000);
 const HEARTBEAT_FLOOR_MS: i64 = 25;
@@ -75,7 +77,9 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
         &store,
         "a plan for the longer network",
         RAISE_LIMIT,
-        |(heartbeat_ms, election_ms)| heartbeat_ms >= far_ms && election_ms >= 10 * far_ms,
+        |(heartbeat_ms, election_ms)| {
+            heartbeat_ms > HEARTBEAT_FLOOR_MS && election_ms >= ROUND_TRIPS * far_ms
+        },
     )?;
     let far = in_force(&store)?;
     judge(

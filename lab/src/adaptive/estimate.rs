@@ -86,7 +86,7 @@ fn loss_s(preset: &Preset, column: &Column, kind: Kind) -> f64 {
     let election_s = match column.way {
         Way::Fixed(timing) => timing.election_timeout_us as f64 / 1e6,
         Way::Dynatune => 2.0 * rtt_s,
-        Way::Plan(_) | Way::Oracle => (10.0 * rtt_s).max(0.3),
+        Way::Plan(_) | Way::Oracle => (4.0 * rtt_s).max(0.3),
     };
     let detected_s = match (kind, column.system) {
         (Kind::Restart | Kind::Move, _) | (Kind::Crash, System::MetaStore) => 0.1,
@@ -158,7 +158,7 @@ mod tests {
             cell(named(preset, "balanced"), &wanted, record).map(|(_, lasts)| lasts)
         };
         let near = of("cross-zone", None).unwrap();
-        assert!(of("far-loss", None).unwrap() > near * 2);
+        assert!(of("far-loss", None).unwrap() > near * 3 / 2);
         let watched = Record {
             watch: Some(Watch { seconds: 20.0, ..Watch::default() }),
             ..Record::default()

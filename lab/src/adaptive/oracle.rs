@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use autotune::Timing;
 use autotune::planner::columns::oracle_grid;
+use autotune::planner::{Bounds, Policy};
 
 use super::cell::Bench;
 use super::column::Column;
@@ -19,7 +20,8 @@ pub(super) const TRIED_MAX: usize = 8;
 /// How long each is watched where nothing but losses troubles it.
 pub(super) const TRIED_WATCH: Duration = Duration::from_secs(10);
 
-/// The constant with the shortest outage among those that keep their leader.
+/// The constant with the shortest outage among those that keep their leader, within the bounds that a
+/// balanced plan has. What lies below them is tried as well, and shown.
 pub(super) fn find(
     bench: &Bench<'_>,
     preset: &Preset,
@@ -28,8 +30,6 @@ pub(super) fn find(
     record: &mut Record,
 ) -> Result<Timing> {
     let rtt_us = u64::try_from(trips.quantile(0.5).as_micros()).unwrap_or(u64::MAX);
-    let grid = oracle_grid(rtt_us);
-    let every = grid.len().div_ceil(TRIED_MAX);
     let is_calm = preset.trouble == Trouble::Nothing;
     let usual = &bench.wanted;
     let losses = usual.losses.iter().map(|(_, count)| *count).max().unwrap_or(0);
@@ -39,7 +39,7 @@ pub(super) fn find(
         load: false,
         losses: if is_calm { vec![(Kind::Host, TRIED_LOSSES.min(losses))] } else { Vec::new() },
     };
-    for timing in grid.into_iter().step_by(every) {
+    for timing in candidates(rtt_us) {
         let ms = (timing.heartbeat_interval_us / 1_000, timing.election_timeout_us / 1_000);
         if record.tried.iter().any(|tried| (tried.heartbeat_ms, tried.election_ms) == ms) {
             continue;
@@ -64,6 +64,21 @@ pub(super) fn find(
     best(&record.tried).context("the oracle tried nothing")
 }
 
+/// What is tried: of the grid at even distances, and the shortest that the bounds allow.
+fn candidates(rtt_us: u64) -> Vec<Timing> {
+    let grid = oracle_grid(rtt_us);
+    let every = grid.len().div_ceil(TRIED_MAX);
+    let is_allowed = |timing: &Timing| timing.election_timeout_us >= least_us();
+    let shortest = grid.iter().position(is_allowed);
+    let is_tried = |at: usize| at.is_multiple_of(every) || Some(at) == shortest;
+    grid.into_iter().enumerate().filter(|(at, _)| is_tried(*at)).map(|(_, it)| it).collect()
+}
+
+/// The shortest election timeout a balanced plan may have.
+fn least_us() -> u64 {
+    Bounds::of(Policy::Balanced).election_us_min
+}
+
 /// A constant in the midst of those that are tried.
 pub(super) fn middle(trips: &RoundTrips) -> Timing {
     let rtt_us = u64::try_from(trips.quantile(0.5).as_micros()).unwrap_or(u64::MAX);
@@ -75,7 +90,8 @@ pub(super) fn middle(trips: &RoundTrips) -> Timing {
 /// Without false elections if any is, then with the shortest outage; those that keep no leader last.
 fn best(tried: &[Tried]) -> Option<Timing> {
     let gap_ms = |it: &Tried| it.gap_ms.unwrap_or(f64::MAX);
-    let best = tried.iter().min_by(|one, other| {
+    let is_allowed = |it: &&Tried| 1_000 * it.election_ms >= least_us();
+    let best = tried.iter().filter(is_allowed).min_by(|one, other| {
         let fails = |it: &Tried| (it.gap_ms.is_none(), it.false_elections);
         fails(one).cmp(&fails(other)).then(gap_ms(one).total_cmp(&gap_ms(other)))
     })?;
@@ -95,14 +111,27 @@ mod tests {
             false_elections,
         };
         let all = [
-            tried(50, None, 0),
-            tried(100, Some(120.0), 3),
-            tried(200, Some(260.0), 0),
-            tried(400, Some(500.0), 0),
+            tried(315, None, 0),
+            tried(400, Some(450.0), 3),
+            tried(500, Some(560.0), 0),
+            tried(800, Some(900.0), 0),
         ];
         let of = |tried: &[Tried]| best(tried).map(|it| it.election_timeout_us / 1_000);
-        assert_eq!(of(&all), Some(200));
-        assert_eq!(of(&all[..2]), Some(100));
-        assert_eq!((of(&all[..1]), of(&[])), (Some(50), None));
+        assert_eq!(of(&all), Some(500));
+        assert_eq!(of(&all[..2]), Some(400));
+        assert_eq!((of(&all[..1]), of(&[])), (Some(315), None));
+        let below = [tried(250, Some(200.0), 0), tried(800, Some(900.0), 0)];
+        assert_eq!(of(&below), Some(800), "no plan may be as short");
+    }
+
+    #[test]
+    fn the_shortest_constant_within_the_bounds_is_tried_in_every_network() {
+        for rtt_us in [500, 2_000, 10_000, 80_000, 200_000] {
+            let tried: Vec<u64> =
+                candidates(rtt_us).iter().map(|it| it.election_timeout_us).collect();
+            assert!(tried.len() <= TRIED_MAX + 1 && tried.is_sorted(), "{tried:?}");
+            let shortest = 315_000.max(2 * rtt_us);
+            assert!(tried.iter().any(|us| (shortest..=shortest * 5 / 4).contains(us)), "{tried:?}");
+        }
     }
 }

@@ -37,8 +37,10 @@ where that is longer). How a run is made to fit: [ADR 27](adr/0027-experiments-t
   and the longest time without writes is all that is measured.
 * *plan*: the members measure at 100/1000 until the planner has all it asks for (20,000 gaps between signs of
   life), then what it makes of it is submitted to each cell's cluster, once, without the caution that keeps a real
-  loop waiting; *Dynatune*: its formula, held still; *oracle*: the best of up to eight constants that were tried
-  in this network.
+  loop waiting; *Dynatune*: its formula, held still; *oracle*: the best of some eight constants that were tried in
+  this network, of those that a balanced plan's bounds allow (300 ms and more: below, whoever stands still for a
+  moment, as a throttled container does, is deposed; what shorter ones would gain is shown beside it).
+* *static* is MetaStore at etcd's 100/1000, *source* at 50/500.
 * *side by side*: cells that shared the machine with others, each in a lab of its own. Their short times are
   longer than they need be.
 * Not counted out: other work on the machine. Its load before each cell is in the figures' file; above the number

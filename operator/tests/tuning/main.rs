@@ -76,10 +76,10 @@ fn nothing_is_reported_while_only_measurements_change() {
 fn a_longer_network_raises_within_a_minute_and_a_shorter_one_comes_back_later() {
     let mut world = lowered();
     world.run(COOLDOWN_S);
-    world.set_rtt(80 * MS);
-    let took_s = world.run_until(90, |world| world.in_force_ms().1 >= 800);
+    world.set_rtt(250 * MS);
+    let took_s = world.run_until(90, |world| world.in_force_ms().1 >= 750);
     assert!(took_s <= 60, "{took_s}");
-    assert_eq!(world.in_force_ms().0, 100, "{:?}", world.in_force_ms());
+    assert_eq!(world.in_force_ms().0, 80, "{:?}", world.in_force_ms());
     world.run_until(90, |world| world.ready().1 == "Converged");
     assert_eq!(world.tuning().last_known_good, world.tuning().applied, "a raise is good at once");
     world.set_rtt(700);
@@ -287,7 +287,7 @@ fn a_young_member_holds_lowering_up_and_not_raising() {
     assert_eq!(world.submitted, []);
     assert_eq!(world.ready(), (false, "YoungMember".to_owned()));
     world.set_rtt(400 * MS);
-    world.run_until(90, |world| world.in_force_ms().1 >= 4_000);
+    world.run_until(90, |world| world.in_force_ms().1 >= 1_600);
 }
 
 #[test]

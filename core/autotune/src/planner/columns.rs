@@ -19,7 +19,7 @@ const BEATS_MAX: u64 = 100;
 
 /// etcd's defaults.
 pub const ETCD: Timing = Timing { heartbeat_interval_us: 100_000, election_timeout_us: 1_000_000 };
-/// What the documents MetaStore began with use.
+/// Half of etcd's: what is often set by hand.
 pub const SOURCE: Timing = Timing { heartbeat_interval_us: 50_000, election_timeout_us: 500_000 };
 /// etcd as short as one dares within a zone.
 pub const ETCD_SHORT: Timing =

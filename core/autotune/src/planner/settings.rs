@@ -30,13 +30,13 @@ impl Policy {
     /// All of them.
     pub const ALL: [Policy; 3] = [Policy::Latency, Policy::Balanced, Policy::Stability];
 
-    /// An election timeout holds at least this many round trips. Of three voters two divide the
-    /// vote in about one of so many elections.
+    /// An election timeout holds at least this many round trips. An election that goes well takes three,
+    /// and two candidates that meet do not divide the vote: one gives way (ADR 35).
     pub fn round_trips(self) -> u64 {
         match self {
-            Policy::Latency => 5,
-            Policy::Balanced => 10,
-            Policy::Stability => 20,
+            Policy::Latency => 2,
+            Policy::Balanced => 3,
+            Policy::Stability => 10,
         }
     }
 

@@ -1,10 +1,10 @@
 //! The formulas: which parameters the evidence asks for, and which of it decides.
 //!
 //! ```text
-//! H = the longest round trip, on the grid
+//! H = a quarter of the longest round trip, on the grid
 //! E = the greatest of, on the grid:
 //!     the least bound
-//!     α round trips                               split votes, one in α elections of three voters
+//!     α round trips                               an election takes three: question, vote, first entry
 //!     5 H                                         one late heartbeat elects nobody
 //!     p99 round trip + retransmission + stall     one lost segment elects nobody
 //!     1.5 × the gap between heartbeats            what the network really does
@@ -22,6 +22,8 @@ use crate::{BatchBounds, HEARTBEATS_PER_ELECTION_MIN, INFLIGHT_MESSAGES_CEILING,
 
 /// Least that TCP waits before it sends a lost segment again.
 const RETRANSMISSION_US_MIN: u64 = 200_000;
+/// Of an election timeout that is a few round trips long none is lost with a single late heartbeat.
+const HEARTBEATS_PER_ROUND_TRIP: u64 = 4;
 /// A leader's lease in hundredths of the election timeout: 80, less two of its fifty ticks.
 const LEASE_PERCENT: u64 = 76;
 /// Windows are never narrower: acknowledgements wait for disks, not only for the network.
@@ -93,7 +95,8 @@ pub fn target(evidence: &Evidence, settings: &Settings) -> Target {
         .heartbeat_us_max
         .min(bounds.election_us_max / HEARTBEATS_PER_ELECTION_MIN)
         .max(bounds.heartbeat_us_min);
-    let heartbeat_us = fit(round_trip_us, bounds.heartbeat_us_min, heartbeat_most_us);
+    let heartbeat_us = round_trip_us / HEARTBEATS_PER_ROUND_TRIP;
+    let heartbeat_us = fit(heartbeat_us, bounds.heartbeat_us_min, heartbeat_most_us);
     let retransmission_us = RETRANSMISSION_US_MIN
         .max(round_trip_us.saturating_add(evidence.rtt_deviation_us.saturating_mul(4)));
     let probes_gap_us = match settings.policy {
@@ -235,10 +238,12 @@ mod tests {
         let lossy = Evidence { gap_us: 229_000, ..evidence(2_600, 6_000) };
         assert_eq!(plan(&lossy, Balanced), (25, 400, Binding::Gaps));
         let region = evidence(88_000, 131_000);
-        assert_eq!(plan(&region, Balanced), (100, 1_000, Binding::RoundTrips));
-        assert_eq!(plan(&region, Latency), (100, 500, Binding::Heartbeats));
-        assert_eq!(plan(&region, Stability), (100, 2_000, Binding::RoundTrips));
-        assert_eq!(plan(&evidence(233_000, 395_000), Balanced), (250, 2_500, Binding::RoundTrips));
+        assert_eq!(plan(&region, Balanced), (25, 400, Binding::Loss));
+        assert_eq!(plan(&region, Latency), (25, 200, Binding::RoundTrips));
+        assert_eq!(plan(&region, Stability), (25, 1_000, Binding::RoundTrips));
+        let far = evidence(233_000, 395_000);
+        assert_eq!(plan(&far, Balanced), (63, 800, Binding::Loss));
+        assert_eq!(plan(&far, Stability), (63, 2_500, Binding::RoundTrips));
         let stalls = Evidence { shared_stall_us: 400_000, ..zone };
         assert_eq!(plan(&stalls, Balanced), (25, 630, Binding::Stalls));
         let disk = Evidence { shared_sync_us: 400_000, ..zone };
@@ -285,7 +290,7 @@ mod tests {
         settings.bounds.election_us_max = 625_000;
         settings.bounds.heartbeat_us_min = 60_000;
         assert_eq!(settings.bounds.validate(), Ok(()));
-        let params = target(&evidence(120_000, 130_000), &settings).params;
+        let params = target(&evidence(480_000, 500_000), &settings).params;
         assert_eq!(params.timing.election_timeout_us, 500_000);
         assert_eq!(params.timing.heartbeat_interval_us, 100_000);
         assert!(settings.bounds.hold(&params));
