@@ -323,6 +323,10 @@ pub struct ServerSpec {
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isInteger() && !quantity(self).isLessThan(quantity('8Mi'))")
         .message("server.valueCache is a quantity of bytes of at least 8Mi, such as 512Mi; leave it out to keep all values in memory"))]
     pub value_cache: Option<String>,
+    /// How members compress what they send each other: Auto for each peer as it pays. Absent: not at all, but chunks
+    /// of snapshots. A change is carried out by a rolling restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_compression: Option<PeerCompression>,
     /// Compaction of history by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_compaction: Option<AutoCompaction>,
@@ -359,6 +363,17 @@ pub enum LogLevel {
     Info,
     Warn,
     Error,
+}
+
+/// How members compress what they send each other.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerCompression {
+    /// Fast, for what repeats itself.
+    Lz4,
+    /// Smaller, for more processor time.
+    Zstd,
+    /// For each peer, while it pays.
+    Auto,
 }
 
 /// Compaction of history by itself.

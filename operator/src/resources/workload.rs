@@ -453,6 +453,8 @@ fn options(object: &MetaStore) -> Vec<(&'static str, String)> {
     let number = |value: Option<i64>| value.map(|value| value.to_string());
     set("quota-backend-bytes", bytes(&server.quota));
     set("value-cache-bytes", bytes(&server.value_cache));
+    let compression = server.peer_compression.map(|it| format!("{it:?}").to_lowercase());
+    set("peer-compression", compression);
     if let Some(compaction) = &server.auto_compaction {
         let mode = format!("{:?}", compaction.mode).to_lowercase();
         set("auto-compaction-mode", Some(mode));

@@ -86,6 +86,7 @@ fn everything() -> Value {
         "server": {
             "quota": "8Gi",
             "valueCache": "512Mi",
+            "peerCompression": "Auto",
             "autoCompaction": { "mode": "revision", "retention": "10000" },
             "snapshotCount": 50000,
             "maxRequestSize": "2Mi",
