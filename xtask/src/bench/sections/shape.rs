@@ -1,4 +1,4 @@
-//! Other shapes of a cluster and of its clients: more members, the source documents' own case,
+//! Other shapes of a cluster and of its clients: more members, fifty clients,
 //! thousands of connections that say nothing.
 
 use std::io::{Read, Write};

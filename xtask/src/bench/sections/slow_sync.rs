@@ -1,4 +1,4 @@
-//! Disks as the source documents assume them: every sync takes a millisecond, or five, longer.
+//! Disks as in clouds: every sync takes a millisecond, or five, longer.
 
 use std::time::Duration;
 
