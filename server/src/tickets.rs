@@ -29,7 +29,7 @@ pub(crate) struct Tickets<T, K = ()> {
     shards: Vec<Mutex<Shard<T, K>>>,
 }
 
-impl<T, K: Clone> Tickets<T, K> {
+impl<T, K> Tickets<T, K> {
     pub(crate) fn new() -> Self {
         Tickets { shards: (0..TICKET_SHARDS).map(|_| Mutex::default()).collect() }
     }
@@ -48,7 +48,10 @@ impl<T, K: Clone> Tickets<T, K> {
     }
 
     /// What is kept for a ticket that somebody holds, and until when that waits.
-    pub(crate) fn kept(&self, ticket: u64) -> Option<(K, u64)> {
+    pub(crate) fn kept(&self, ticket: u64) -> Option<(K, u64)>
+    where
+        K: Clone,
+    {
         self.shard(ticket).get(&ticket).map(|it| (it.kept.clone(), it.deadline_us))
     }
 
@@ -92,12 +95,12 @@ impl<T, K: Clone> Tickets<T, K> {
 }
 
 /// Gives a ticket back when its holder stops waiting, for whatever reason.
-pub(crate) struct Held<'a, T, K: Clone = ()> {
+pub(crate) struct Held<'a, T, K = ()> {
     pub(crate) tickets: &'a Tickets<T, K>,
     pub(crate) ticket: u64,
 }
 
-impl<T, K: Clone> Drop for Held<'_, T, K> {
+impl<T, K> Drop for Held<'_, T, K> {
     fn drop(&mut self) {
         self.tickets.tear(self.ticket);
     }

@@ -26,7 +26,7 @@ use crate::snapshot_policy::SnapshotDecision;
 use crate::tuning::Tuning;
 use given::Given;
 use lease_rounds::{LeaseQuestion, LeaseRound};
-use proposals::Waiting;
+use proposals::{ANY_TERM, Waiting};
 
 /// How many outputs of the replica one step takes at most; a ready replica is stepped again at once.
 const OUTPUTS_PER_STEP_MAX: usize = 16;
@@ -382,8 +382,8 @@ impl Member {
             leadership,
             snapshot_wanted,
         } = output;
-        // For whoever leads now.
-        self.take_back_dropped(now_us, dropped, effects);
+        // For whoever leads now. They reached no entry: none of a later term is applied before they come out.
+        self.take_back(now_us, ANY_TERM, dropped, effects);
         if let Some(leadership) = leadership {
             self.take_leadership(now_us, leadership, effects);
         }

@@ -51,15 +51,14 @@ impl Given {
 
     /// An entry of this term is applied, and so is all that stands before it: what is lost.
     pub(super) fn lost_before(&mut self, term: u64, now_us: u64) -> Vec<u64> {
-        let (mut kept, mut lost) = (BTreeMap::new(), Vec::new());
-        for (sequence, to) in std::mem::take(&mut self.0) {
-            if to.term >= term || to.may_be_applied && to.deadline_us > now_us {
-                kept.insert(sequence, to);
-            } else if !to.may_be_applied {
-                lost.push(sequence);
+        let mut lost = Vec::new();
+        self.0.retain(|sequence, to| {
+            let is_over = to.term < term;
+            if is_over && !to.may_be_applied {
+                lost.push(*sequence);
             }
-        }
-        self.0 = kept;
+            !is_over || to.may_be_applied && to.deadline_us > now_us
+        });
         lost
     }
 

@@ -14,7 +14,7 @@ const WAITING_PROPOSALS_MAX: usize = 20_000;
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// In place of a term: by, or to, a member that does not know of forwards that are bound to one.
-const ANY_TERM: u64 = 0;
+pub(super) const ANY_TERM: u64 = 0;
 
 /// Who waits for a command.
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +163,7 @@ impl Member {
     }
 
     /// Own commands that were handed back before a byte of them had left for the leader of this term, if
-    /// that is still where they are.
+    /// that is still where they are; [`ANY_TERM`]: they have gone nowhere else.
     pub(super) fn take_back(
         &mut self,
         now_us: u64,
@@ -172,28 +172,13 @@ impl Member {
         effects: &mut Effects,
     ) {
         for (sequence, command) in self.callers_own(commands) {
-            let deadline_us = if term == ANY_TERM {
-                self.deadline_unknown_us(now_us)
+            let known_us = if term == ANY_TERM {
+                let known_us = self.given.take_back_any(sequence);
+                Some(known_us.unwrap_or_else(|| self.deadline_unknown_us(now_us)))
             } else {
-                let Some(deadline_us) = self.given.take_back(sequence, term) else { continue };
-                deadline_us
+                self.given.take_back(sequence, term)
             };
-            let caller = Caller::Own(sequence);
-            self.wait_for_leader(Waiting { caller, deadline_us, command }, effects);
-        }
-    }
-
-    /// Own commands that this member, a leader until now, had not yet put into an entry. They have gone
-    /// nowhere else: no entry of a later term is applied before they come out.
-    pub(super) fn take_back_dropped(
-        &mut self,
-        now_us: u64,
-        commands: Vec<Bytes>,
-        effects: &mut Effects,
-    ) {
-        for (sequence, command) in self.callers_own(commands) {
-            let known_us = self.given.take_back_any(sequence);
-            let deadline_us = known_us.unwrap_or_else(|| self.deadline_unknown_us(now_us));
+            let Some(deadline_us) = known_us else { continue };
             let caller = Caller::Own(sequence);
             self.wait_for_leader(Waiting { caller, deadline_us, command }, effects);
         }

@@ -62,7 +62,13 @@ impl Follower {
 
     /// A leader of this term sends an entry and says that it is committed.
     fn hear(&mut self, leader: u64, term: u64, holds: Option<u64>) {
+        self.hear_all(leader, term, &[(term, holds)]);
+    }
+
+    /// The same, of several with terms of their own.
+    fn hear_all(&mut self, leader: u64, term: u64, entries: &[(u64, Option<u64>)]) {
         let (index, log_term) = self.last();
+        let numbered = (index + 1..).zip(entries);
         let append = RaftMessage {
             r#type: Type::MsgAppend.into(),
             to: 1,
@@ -70,15 +76,15 @@ impl Follower {
             term,
             index,
             log_term,
-            entries: vec![entry(term, index + 1, holds)],
-            commit: index + 1,
+            entries: numbered.map(|(index, (term, holds))| entry(*term, index, *holds)).collect(),
+            commit: index + entries.len() as u64,
             binds_forwards: self.binds,
             ..RaftMessage::default()
         };
-        self.terms.push(term);
+        self.terms.extend(entries.iter().map(|(term, _)| *term));
         self.lone.step(self.now_us, vec![Input::Message(append)]);
         let status = self.lone.member.status();
-        assert_eq!((status.term, status.applied), (term, index + 1), "the append is taken");
+        assert_eq!((status.term, status.applied), (term, self.last().0), "the append is taken");
     }
 
     fn step(&mut self, input: Input) {
@@ -136,20 +142,7 @@ fn what_the_next_leader_has_from_the_last_one_is_not_lost() {
     follower.hear(FIRST, term, None);
     follower.step(propose(1));
     // It commits what its predecessor left, in the predecessor's term, and with it its own first entry.
-    let (index, log_term) = follower.last();
-    let append = RaftMessage {
-        r#type: Type::MsgAppend.into(),
-        to: 1,
-        from: SECOND,
-        term: term + 1,
-        index,
-        log_term,
-        entries: vec![entry(term, index + 1, Some(1)), entry(term + 1, index + 2, None)],
-        commit: index + 2,
-        ..RaftMessage::default()
-    };
-    follower.step(Input::Message(append));
-    assert_eq!(follower.lone.member.status().applied, index + 2);
+    follower.hear_all(SECOND, term + 1, &[(term, Some(1)), (term + 1, None)]);
     assert_eq!(follower.lost(), NOTHING);
 }
 
