@@ -224,7 +224,7 @@ impl Replica {
             return Ok(());
         }
         let is_no_sign = self.is_no_sign_of_loss(kind, &message);
-        if kind == Type::MsgAppendResponse {
+        if kind == Type::MsgAppendResponse && self.is_of_newest_append(&message) {
             self.appends.over(from);
         }
         let durable_index = message.durable_index;

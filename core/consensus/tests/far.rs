@@ -89,6 +89,27 @@ fn a_leader_that_is_lost_has_a_successor_that_commits_within_a_few_round_trips()
 }
 
 #[test]
+fn what_a_new_leader_was_asked_for_is_committed_one_round_trip_after_its_election() {
+    const ROUND_TRIP_US: u64 = 80_000;
+    for seed in 1..=SEEDS {
+        let mut cluster = near(seed, 3, PLANS_MS[0]);
+        cluster.quiet = true;
+        cluster.latency_us = ROUND_TRIP_US / 2;
+        cluster.run(1_000_000);
+        let lost = cluster.leader().unwrap();
+        cluster.stop(lost);
+        assert!(cluster.run_until(10_000_000, |cluster| cluster.leader().is_some()));
+        let (leader, elected_us) = (cluster.leader().unwrap(), cluster.now_us);
+        cluster.propose(leader, "asked").unwrap();
+        cluster.pump(leader);
+        let is_there = |cluster: &Cluster| cluster.committed_commands().contains(&"asked".into());
+        assert!(cluster.run_until(10_000_000, is_there));
+        let took_us = cluster.now_us - elected_us;
+        assert!(took_us < ROUND_TRIP_US * 3 / 2, "{seed}: {took_us} us");
+    }
+}
+
+#[test]
 fn an_entry_is_sent_about_once_however_many_heartbeats_are_answered_meanwhile() {
     for (seed, trip_ms) in [(1, 400), (2, 1_500), (3, 2_000)] {
         let mut cluster = near(seed, 3, PLANS_MS[0]);

@@ -67,7 +67,7 @@ fn log_followers_and_apply_share_one_encoded_batch() {
         replica.receive(0, has(11, id)).unwrap();
     }
     drain(&mut replica);
-    for _ in 0..10 {
+    for _ in 0..5 {
         replica.propose(Bytes::from(vec![7; 1_000])).unwrap();
     }
     let first = replica.take_output(0);
@@ -80,6 +80,150 @@ fn log_followers_and_apply_share_one_encoded_batch() {
     replica.persisted(persist.number);
     replica.receive(0, has(12, 3)).unwrap();
     assert_eq!(replica.take_output(0).committed[0].data.as_ptr(), written);
+}
+
+#[test]
+fn the_first_commands_of_a_term_follow_the_question_where_a_log_ends() {
+    let mut replica = leader();
+    let sent = |replica: &mut Replica| -> Vec<(u64, Vec<u64>)> {
+        replica.propose(Bytes::from_static(b"x")).unwrap();
+        let messages = drain(replica);
+        let to_2 = appends_to(&messages, 2);
+        let indexes = |m: &RaftMessage| m.entries.iter().map(|entry| entry.index).collect();
+        to_2.iter().map(|m| (m.index, indexes(m))).collect()
+    };
+    assert_eq!(sent(&mut replica), [(10, vec![11, 12])], "asked again, with the commands");
+    assert_eq!(sent(&mut replica), [], "once a term");
+    // It has what both say: what it is not known to have is sent again, with what came after.
+    replica.receive(0, has(11, 2)).unwrap();
+    let messages = drain(&mut replica);
+    let entries: Vec<u64> =
+        appends_to(&messages, 2).iter().flat_map(|m| &m.entries).map(|it| it.index).collect();
+    assert_eq!(entries, [12, 13]);
+    replica.receive(0, has(12, 2)).unwrap();
+    assert_eq!(replica.status().commit, 12);
+    assert_eq!(sent(&mut replica), [(13, vec![14])]);
+}
+
+#[test]
+fn a_follower_with_another_log_refuses_both_and_is_asked_anew_once() {
+    let mut replica = leader();
+    replica.propose(Bytes::from_static(b"x")).unwrap();
+    drain(&mut replica);
+    let refused = RaftMessage { reject: true, reject_hint: 7, log_term: 5, ..has(10, 2) };
+    replica.receive(10_000, refused.clone()).unwrap();
+    let messages = drain(&mut replica);
+    let asked: Vec<_> =
+        appends_to(&messages, 2).iter().map(|m| (m.index, m.entries.len())).collect();
+    assert_eq!(asked, [(7, 5)]);
+    // The second refusal is of the same question, and the answer to a heartbeat of before the new one
+    // does not say that it is lost.
+    replica.receive(11_000, refused).unwrap();
+    let answer = RaftMessage { sent_us: 5_000, ..message(Type::MsgHeartbeatResponse, 6) };
+    replica.receive(12_000, answer).unwrap();
+    assert!(appends_to(&drain(&mut replica), 2).is_empty());
+    replica.receive(20_000, has(12, 2)).unwrap();
+    drain(&mut replica);
+    assert_eq!(replica.status().commit, 12);
+}
+
+#[test]
+fn entries_and_messages_are_short_until_a_road_has_shown_that_it_carries_more() {
+    let mut replica = leader();
+    replica.receive(0, has(11, 2)).unwrap();
+    drain(&mut replica);
+    let longest = |replica: &mut Replica, voter: u64, answers: bool| -> (usize, usize) {
+        for _ in 0..100 {
+            replica.propose(Bytes::from(vec![7; 1_000])).unwrap();
+        }
+        let Output { messages, persist, .. } = replica.take_output(0);
+        let persist = persist.unwrap();
+        let entry = persist.entries.iter().map(|it| it.data.len()).max();
+        let bytes = |m: &&RaftMessage| m.entries.iter().map(|it| it.data.len()).sum();
+        let message = appends_to(&messages, voter).iter().map(bytes).max();
+        replica.persisted(persist.number);
+        drain(replica);
+        if answers {
+            let last_index = replica.status().last_index;
+            replica.receive(0, has(last_index, voter)).unwrap();
+            drain(replica);
+        }
+        (entry.unwrap(), message.unwrap_or(0))
+    };
+    let first = longest(&mut replica, 2, true);
+    assert!(first.0 <= 8 << 10 && first.1 <= 8 << 10, "{first:?}");
+    // It has a hundred of them by now; the other is gone, and holds nobody up.
+    let (entry, message) = longest(&mut replica, 2, false);
+    assert!((90_000..=110_000).contains(&entry) && message == entry, "{entry} {message}");
+}
+
+#[test]
+fn messages_are_as_short_as_the_roads_ask_that_a_commit_needs() {
+    let boot = Boot { conf_state: lone::conf(&[1, 2, 3, 4, 5]), ..Default::default() };
+    let mut replica =
+        Replica::new(Config { pre_vote: false, ..Config::new(1, 7) }, boot, 0).unwrap();
+    replica.campaign();
+    drain(&mut replica);
+    let of = |kind: Type, from: u64| RaftMessage { from, ..message(kind, 1) };
+    for from in [2, 3] {
+        replica.receive(0, of(Type::MsgRequestVoteResponse, from)).unwrap();
+    }
+    drain(&mut replica);
+    let longest = |replica: &mut Replica, has_it: &[u64]| {
+        for _ in 0..100 {
+            replica.propose(Bytes::from(vec![7; 1_000])).unwrap();
+        }
+        let persist = replica.take_output(0).persist.unwrap();
+        replica.persisted(persist.number);
+        drain(replica);
+        let index = replica.status().last_index;
+        for from in has_it {
+            replica
+                .receive(0, RaftMessage { index, ..of(Type::MsgAppendResponse, *from) })
+                .unwrap();
+        }
+        drain(replica);
+        persist.entries.iter().map(|it| it.data.len()).max().unwrap()
+    };
+    for from in [2, 3] {
+        replica.receive(0, RaftMessage { index: 1, ..of(Type::MsgAppendResponse, from) }).unwrap();
+    }
+    drain(&mut replica);
+    assert!(longest(&mut replica, &[2]) < 8 << 10);
+    assert!(longest(&mut replica, &[2]) < 8 << 10, "the second nearest has shown nothing");
+    longest(&mut replica, &[2, 3]);
+    assert!(longest(&mut replica, &[2, 3]) > 90_000);
+}
+
+#[test]
+fn no_more_is_proposed_at_once_than_may_be_on_the_way() {
+    let config = Config { inflight_bytes_max: 1 << 20, pre_vote: false, ..Config::new(1, 7) };
+    let mut replica = lone::replica(config);
+    replica.campaign();
+    drain(&mut replica);
+    replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
+    drain(&mut replica);
+    replica.receive(0, has(11, 2)).unwrap();
+    drain(&mut replica);
+    for _ in 0..4_000 {
+        replica.propose(Bytes::from(vec![7; 1_000])).unwrap();
+    }
+    let sent = replica.take_output(0).messages;
+    let bytes = |m: &&RaftMessage| m.entries.iter().map(|it| it.data.len()).sum::<usize>();
+    let bytes: usize = appends_to(&sent, 2).iter().map(bytes).sum();
+    assert!(((1 << 20) - (16 << 10)..(1 << 20) + (16 << 10)).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn a_sole_voter_has_no_road_to_wait_for() {
+    let boot = Boot { conf_state: lone::conf(&[1]), ..Default::default() };
+    let mut replica = Replica::new(Config::new(1, 7), boot, 0).unwrap();
+    replica.campaign();
+    drain(&mut replica);
+    for _ in 0..100 {
+        replica.propose(Bytes::from(vec![7; 1_000])).unwrap();
+    }
+    assert_eq!(replica.take_output(0).persist.unwrap().entries.len(), 1);
 }
 
 #[test]
@@ -213,7 +357,7 @@ fn neither_a_silent_follower_nor_one_that_is_sent_a_snapshot_holds_the_other_bac
 fn a_follower_that_lacks_much_is_found_in_one_step_by_the_index_it_names() {
     let mut replica = leader();
     for _ in 0..1_000 {
-        replica.propose(Bytes::from_static(b"x")).unwrap();
+        replica.propose(Bytes::from_static(&[7; 100])).unwrap();
         drain(&mut replica);
         acknowledge(&mut replica);
     }
@@ -225,7 +369,7 @@ fn a_follower_that_lacks_much_is_found_in_one_step_by_the_index_it_names() {
     assert_eq!(probe.len(), 1);
     assert_eq!((probe[0].index, probe[0].entries[0].index), (5, 6), "not one by one");
     let last = probe[0].entries.last().unwrap().index;
-    assert!(last > 600, "with as much as a message holds: {last}");
+    assert!(last > 500, "with as much as a message holds: {last}");
     replica.receive(0, has(last, 3)).unwrap();
     assert_eq!(replica.status().progress[&3].state, ProgressState::Replicate);
     let sent = drain(&mut replica);

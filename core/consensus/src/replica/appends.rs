@@ -78,6 +78,15 @@ impl Replica {
         waits && self.appends.may_still_be_answered(self.now_us, from, message.sent_us)
     }
 
+    /// Whether this answers the newest append, as far as one can tell: who is asked again with the first
+    /// commands of a term, and has another log, refuses both, and has been asked anew by then.
+    pub(super) fn is_of_newest_append(&self, message: &RaftMessage) -> bool {
+        let progress = self.raw.raft.prs().get(message.from);
+        let is_question = |it: &&raft::Progress| it.state == ProgressState::Probe;
+        let asked = progress.filter(is_question).map(|it| it.next_idx.saturating_sub(1));
+        !message.reject || asked.is_none_or(|index| index == message.index)
+    }
+
     /// Gives raft an answer to a heartbeat and keeps it from sending upon it.
     pub(super) fn step_without_sending(
         &mut self,

@@ -120,7 +120,7 @@ impl Replica {
             self.elections.answers_us.clear();
             self.clock.became_leader(self.now_us);
             self.pace = Pace::default();
-            self.roads = Roads::default();
+            self.roads = Roads::of_term(self.raw.raft.raft_log.last_index());
             self.appends = Appends::default();
             self.lease.begin_term();
             self.told.begin_term();

@@ -87,13 +87,16 @@ impl Replica {
         }
         let Some(next) = self.next_batch() else { return };
         let followers = self.making.take_followers();
-        let entries = self.making.take_entries(&self.config.batching);
-        let entries = entries.into_iter().map(convert::proposal).collect();
+        let batching = self.fit_entries();
+        let entries = self.making.take_entries(&batching);
         let before = self.raw.raft.state;
-        self.raw
-            .raft
-            .step(convert::propose_message(self.config.id, entries))
-            .expect("a leader in its configuration that transfers nothing takes proposals");
+        for proposed in self.in_messages(entries) {
+            self.raw
+                .raft
+                .step(convert::propose_message(self.config.id, proposed))
+                .expect("a leader in its configuration that transfers nothing takes proposals");
+        }
+        self.send_behind_question();
         let last_index = self.raw.raft.raft_log.last_index();
         let raft = &self.raw.raft;
         for follower in followers.into_iter().filter(|id| raft.prs().get(*id).is_some()) {
