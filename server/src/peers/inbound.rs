@@ -415,7 +415,8 @@ pub(super) fn check_message(
             message.from, message.to
         )));
     }
-    if lane_for(message.r#type) != Some(lane) {
+    let is_answer = message.r#type() == Type::MsgAppendResponse;
+    if lane_for(message.r#type) != Some(lane) && !(is_answer && lane == Lane::Control) {
         return Err(Status::invalid_argument(format!(
             "a message of type {} on the {} connection",
             message.r#type,
@@ -425,7 +426,8 @@ pub(super) fn check_message(
     Ok(())
 }
 
-/// The connection a message travels on; `None`: none of them.
+/// The connection a message travels on; `None`: none of them. The answer to an append may take the control
+/// connection too ([`super::link::Link::answers_go_apart`]).
 pub(super) fn lane_for(message_type: i32) -> Option<Lane> {
     match Type::try_from(message_type).ok()? {
         Type::MsgAppend | Type::MsgAppendResponse => Some(Lane::Bulk),

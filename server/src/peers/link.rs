@@ -22,6 +22,10 @@ use super::stretch::Stretch;
 use crate::config::Url;
 
 /// Urgent messages that wait for one peer. They are small, and soon stale.
+/// Nearer than this TCP carries everything at once, and answers share their segments with commands.
+const ANSWERS_APART_FROM: Duration = Duration::from_millis(10);
+/// Bytes an answer may be behind: what a connection carries in its first round trip (RFC 6928).
+const ANSWERS_BEHIND_BYTES_MAX: u64 = 14 << 10;
 const URGENT_MESSAGES_MAX: usize = 1_024;
 const URGENT_BYTES_MAX: usize = 1 << 20;
 /// A link tried this often without success is called disconnected.
@@ -185,6 +189,8 @@ pub(super) struct Link {
     pub(super) taken_bytes: AtomicU64,
     /// How what is sent to it is compressed.
     pub(super) packing: Mutex<Packing>,
+    /// The peer takes answers to appends on the control connection, and is far enough for that to matter.
+    answers_may_go_apart: AtomicBool,
     pub(super) dropped: AtomicU64,
     /// Streams from the peer that ended otherwise than by being closed.
     pub(super) streams_broken: AtomicU64,
@@ -266,6 +272,7 @@ impl Link {
             received: Traffic::default(),
             taken_bytes: AtomicU64::new(0),
             packing: Mutex::default(),
+            answers_may_go_apart: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             streams_broken: AtomicU64::new(0),
             appends_rejected: AtomicU64::new(0),
@@ -469,7 +476,11 @@ impl Link {
             self.probe_has_ridden.store(true, Ordering::Relaxed);
         }
         let taken_bytes = self.taken_bytes.load(Ordering::Relaxed);
-        Some(Probe { taken_bytes, ..probes.leaves(now_us, wall_us, stood_still) })
+        Some(Probe {
+            taken_bytes,
+            takes_answers: true,
+            ..probes.leaves(now_us, wall_us, stood_still)
+        })
     }
 
     /// A probe of the peer. Returns the round trip it shows, if it tells of the network.
@@ -489,6 +500,24 @@ impl Link {
             self.renew_bulk.notify_waiters();
         }
         Some(round_trip_us)
+    }
+
+    /// Learns from a probe of the peer whether answers to its appends may go apart.
+    pub(super) fn learn_of_answers(&self, probe: &Probe) {
+        let may = probe.takes_answers && self.round_trip() >= ANSWERS_APART_FROM;
+        self.answers_may_go_apart.store(may, Ordering::Relaxed);
+    }
+
+    /// Whether an answer to an append goes by the control connection: on the other it would wait behind
+    /// commands for the leader, which has nothing committed before it has the answer.
+    pub(super) fn answers_go_apart(&self) -> bool {
+        self.answers_may_go_apart.load(Ordering::Relaxed)
+            && match self.bulk.waiting_bytes() {
+                None => true,
+                Some(waiting) => {
+                    waiting as u64 + lock(&self.packing).on_way_bytes() > ANSWERS_BEHIND_BYTES_MAX
+                }
+            }
     }
 
     /// The append connection is being renewed.

@@ -51,6 +51,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
+use proto::peer::raft_message::Type;
 use proto::peer::{Forward, Hello, LeaderReply, LeaderRequest, RaftMessage, TraceContext};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -72,8 +73,8 @@ use outbox::Admit;
 use pacer::Pacer;
 
 /// Commands are forwarded in frames of about this size: the leader has none of a frame before it has all,
-/// and a megabyte takes six round trips of a connection that begins.
-const FORWARD_BYTES: usize = 64 << 10;
+/// and what a connection that begins carries in a round trip is ten segments (RFC 6928); a megabyte takes six.
+const FORWARD_BYTES: usize = 12 << 10;
 /// What a message costs beside the bytes it carries.
 const MESSAGE_BYTES: usize = 128;
 const ENTRY_BYTES: usize = 96;
@@ -299,7 +300,11 @@ impl Peers {
                     "a raft message of {bytes} bytes is larger than any member takes"
                 );
             }
-            let sent = match inbound::lane_for(message.r#type) {
+            let is_answer = message.r#type() == Type::MsgAppendResponse;
+            let lane = inbound::lane_for(message.r#type).map(|lane| {
+                if is_answer && link.answers_go_apart() { Lane::Control } else { lane }
+            });
+            let sent = match lane {
                 Some(Lane::Snapshot) => {
                     Arc::clone(&self.reports).send_snapshot(link, message);
                     true

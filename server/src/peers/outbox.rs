@@ -111,6 +111,12 @@ impl<T> Outbox<T> {
         Some(session)
     }
 
+    /// Bytes that wait on the connection that stands; `None`: none does.
+    pub(super) fn waiting_bytes(&self) -> Option<usize> {
+        let waiting = self.lock();
+        (waiting.phase == Phase::Open).then_some(waiting.bytes)
+    }
+
     /// Lets what waits leave and then ends the stream, if there is one.
     pub(super) fn finish(&self) {
         let waker = {

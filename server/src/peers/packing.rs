@@ -25,9 +25,17 @@ pub(super) struct Packing {
     stream: Option<(Agreed, Reads)>,
     codec: PeerCompression,
     tuner: CompressionTuner,
+    /// What the peer says it has taken of the stream.
+    arrived_bytes: u64,
 }
 
 impl Packing {
+    /// Bytes that have left on the stream that stands and that the peer has not said it has.
+    pub(super) fn on_way_bytes(&self) -> u64 {
+        let sent = self.stream.as_ref().map_or(0, |(agreed, _)| agreed.count().sent_bytes);
+        sent.saturating_sub(self.arrived_bytes)
+    }
+
     fn set(&mut self, codec: PeerCompression) {
         if let Some((agreed, _)) = &self.stream {
             agreed.set(codec);
@@ -74,6 +82,7 @@ impl Core {
     pub(super) fn begin_packing(&self, link: &Link, agreed: Agreed, reads: Reads) {
         let mut packing = lock(&link.packing);
         packing.stream = Some((agreed, reads));
+        packing.arrived_bytes = 0;
         // With `auto` on goes what was decided on the connection before: the road is the same.
         let codec = match self.config.compression {
             _ if !self.allows_compression() => PeerCompression::None,
@@ -94,6 +103,7 @@ impl Core {
         };
         let (asked, allowed) = (self.config.compression, self.allows_compression());
         let mut packing = lock(&link.packing);
+        packing.arrived_bytes = taken_bytes;
         let before = packing.codec;
         packing.look(self.us(now), asked, allowed, count);
         if packing.codec != before {

@@ -262,6 +262,7 @@ impl Core {
                 || self.durations.round_trips.with_label_values(&[&format!("{:x}", link.id)]);
             link.round_trips.get_or_init(known).observe(rtt_us as f64 / 1e6);
         }
+        link.learn_of_answers(probe);
         self.look_at_road(link, probe.taken_bytes, at);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::peer::raft_message::Type;
 
 use super::{Proxy, Side, Start, wait_until};
 
@@ -53,6 +54,24 @@ fn on_a_road_that_becomes_much_longer_appends_and_forwards_go_on_in_a_new_connec
     let link = &left.peers.links()[&2];
     assert_eq!((link.dropped, link.failures), (0, 0), "{:?}", link.last_error);
     assert_eq!(left.node.unreachable_count(), 0);
+}
+
+#[test]
+fn an_answer_does_not_wait_behind_commands_for_a_far_leader() {
+    let (left, right, proxy) = on_a_known_road();
+    let answer = |index| vec![left.message(Type::MsgAppendResponse, 2, index, Vec::new())];
+    left.forward(2, vec![Bytes::from(vec![7; 64 << 10])]);
+    left.peers.send(answer(1));
+    wait_until("the answer has come behind them", || right.appended_indexes().contains(&1));
+
+    proxy.delay(Duration::from_millis(30));
+    wait_until("the road is far", || left.peers.links()[&2].rtt.srtt_us() > 20_000);
+    right.node.0.is_full.store(true, Ordering::Relaxed);
+    left.forward(2, vec![Bytes::from(vec![7; 64 << 10])]);
+    left.peers.send(answer(2));
+    let came_apart = || right.node.seen().urgent.iter().any(|it| it.index == 2);
+    wait_until("the answer has come apart", came_apart);
+    right.node.0.is_full.store(false, Ordering::Relaxed);
 }
 
 #[test]
