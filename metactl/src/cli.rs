@@ -21,10 +21,12 @@ use crate::{dev, keys, show};
 
 /// Deadline of one request where none is given.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Flags of every command stand apart in its help.
+const EVERYWHERE: &str = "With every command";
 
 /// Operate a MetaStore cluster; everyday keys stay with etcdctl
 #[derive(Debug, Parser)]
-#[command(name = "metactl", version)]
+#[command(name = "metactl", version, next_help_heading = EVERYWHERE)]
 pub(crate) struct Cli {
     /// Client addresses of the members, separated by commas
     #[arg(

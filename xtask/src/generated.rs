@@ -4,6 +4,7 @@
 //! * `Dockerfile`, from `images/manifest.toml`
 //! * `charts/metastore/generated/metastores.yaml`, from the operator's types
 //! * `docs/reference/metastore.md`, from the same
+//! * `docs/reference/metactl.md`, from what metactl says of itself
 //! * `charts/metastore/rules/` with promtool's tests of it, and `charts/metastore/dashboards/`, from
 //!   `monitoring`
 //! * `docs/reference/metrics.md`, from the table the server makes its metrics of and from the operator's
@@ -23,6 +24,11 @@ use crate::monitoring;
 
 const CRD: &str = "charts/metastore/generated/metastores.yaml";
 const REFERENCE: &str = "docs/reference/metastore.md";
+const METACTL: &str = "docs/reference/metactl.md";
+/// The flags every command of metactl has come under this heading, last.
+const EVERYWHERE: &str = "\nWith every command:\n";
+/// Commands, commands of commands, and so on.
+const COMMANDS_DEEP: usize = 4;
 const OPERATOR_METRICS: &str = "operator/src/metrics.rs";
 /// Whose names are served.
 const ETCD: &str = "3.7";
@@ -35,12 +41,13 @@ const TABLE_ENDS: &str = "<!-- values end -->\n";
 type Render = fn(&Path) -> Result<String>;
 
 /// In this order: those that need a build last.
-const FILES: [(&str, Render); 7] = [
+const FILES: [(&str, Render); 8] = [
     (dockerfile::PATH, dockerfile),
     (monitoring::RULES, |_| Ok(monitoring::rules())),
     (monitoring::CASES, |_| Ok(monitoring::cases())),
     (README, readme),
     (METRICS, metrics),
+    (METACTL, |_| metactl()),
     (CRD, |_| operator(&[])),
     (REFERENCE, |_| operator(&["--reference"])),
 ];
@@ -90,6 +97,53 @@ fn operator(more: &[&str]) -> Result<String> {
     let text = String::from_utf8(output.stdout)?;
     ensure!(text.contains("MetaStore"), "metastore-operator crd: no definition");
     Ok(text)
+}
+
+/// What metactl says of itself, command by command.
+fn metactl() -> Result<String> {
+    let mut text = String::from(
+        "# metactl\n\nWritten by `cargo xtask gen` from `metactl help`. Everyday keys stay with etcdctl; the \
+         names of flags and variables are its. A command line that cannot be understood gets one line and \
+         exit code 2, every other failure one line and exit code 1.\n",
+    );
+    describe(&[], &mut text)?;
+    ensure!(text.contains("metactl tune apply"), "metactl help: no commands");
+    Ok(text)
+}
+
+/// A command's help, then that of its own commands. Flags of every command are said once, first.
+fn describe(command: &[&str], to: &mut String) -> Result<()> {
+    ensure!(command.len() < COMMANDS_DEEP, "metactl {}: too deep", command.join(" "));
+    let arguments = [&["run", "--quiet", "-p", "metactl", "--"], command, &["--help"]].concat();
+    let mut help = cargo(&arguments);
+    for variable in std::env::vars_os().map(|(name, _)| name) {
+        // It would be shown as if it were the default.
+        if variable.to_string_lossy().starts_with("ETCDCTL_") {
+            help.env_remove(variable);
+        }
+    }
+    let output = help.stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "metactl {} --help: {}", command.join(" "), output.status);
+    let help = String::from_utf8(output.stdout)?;
+    let (own, everywhere) = help.split_once(EVERYWHERE).unwrap_or((&help, ""));
+    let listed = own.split_once("\nCommands:\n").map_or("", |(_, listed)| listed);
+    let listed = listed.lines().take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.split_whitespace().next());
+    let names: Vec<&str> = names.filter(|name| *name != "help").collect();
+    if command.is_empty() {
+        let flags = everywhere.trim_end();
+        to.push_str(&format!("\n## With every command\n\n```text\n{flags}\n```\n"));
+    } else if names.is_empty() {
+        to.push_str(&format!(
+            "\n## metactl {}\n\n```text\n{}\n```\n",
+            command.join(" "),
+            own.trim_end()
+        ));
+    }
+    for name in names {
+        describe(&[command, &[name]].concat(), to)?;
+    }
+    Ok(())
 }
 
 /// What there is to scrape.
