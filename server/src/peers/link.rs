@@ -24,7 +24,7 @@ use crate::config::Url;
 /// Urgent messages that wait for one peer. They are small, and soon stale.
 /// Nearer than this TCP carries everything at once, and answers share their segments with commands.
 const ANSWERS_APART_FROM: Duration = Duration::from_millis(10);
-/// Bytes an answer may be behind: what a connection carries in its first round trip (RFC 6928).
+/// Bytes an answer may always be behind: what a connection carries in its first round trip (RFC 6928).
 const ANSWERS_BEHIND_BYTES_MAX: u64 = 14 << 10;
 const URGENT_MESSAGES_MAX: usize = 1_024;
 const URGENT_BYTES_MAX: usize = 1 << 20;
@@ -515,7 +515,7 @@ impl Link {
             && match self.bulk.waiting_bytes() {
                 None => true,
                 Some(waiting) => {
-                    waiting as u64 + lock(&self.packing).on_way_bytes() > ANSWERS_BEHIND_BYTES_MAX
+                    lock(&self.packing).is_behind(waiting as u64, ANSWERS_BEHIND_BYTES_MAX)
                 }
             }
     }

@@ -25,15 +25,39 @@ pub(super) struct Packing {
     stream: Option<(Agreed, Reads)>,
     codec: PeerCompression,
     tuner: CompressionTuner,
-    /// What the peer says it has taken of the stream.
-    arrived_bytes: u64,
+    arrived: Arrived,
+}
+
+/// What the peer says it has taken of the stream.
+#[derive(Debug, Default)]
+struct Arrived {
+    bytes: u64,
+    /// In a round trip or a little more, lately.
+    a_trip: u64,
+    /// Where the one that is being counted began: when, and with how many.
+    since: (u64, u64),
+}
+
+impl Arrived {
+    fn say(&mut self, now_us: u64, round_trip_us: u64, bytes: u64) {
+        self.bytes = bytes;
+        let (since_us, before) = self.since;
+        if bytes < before {
+            self.since = (now_us, bytes);
+        } else if now_us.saturating_sub(since_us) >= round_trip_us {
+            self.a_trip = bytes - before;
+            self.since = (now_us, bytes);
+        }
+    }
 }
 
 impl Packing {
-    /// Bytes that have left on the stream that stands and that the peer has not said it has.
-    pub(super) fn on_way_bytes(&self) -> u64 {
+    /// Whether more than this, and more than the road carries in two round trips, is before what is sent
+    /// now: waits here, or has left and the peer has not said that it has it.
+    pub(super) fn is_behind(&self, waiting_bytes: u64, most: u64) -> bool {
         let sent = self.stream.as_ref().map_or(0, |(agreed, _)| agreed.count().sent_bytes);
-        sent.saturating_sub(self.arrived_bytes)
+        let before = waiting_bytes + sent.saturating_sub(self.arrived.bytes);
+        before > most.max(2 * self.arrived.a_trip)
     }
 
     fn set(&mut self, codec: PeerCompression) {
@@ -82,7 +106,7 @@ impl Core {
     pub(super) fn begin_packing(&self, link: &Link, agreed: Agreed, reads: Reads) {
         let mut packing = lock(&link.packing);
         packing.stream = Some((agreed, reads));
-        packing.arrived_bytes = 0;
+        packing.arrived = Arrived::default();
         // With `auto` on goes what was decided on the connection before: the road is the same.
         let codec = match self.config.compression {
             _ if !self.allows_compression() => PeerCompression::None,
@@ -94,16 +118,18 @@ impl Core {
 
     /// A peer says how much it has taken.
     pub(super) fn look_at_road(&self, link: &Link, taken_bytes: u64, now: Instant) {
+        let rtt = link.rtt();
+        let round_trip_us = rtt.map_or(0, |rtt| rtt.srtt_us());
         let count = RoadCount {
             arrived_bytes: taken_bytes,
-            rtt_us_min: link.rtt().map_or(0, |rtt| rtt.min_us()),
+            rtt_us_min: rtt.map_or(0, |rtt| rtt.min_us()),
             is_local: link.led_to().is_some_and(|address| address.ip().is_loopback()),
             busy_permille: self.busy.permille(now),
             ..RoadCount::default()
         };
         let (asked, allowed) = (self.config.compression, self.allows_compression());
         let mut packing = lock(&link.packing);
-        packing.arrived_bytes = taken_bytes;
+        packing.arrived.say(self.us(now), round_trip_us, taken_bytes);
         let before = packing.codec;
         packing.look(self.us(now), asked, allowed, count);
         if packing.codec != before {

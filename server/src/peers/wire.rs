@@ -43,8 +43,6 @@ const BULK_STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const BULK_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// HTTP/2 windows of control connections.
 const CONTROL_WINDOW_BYTES: u32 = 1 << 20;
-/// Of the control connection: every kernel has it and lets everybody use it.
-const CONTROL_CONGESTION: &[u8] = b"reno";
 /// Largest HTTP/2 frame we ask for: few frames for much data.
 const HTTP2_FRAME_BYTES_MAX: u32 = 1 << 20;
 /// Streams on one connection; questions to the leader are one each.
@@ -125,7 +123,6 @@ async fn connect(
     let mut stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
     set_options(&stream)?;
     if lane == Lane::Control {
-        set_control_options(&stream);
         stream.write_all(CONTROL_PREFACE).await?;
     }
     match tls {
@@ -148,14 +145,6 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
-/// BBR keeps to four segments on their way for 200 ms or a round trip, every ten seconds, to see how short
-/// the road is (Cardwell et al., 2016, ProbeRTT), and after the road has become longer until it has found
-/// out: heartbeats wait. They are too few to be in anybody's way. Where the kernel refuses, its own choice
-/// has to do.
-fn set_control_options(stream: &TcpStream) {
-    let _refused = socket2::SockRef::from(stream).set_tcp_congestion(CONTROL_CONGESTION);
-}
-
 /// Learns for which thread an accepted connection is.
 pub(super) async fn lane_of(stream: &mut TcpStream) -> io::Result<Lane> {
     set_options(stream)?;
@@ -170,7 +159,6 @@ pub(super) async fn lane_of(stream: &mut TcpStream) -> io::Result<Lane> {
         let mut preface = [0; CONTROL_PREFACE.len()];
         stream.read_exact(&mut preface).await?;
         if preface == *CONTROL_PREFACE {
-            set_control_options(stream);
             Ok(Lane::Control)
         } else {
             Err(io::Error::other("an unknown preface"))
