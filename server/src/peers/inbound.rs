@@ -244,9 +244,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
             let taken = match message.frame {
                 Some(append_frame::Frame::Raft(message)) => {
                     self.core.check_message(&message, from, Lane::Bulk)?;
-                    if message.reject {
-                        link.appends_rejected.fetch_add(1, Ordering::Relaxed);
-                    }
+                    link.count_rejection(&message);
                     if !message.entries.is_empty() {
                         self.tell_traces(&mut traces, false);
                     }
@@ -330,6 +328,7 @@ impl<I: Inbound, C: Chunks> Door<I, C> {
             match message.frame {
                 Some(control_frame::Frame::Raft(message)) => {
                     self.core.check_message(&message, from, Lane::Control)?;
+                    link.count_rejection(&message);
                     if !self.inbound.urgent(message) {
                         self.core.count_refused();
                     }

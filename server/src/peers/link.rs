@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use autotune::Percentiles;
 use consensus::rtt::RttEstimator;
 use prometheus::Histogram;
+use proto::peer::raft_message::Type;
 use proto::peer::{Forward, Hello, Probe, RaftMessage, TraceContext};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -21,11 +22,12 @@ use super::probes::{Moment, Probes};
 use super::stretch::Stretch;
 use crate::config::Url;
 
-/// Urgent messages that wait for one peer. They are small, and soon stale.
 /// Nearer than this TCP carries everything at once, and answers share their segments with commands.
 const ANSWERS_APART_FROM: Duration = Duration::from_millis(10);
 /// Bytes an answer may always be behind: what a connection carries in its first round trip (RFC 6928).
 const ANSWERS_BEHIND_BYTES_MAX: u64 = 14 << 10;
+/// Urgent messages that wait for one peer. They are small, and soon stale; answers to appends take at most
+/// half of the room.
 const URGENT_MESSAGES_MAX: usize = 1_024;
 const URGENT_BYTES_MAX: usize = 1 << 20;
 /// A link tried this often without success is called disconnected.
@@ -113,7 +115,7 @@ pub struct PeerLink {
 /// Which connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lane {
-    /// Heartbeats, votes, probes.
+    /// Heartbeats, votes, probes; answers to appends where much is before them on the other.
     Control,
     /// Appends, forwards, questions to the leader.
     Bulk,
@@ -502,6 +504,13 @@ impl Link {
         Some(round_trip_us)
     }
 
+    /// Counts an append the peer refused.
+    pub(super) fn count_rejection(&self, message: &RaftMessage) {
+        if message.reject && message.r#type() == Type::MsgAppendResponse {
+            self.appends_rejected.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Learns from a probe of the peer whether answers to its appends may go apart.
     pub(super) fn learn_of_answers(&self, probe: &Probe) {
         let may = probe.takes_answers && self.round_trip() >= ANSWERS_APART_FROM;
@@ -512,6 +521,7 @@ impl Link {
     /// commands for the leader, which has nothing committed before it has the answer.
     pub(super) fn answers_go_apart(&self) -> bool {
         self.answers_may_go_apart.load(Ordering::Relaxed)
+            && self.control.is_half_free()
             && match self.bulk.waiting_bytes() {
                 None => true,
                 Some(waiting) => {

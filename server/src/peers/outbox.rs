@@ -117,6 +117,12 @@ impl<T> Outbox<T> {
         (waiting.phase == Phase::Open).then_some(waiting.bytes)
     }
 
+    /// Whether a connection stands and half of the messages that may wait on it have room.
+    pub(super) fn is_half_free(&self) -> bool {
+        let waiting = self.lock();
+        waiting.phase == Phase::Open && waiting.queue.len() < self.limits.messages_max / 2
+    }
+
     /// Lets what waits leave and then ends the stream, if there is one.
     pub(super) fn finish(&self) {
         let waker = {

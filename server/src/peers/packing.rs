@@ -39,11 +39,15 @@ struct Arrived {
 }
 
 impl Arrived {
-    fn say(&mut self, now_us: u64, round_trip_us: u64, bytes: u64) {
+    fn say(&mut self, now_us: u64, round_trip_us: u64, bytes: u64, sent: u64) {
+        if bytes > sent {
+            // It speaks of an older stream, or does not tell the truth.
+            return;
+        }
         self.bytes = bytes;
         let (since_us, before) = self.since;
         if bytes < before {
-            self.since = (now_us, bytes);
+            *self = Arrived { bytes, a_trip: 0, since: (now_us, bytes) };
         } else if now_us.saturating_sub(since_us) >= round_trip_us {
             self.a_trip = bytes - before;
             self.since = (now_us, bytes);
@@ -55,9 +59,12 @@ impl Packing {
     /// Whether more than this, and more than the road carries in two round trips, is before what is sent
     /// now: waits here, or has left and the peer has not said that it has it.
     pub(super) fn is_behind(&self, waiting_bytes: u64, most: u64) -> bool {
-        let sent = self.stream.as_ref().map_or(0, |(agreed, _)| agreed.count().sent_bytes);
-        let before = waiting_bytes + sent.saturating_sub(self.arrived.bytes);
+        let before = waiting_bytes + self.sent_bytes().saturating_sub(self.arrived.bytes);
         before > most.max(2 * self.arrived.a_trip)
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.stream.as_ref().map_or(0, |(agreed, _)| agreed.count().sent_bytes)
     }
 
     fn set(&mut self, codec: PeerCompression) {
@@ -129,7 +136,8 @@ impl Core {
         };
         let (asked, allowed) = (self.config.compression, self.allows_compression());
         let mut packing = lock(&link.packing);
-        packing.arrived.say(self.us(now), round_trip_us, taken_bytes);
+        let sent_bytes = packing.sent_bytes();
+        packing.arrived.say(self.us(now), round_trip_us, taken_bytes, sent_bytes);
         let before = packing.codec;
         packing.look(self.us(now), asked, allowed, count);
         if packing.codec != before {
@@ -185,4 +193,24 @@ impl Busy {
 fn used() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(used).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_road_carries_in_a_round_trip_is_counted_stream_by_stream() {
+        const TRIP_US: u64 = 80_000;
+        let mut arrived = Arrived::default();
+        for step in 1..=16 {
+            arrived.say(step * TRIP_US / 4, TRIP_US, step * 1_000, 100_000);
+        }
+        assert_eq!((arrived.bytes, arrived.a_trip), (16_000, 4_000));
+        // Of the stream before, and of none.
+        arrived.say(2_000_000, TRIP_US, u64::MAX, 100_000);
+        assert_eq!((arrived.bytes, arrived.a_trip), (16_000, 4_000));
+        arrived.say(2_000_000, TRIP_US, 10, 100_000);
+        assert_eq!((arrived.bytes, arrived.a_trip), (10, 0));
+    }
 }

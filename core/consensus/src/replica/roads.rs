@@ -118,21 +118,17 @@ impl Replica {
     /// What the roads have shown that they carry to as many voters as a commit needs, at least the first
     /// messages' length; `None`: nobody else has a vote.
     fn shown_bytes(&self) -> Option<u64> {
+        let mut shown = self.of_voters_ways(|flow| flow.shown_bytes(self.now_us));
+        shown.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
+        Some(needed(&shown)?.max(MESSAGE_BYTES_FIRST))
+    }
+
+    /// Of the way to each other voter.
+    fn of_voters_ways(&self, what: impl Fn(&Flow) -> u64) -> Vec<u64> {
         let peers = self.raw.raft.prs();
-        if peers.is_singleton() {
-            return None;
-        }
         let votes = |id: u64| id != self.config.id && peers.conf().voters().contains(id);
         let others = peers.iter().filter(|(id, _)| votes(**id));
-        let shown = others.map(|(id, _)| {
-            self.roads.flows.get(id).map_or(0, |flow| flow.shown_bytes(self.now_us))
-        });
-        let mut shown: Vec<u64> = shown.collect();
-        shown.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
-        // A quorum, without this member.
-        let needed = shown.len().div_ceil(2);
-        let bytes = needed.checked_sub(1).and_then(|last| shown.get(last)).copied().unwrap_or(0);
-        Some(bytes.max(MESSAGE_BYTES_FIRST))
+        others.map(|(id, _)| self.roads.flows.get(id).map_or(0, &what)).collect()
     }
 
     /// Entries made now: within the bounds set, and short where messages are. An entry is never cut.
@@ -148,7 +144,10 @@ impl Replica {
     /// proposed by the message, until no more bytes may be on the way.
     pub(super) fn in_messages(&self, entries: Vec<Bytes>) -> Vec<Vec<eraftpb::Entry>> {
         let most = self.raw.raft.max_msg_size;
-        let on_way = self.roads.flows.values().map(Flow::bytes).max().unwrap_or(0);
+        // A way that is full is sent nothing more anyway.
+        let mut on_way = self.of_voters_ways(Flow::bytes);
+        on_way.sort_unstable();
+        let on_way = needed(&on_way).unwrap_or(0);
         let mut room = self.config.inflight_bytes_max.saturating_sub(on_way);
         let mut messages: Vec<Vec<eraftpb::Entry>> = Vec::new();
         let mut bytes = 0;
@@ -196,4 +195,10 @@ impl Replica {
         let most = self.config.inflight_max;
         self.roads.flows.get(&id).map_or((most, 0), |flow| (flow.window(most), flow.bytes()))
     }
+}
+
+/// The value that as many of the other voters reach as a quorum needs, this member being of it; they come
+/// in their order, the best first. `None`: there are no others.
+fn needed(others: &[u64]) -> Option<u64> {
+    others.get(others.len().div_ceil(2).checked_sub(1)?).copied()
 }
