@@ -4,7 +4,7 @@
 use sim::{Mutant, Verbosity, hunt, run};
 
 /// Seeds a mutant is hunted over here: those picked are found within a few.
-const HUNTED_SEEDS: u64 = 24;
+const HUNTED_SEEDS: u64 = 64;
 
 #[test]
 fn all_facts_hold_for_the_first_seeds_and_each_runs_twice_alike() {
