@@ -197,12 +197,8 @@ fn messages_are_as_short_as_the_roads_ask_that_a_commit_needs() {
 
 #[test]
 fn no_more_is_proposed_at_once_than_may_be_on_the_way() {
-    let config = Config { inflight_bytes_max: 1 << 20, pre_vote: false, ..Config::new(1, 7) };
-    let mut replica = lone::replica(config);
-    replica.campaign();
-    drain(&mut replica);
-    replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
-    drain(&mut replica);
+    let mut replica =
+        lone::leader_with(Config { inflight_bytes_max: 1 << 20, ..Config::new(1, 7) });
     replica.receive(0, has(11, 2)).unwrap();
     drain(&mut replica);
     for _ in 0..4_000 {
@@ -228,12 +224,7 @@ fn a_sole_voter_has_no_road_to_wait_for() {
 
 #[test]
 fn a_follower_is_sent_a_window_of_messages_ahead_of_its_answers_and_no_more() {
-    let mut replica =
-        lone::replica(Config { pre_vote: false, inflight_max: 4, ..Config::new(1, 7) });
-    replica.campaign();
-    drain(&mut replica);
-    replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
-    drain(&mut replica);
+    let mut replica = lone::leader_with(Config { inflight_max: 4, ..Config::new(1, 7) });
     replica.receive(0, has(11, 2)).unwrap();
     drain(&mut replica);
     let mut sent = Vec::new();
@@ -253,12 +244,7 @@ fn a_follower_is_sent_a_window_of_messages_ahead_of_its_answers_and_no_more() {
 
 #[test]
 fn one_message_carries_a_bounded_number_of_bytes() {
-    let mut replica =
-        lone::replica(Config { pre_vote: false, message_bytes_max: 10_000, ..Config::new(1, 7) });
-    replica.campaign();
-    drain(&mut replica);
-    replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
-    drain(&mut replica);
+    let mut replica = lone::leader_with(Config { message_bytes_max: 10_000, ..Config::new(1, 7) });
     for _ in 0..20 {
         replica.propose(Bytes::from(vec![7; 4_000])).unwrap();
         drain(&mut replica);
@@ -272,16 +258,11 @@ fn one_message_carries_a_bounded_number_of_bytes() {
 
 #[test]
 fn bytes_on_the_way_to_a_follower_are_bounded_whatever_the_number_of_messages() {
-    let mut replica = lone::replica(Config {
-        pre_vote: false,
+    let mut replica = lone::leader_with(Config {
         message_bytes_max: 10_000,
         inflight_bytes_max: 10_000,
         ..Config::new(1, 7)
     });
-    replica.campaign();
-    drain(&mut replica);
-    replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
-    drain(&mut replica);
     replica.receive(0, has(11, 2)).unwrap();
     drain(&mut replica);
     let mut sent = Vec::new();
@@ -357,7 +338,7 @@ fn neither_a_silent_follower_nor_one_that_is_sent_a_snapshot_holds_the_other_bac
 fn a_follower_that_lacks_much_is_found_in_one_step_by_the_index_it_names() {
     let mut replica = leader();
     for _ in 0..1_000 {
-        replica.propose(Bytes::from_static(&[7; 100])).unwrap();
+        replica.propose(Bytes::from_static(&[7; 200])).unwrap();
         drain(&mut replica);
         acknowledge(&mut replica);
     }
@@ -369,7 +350,7 @@ fn a_follower_that_lacks_much_is_found_in_one_step_by_the_index_it_names() {
     assert_eq!(probe.len(), 1);
     assert_eq!((probe[0].index, probe[0].entries[0].index), (5, 6), "not one by one");
     let last = probe[0].entries.last().unwrap().index;
-    assert!(last > 500, "with as much as a message holds: {last}");
+    assert!(last > 600, "with as much as a message holds: {last}");
     replica.receive(0, has(last, 3)).unwrap();
     assert_eq!(replica.status().progress[&3].state, ProgressState::Replicate);
     let sent = drain(&mut replica);

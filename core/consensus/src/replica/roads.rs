@@ -1,5 +1,6 @@
 //! How much is sent to each follower before it answers: what its road holds, within the bounds set.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use autotune::Batching;
@@ -102,41 +103,47 @@ impl Replica {
 
     /// Messages are as long as the slowest road in use bears, and no longer than what those roads have
     /// carried so far that a commit needs; or a learner's, which is sent what others have long had.
-    fn fit_messages(&mut self) {
+    /// Returns what those roads have carried, if anybody else has a vote.
+    fn fit_messages(&mut self) -> Option<u64> {
         let heartbeat_us = self.clock.timing().heartbeat_interval_us;
         let flows = &self.roads.flows;
         let fitting = flows.values().filter_map(|flow| flow.message_bytes(heartbeat_us)).min();
         let most = self.config.message_bytes_max;
-        let shown = self.shown_bytes().map_or(u64::MAX, |bytes| {
+        let shown = self.shown_bytes();
+        let longest = shown.map_or(most, |bytes| {
             let learners = self.raw.raft.prs().conf().learners();
             let of = |id: &u64| flows.get(id).map_or(0, |flow| flow.shown_bytes(self.now_us));
             bytes.max(learners.iter().map(of).max().unwrap_or(0))
         });
-        self.raw.raft.max_msg_size = fitting.unwrap_or(most).min(shown).min(most);
+        self.raw.raft.max_msg_size = fitting.unwrap_or(most).min(longest).min(most);
+        shown
     }
 
     /// What the roads have shown that they carry to as many voters as a commit needs, at least the first
     /// messages' length; `None`: nobody else has a vote.
     fn shown_bytes(&self) -> Option<u64> {
-        let mut shown = self.of_voters_ways(|flow| flow.shown_bytes(self.now_us));
-        shown.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
-        Some(needed(&shown)?.max(MESSAGE_BYTES_FIRST))
+        let Reverse(bytes) = self.needed(|flow| Reverse(flow.shown_bytes(self.now_us)))?;
+        Some(bytes.max(MESSAGE_BYTES_FIRST))
     }
 
-    /// Of the way to each other voter.
-    fn of_voters_ways(&self, what: impl Fn(&Flow) -> u64) -> Vec<u64> {
+    /// Of the ways to the other voters, the least values first, the last that a quorum needs, this member
+    /// being of it. `None`: there are no others.
+    fn needed<T: Copy + Ord>(&self, of: impl Fn(&Flow) -> T) -> Option<T> {
         let peers = self.raw.raft.prs();
         let votes = |id: u64| id != self.config.id && peers.conf().voters().contains(id);
         let others = peers.iter().filter(|(id, _)| votes(**id));
-        others.map(|(id, _)| self.roads.flows.get(id).map_or(0, &what)).collect()
+        let unused = Flow::default();
+        let ways = others.map(|(id, _)| self.roads.flows.get(id).unwrap_or(&unused));
+        let mut values: Vec<T> = ways.map(of).collect();
+        values.sort_unstable();
+        values.get(values.len().div_ceil(2).checked_sub(1)?).copied()
     }
 
     /// Entries made now: within the bounds set, and short where messages are. An entry is never cut.
     pub(super) fn fit_entries(&mut self) -> Batching {
-        self.fit_messages();
         let batching = self.config.batching;
         // The term's own first entry may have to go along.
-        let shown = self.shown_bytes().map_or(u64::MAX, |bytes| bytes - 2 * ENTRY_OVERHEAD_BYTES);
+        let shown = self.fit_messages().map_or(u64::MAX, |bytes| bytes - 2 * ENTRY_OVERHEAD_BYTES);
         Batching { entry_bytes_max: batching.entry_bytes_max.min(shown), ..batching }
     }
 
@@ -145,9 +152,7 @@ impl Replica {
     pub(super) fn in_messages(&self, entries: Vec<Bytes>) -> Vec<Vec<eraftpb::Entry>> {
         let most = self.raw.raft.max_msg_size;
         // A way that is full is sent nothing more anyway.
-        let mut on_way = self.of_voters_ways(Flow::bytes);
-        on_way.sort_unstable();
-        let on_way = needed(&on_way).unwrap_or(0);
+        let on_way = self.needed(Flow::bytes).unwrap_or(0);
         let mut room = self.config.inflight_bytes_max.saturating_sub(on_way);
         let mut messages: Vec<Vec<eraftpb::Entry>> = Vec::new();
         let mut bytes = 0;
@@ -195,10 +200,4 @@ impl Replica {
         let most = self.config.inflight_max;
         self.roads.flows.get(&id).map_or((most, 0), |flow| (flow.window(most), flow.bytes()))
     }
-}
-
-/// The value that as many of the other voters reach as a quorum needs, this member being of it; they come
-/// in their order, the best first. `None`: there are no others.
-fn needed(others: &[u64]) -> Option<u64> {
-    others.get(others.len().div_ceil(2).checked_sub(1)?).copied()
 }

@@ -47,7 +47,12 @@ pub(crate) fn follower() -> Replica {
 
 /// Leads term 6; entry 11 is its first, and it is on its disk.
 pub(crate) fn leader() -> Replica {
-    let mut replica = replica(Config { pre_vote: false, ..Config::new(1, 7) });
+    leader_with(Config::new(1, 7))
+}
+
+/// The same with another configuration.
+pub(crate) fn leader_with(config: Config) -> Replica {
+    let mut replica = replica(Config { pre_vote: false, ..config });
     replica.campaign();
     drain(&mut replica);
     replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
