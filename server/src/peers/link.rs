@@ -522,12 +522,9 @@ impl Link {
     pub(super) fn answers_go_apart(&self) -> bool {
         self.answers_may_go_apart.load(Ordering::Relaxed)
             && self.control.is_half_free()
-            && match self.bulk.waiting_bytes() {
-                None => true,
-                Some(waiting) => {
-                    lock(&self.packing).is_behind(waiting as u64, ANSWERS_BEHIND_BYTES_MAX)
-                }
-            }
+            && self.bulk.waiting_bytes().is_none_or(|waiting| {
+                lock(&self.packing).is_behind(waiting as u64, ANSWERS_BEHIND_BYTES_MAX)
+            })
     }
 
     /// The append connection is being renewed.

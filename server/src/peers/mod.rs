@@ -301,9 +301,11 @@ impl Peers {
                 );
             }
             let is_answer = message.r#type() == Type::MsgAppendResponse;
-            let lane = inbound::lane_for(message.r#type).map(|lane| {
-                if is_answer && link.answers_go_apart() { Lane::Control } else { lane }
-            });
+            let lane = if is_answer && link.answers_go_apart() {
+                Some(Lane::Control)
+            } else {
+                inbound::lane_for(message.r#type)
+            };
             let sent = match lane {
                 Some(Lane::Snapshot) => {
                     Arc::clone(&self.reports).send_snapshot(link, message);

@@ -47,7 +47,7 @@ impl Arrived {
         self.bytes = bytes;
         let (since_us, before) = self.since;
         if bytes < before {
-            *self = Arrived { bytes, a_trip: 0, since: (now_us, bytes) };
+            (self.a_trip, self.since) = (0, (now_us, bytes));
         } else if now_us.saturating_sub(since_us) >= round_trip_us {
             self.a_trip = bytes - before;
             self.since = (now_us, bytes);

@@ -51,8 +51,9 @@ pub(crate) fn leader() -> Replica {
 }
 
 /// The same with another configuration.
-pub(crate) fn leader_with(config: Config) -> Replica {
-    let mut replica = replica(Config { pre_vote: false, ..config });
+pub(crate) fn leader_with(mut config: Config) -> Replica {
+    config.pre_vote = false;
+    let mut replica = replica(config);
     replica.campaign();
     drain(&mut replica);
     replica.receive(0, message(Type::MsgRequestVoteResponse, 6)).unwrap();
